@@ -1,0 +1,49 @@
+# One rule: a notebook, run by papermill. Which notebooks, for which languages, needing what: GRID in kn_utils/study.py.
+#   ./run_all.sh                  checks the options, shows progress, sums up
+#   snakemake --cores 2 -n        the default study straight from here; executor plugins take it to a cluster
+import sys
+
+sys.path.insert(0, workflow.basedir)
+from kn_utils.study import Study
+
+STUDY = Study(**config)
+
+
+workdir: STUDY.runs
+
+
+def job(wildcards):
+    return STUDY.jobs[f"{wildcards.folder}/{wildcards.notebook}.ipynb"]
+
+
+rule all:
+    input:
+        list(STUDY.jobs),
+
+
+rule notebook:
+    input:
+        lambda wildcards: [need.path for need in STUDY.needs(job(wildcards))],
+    output:
+        "{folder}/{notebook}.ipynb",
+    log:
+        "{folder}/logs/{notebook}.log",
+    wildcard_constraints:
+        notebook="[0-9][^/.]*",
+    params:
+        # Tracked: when it changes, the notebook runs again.
+        key=lambda wildcards: STUDY.key(job(wildcards)),
+        # Not tracked (they depend on the output): where things lie on this machine.
+        source=lambda wildcards, output: STUDY.source(job(wildcards)),
+        cwd=lambda wildcards, output: STUDY.notebooks,
+        options=lambda wildcards, output: STUDY.options(job(wildcards)),
+        part=lambda wildcards, output: str(output[0]).removesuffix(".ipynb"),
+        python=lambda wildcards, output: sys.executable,
+    threads: STUDY.threads
+    shell:
+        # The good name appears only when all went well, so a killed run leaves nothing that looks finished.
+        "rm -f {params.part:q}.failed.ipynb && touch {params.part:q}.running.ipynb && "
+        "if OMP_NUM_THREADS={threads} {params.python:q} -m papermill {params.source:q} {params.part:q}.running.ipynb "
+        "--cwd {params.cwd:q} {params.options} --no-progress-bar > {log:q} 2>&1; "
+        "then mv {params.part:q}.running.ipynb {output:q}; "
+        "else mv {params.part:q}.running.ipynb {params.part:q}.failed.ipynb; exit 1; fi"

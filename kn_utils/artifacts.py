@@ -1,0 +1,134 @@
+"""Tables on disk with their origin inside: parquet files that say from which model, data, parameters and code they came.
+
+:func:`cached` computes or loads: it loads a table only if the stored origin equals the asked one, and says so otherwise.
+Files are written beside their place and then moved, so that an interrupted run leaves no half a table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .config import ROOT, StudyError
+
+_KEY = b"kn_utils"
+
+
+class ArtifactError(StudyError):
+    """A stored table that cannot be read or written."""
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A temporary place beside ``path`` that becomes ``path`` when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield place
+        os.replace(place, path)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path}: {error.strerror or error}. Free space or choose another folder (out).") from error
+    finally:
+        place.unlink(missing_ok=True)
+
+
+def save_table(table: pd.DataFrame, path: str | Path, origin: dict[str, Any] | None = None) -> Path:
+    """Write a table as parquet, its origin and ``table.attrs`` in the file's metadata."""
+    path = Path(path)
+    plain = table.copy(deep=False)
+    plain.attrs = {}
+    stored = pa.Table.from_pandas(plain, preserve_index=False)
+    note = json.dumps({"origin": origin or {}, "attrs": table.attrs}, ensure_ascii=False, sort_keys=True)
+    with written(path) as place:
+        pq.write_table(stored.replace_schema_metadata({**(stored.schema.metadata or {}), _KEY: note.encode()}), place)
+    return path
+
+
+def load_table(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A stored table (with its attrs) and its origin."""
+    try:
+        stored = pq.read_table(path)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is not there; run the notebook that makes it.") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}); delete it and run again.") from None
+    note = json.loads((stored.schema.metadata or {}).get(_KEY, b"{}"))
+    table = stored.to_pandas()
+    table.attrs = note.get("attrs", {})
+    return table, note.get("origin", {})
+
+
+def cached(
+    path: str | Path, make: Callable[..., pd.DataFrame], *args: Any, origin: dict[str, Any], say: bool = True, **kwargs: Any
+) -> pd.DataFrame:
+    """The table at ``path`` if it has this origin; else ``make(*args, **kwargs)``, stored there."""
+    path = Path(path)
+    wanted = json.loads(json.dumps({**origin, "code": code_version()}))
+    if path.is_file():
+        try:
+            table, stored = load_table(path)
+            if stored == wanted:
+                return table
+            why = ", ".join(key for key in wanted if stored.get(key) != wanted[key]) or "its origin"
+            note = f"{path.name}: {why} changed, computing it again"
+        except ArtifactError:
+            note = f"{path.name}: cannot be read, computing it again"
+        if say:
+            print(note, file=sys.stderr)
+    save_table(make(*args, **kwargs), path, wanted)
+    return load_table(path)[0]  # what later runs will see, dtypes included
+
+
+def save_json(content: dict[str, Any], path: str | Path) -> Path:
+    path = Path(path)
+    with written(path) as place:
+        place.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+#: Modules that say how results look, not what they are: changing them makes no table stale.
+_PRESENTATION = {"plots.py", "study.py", "benchmark.py", "config.py", "artifacts.py"}
+
+
+@cache
+def code_version() -> str:
+    """The package's version and a digest of the modules that compute."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        if file.name not in _PRESENTATION:
+            digest.update(file.read_bytes())
+    return f"{package_version()}+{digest.hexdigest()[:12]}"
+
+
+def package_version() -> str:
+    try:
+        return version("kn_utils")
+    except PackageNotFoundError:  # a copy that is not installed, as on a borrowed machine
+        return "0"
+
+
+def git_commit() -> str | None:
+    """The commit this code was checked out at, or None outside git."""
+    done = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def fingerprint(*things: pd.DataFrame | Path) -> str:
+    """Short digest of tables or files."""
+    digest = hashlib.sha256()
+    for thing in things:
+        digest.update(thing.to_csv(index=False).encode() if isinstance(thing, pd.DataFrame) else Path(thing).read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,196 @@
+"""Evaluation: how probable the right answers are, and what an intervention does to them and to everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from .config import StudyError
+from .facts import Row
+from .interventions import scale, update_fact
+from .models import LanguageModel
+
+
+class EvaluationError(StudyError):
+    """An evaluation that has nothing to measure."""
+
+
+@torch.no_grad()
+def _ask(
+    model: LanguageModel, rows: list[Row], batch_size: int, neurons: list[np.ndarray] | None = None, factor: float = 1.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """P(wanted piece), its rank among the vocabulary (1 = top) and the top piece of every row, in the rows' order."""
+    p, rank, top = np.zeros(len(rows)), np.zeros(len(rows), int), np.zeros(len(rows), int)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        inputs, at, wanted = model.batch([rows[i] for i in batch])
+        acting = nullcontext() if neurons is None else scale(model, [neurons[i] for i in batch], factor)
+        with acting:
+            logits = model.logits(inputs, at)
+        right = logits.gather(1, wanted[:, None])
+        chance = logits.double().log_softmax(-1).gather(1, wanted[:, None]).exp()
+        p[batch] = chance[:, 0].cpu().numpy()
+        rank[batch] = (1 + (logits > right).sum(1)).cpu().numpy()
+        top[batch] = logits.argmax(1).cpu().numpy()
+    return p, rank, top
+
+
+def answer_probability(
+    model: LanguageModel, prompts: pd.DataFrame, *, batch_size: int = 128, unknown: str = "refuse"
+) -> pd.DataFrame:
+    """How probable each prompt's answer is.
+
+    Returns:
+        ``prompt, probability, rank, correct, predicted`` in the order of ``prompts``. The probability of an answer of several
+        pieces is the product over them, each given those before; ``rank`` (1 = top) is among the vocabulary and missing
+        for several pieces; ``correct``: every piece is the model's first choice, so that filling the blanks from left to right
+        gives the answer; ``predicted``: the first choices as text.
+    """
+    rows = model.encode(prompts, unknown)
+    p, rank, top = _ask(model, rows, batch_size)
+    number = np.array([row.prompt for row in rows])
+    right = top == np.array([row.target for row in rows])
+    starts = np.flatnonzero(np.r_[True, np.diff(number) > 0]) if len(rows) else np.array([], int)
+    sizes = np.diff(np.r_[starts, len(rows)])
+    table = pd.DataFrame({"prompt": prompts["prompt"].to_numpy()})
+    table["probability"] = np.multiply.reduceat(p, starts) if len(rows) else []
+    table["rank"] = pd.array([int(rank[s]) if n == 1 else pd.NA for s, n in zip(starts, sizes, strict=True)], dtype="Int64")
+    table["correct"] = np.logical_and.reduceat(right, starts) if len(rows) else []
+    table["predicted"] = [model.tokenizer.decode(top[s : s + n].tolist()) for s, n in zip(starts, sizes, strict=True)]
+    return table
+
+
+def perplexity(probability: Sequence[float]) -> float:
+    """exp of the mean of -ln P(answer)."""
+    return float(np.exp(-np.log(np.asarray(probability, dtype=float)).mean()))
+
+
+def effects(
+    model: LanguageModel, prompts: pd.DataFrame, neurons: pd.DataFrame, *, operation: str = "suppress", factor: float | None = None,
+    kind: str = "knowledge", source: Sequence[str] | None = None, before: Sequence[float] | None = None, batch_size: int = 128,
+) -> pd.DataFrame:  # fmt: skip
+    """Ask every prompt with and without its fact's neurons scaled; many facts share a batch.
+
+    Args:
+        operation: ``suppress`` (factor 0) or ``amplify`` (factor 2 unless given).
+        kind: what the neurons are (knowledge, activation, random), for the table.
+        source: the fact whose neurons act on each prompt; its own when left out (another relation's facts for the control).
+        before: probabilities already known, to save a pass.
+
+    Returns:
+        effects ``prompt, fact, operation, neurons, before, after`` for the prompts whose source has a neuron.
+    """
+    if operation not in ("suppress", "amplify"):
+        raise EvaluationError(f"operation={operation!r}; it is 'suppress' or 'amplify'.")
+    factor = {"suppress": 0.0, "amplify": 2.0}[operation] if factor is None else factor
+    sets = {fact: group[["layer", "neuron"]].to_numpy(int) for fact, group in neurons.groupby("fact")}
+    source = prompts["fact"].to_numpy() if source is None else np.asarray(source)
+    has = np.array([fact in sets for fact in source], bool)
+    asked = prompts[has].reset_index(drop=True)
+    if asked.empty:
+        raise EvaluationError("none of these prompts' facts has a neuron; lower the threshold or the share.")
+    if before is None:
+        before = answer_probability(model, asked, batch_size=batch_size)["probability"]
+    else:
+        before = np.asarray(before)[has]
+    rows = model.encode(asked)
+    acting = source[has]
+    p, _, _ = _ask(model, rows, batch_size, [sets[acting[row.prompt]] for row in rows], factor)
+    after = np.ones(len(asked))
+    np.multiply.at(after, [row.prompt for row in rows], p)
+    return pd.DataFrame(
+        {
+            "prompt": asked["prompt"], "fact": asked["fact"], "operation": operation, "neurons": kind,
+            "before": np.asarray(before), "after": after,
+        }
+    )  # fmt: skip
+
+
+def sample_updates(
+    prompts: pd.DataFrame, probabilities: pd.DataFrame, neurons: pd.DataFrame, *, per_relation: int = 10, common: float = 0.1,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """Facts to change: known ones, each with a prompt that the model answers and another answer of its relation.
+
+    As published (methods 5.5) but seeded and finite: a fact is eligible if the model answers one of its prompts, the relation has
+    another answer in that prompt's language, and a neuron is left when those that occur in more than ``common`` of the
+    relation's facts are taken away.
+
+    Returns:
+        updates ``fact, relation, prompt, old, new``, and the neurons to edit (rows of ``neurons``).
+    """
+    random = np.random.default_rng(seed)
+    size = pd.Series(neurons.attrs["facts"]).value_counts()
+    count = neurons.groupby(["relation", "layer", "neuron"])["fact"].transform("nunique")
+    own = neurons[count <= np.maximum(common * neurons["relation"].map(size), 1)]
+    known = prompts[probabilities["correct"].to_numpy() & prompts["fact"].isin(own["fact"]).to_numpy()]
+    updates = []
+    for relation, group in known.groupby("relation", sort=False):
+        everything = prompts[prompts["relation"] == relation]
+        facts = random.permutation(group["fact"].unique())
+        taken = 0
+        for fact in facts:
+            row = group[group["fact"] == fact].iloc[random.integers((group["fact"] == fact).sum())]
+            others = everything.loc[everything["language"] == row["language"], "answer"].unique()
+            others = others[others != row["answer"]]
+            if taken == per_relation or not len(others):
+                continue
+            taken += 1
+            updates.append((fact, relation, row["prompt"], row["answer"], others[random.integers(len(others))]))
+    if not updates:
+        raise EvaluationError("no fact can be updated: the model answers none of the prompts whose facts have neurons.")
+    table = pd.DataFrame(updates, columns=["fact", "relation", "prompt", "old", "new"])
+    return table, own[own["fact"].isin(table["fact"])].reset_index(drop=True)
+
+
+def evaluate_updates(
+    model: LanguageModel, prompts: pd.DataFrame, probabilities: pd.DataFrame, updates: pd.DataFrame, neurons: pd.DataFrame, *,
+    kind: str = "knowledge", l1: float = 1.0, l2: float = 8.0, others: int = 5, seed: int = 0, progress: bool = False,
+) -> pd.DataFrame:  # fmt: skip
+    """Edit each fact through its neurons, ask again, and put the weights back.
+
+    Returns, a row per update: ``fact, relation, neurons, l1, l2, n_neurons``; ``changed`` (the prompt's first choice is another
+    than before) and ``success`` (it is the new answer); ``new_before, new_after`` (probability of the new answer);
+    ``within_before, within_after, between_before, between_after``: mean -ln P of the right answers of ``others`` other facts of
+    the relation and of ``others`` facts of other relations (the same facts for every kind of neurons).
+    """
+    random = np.random.default_rng(seed)
+    sets = {fact: group for fact, group in neurons.groupby("fact")}
+    table = prompts.set_index("prompt")
+    nll = -np.log(pd.Series(probabilities["probability"].to_numpy(), index=prompts["prompt"]))
+    relation_of = prompts.drop_duplicates("fact").set_index("fact")["relation"]
+    rows: list[dict[str, Any]] = []
+    for update in tqdm(updates.itertuples(), total=len(updates), disable=not progress, desc=f"update, {kind}", unit="edit"):
+        inside = relation_of.index[(relation_of == update.relation) & (relation_of.index != update.fact)]
+        outside = relation_of.index[relation_of != update.relation]
+        groups = {
+            name: prompts[prompts["fact"].isin(random.choice(pool, size=min(others, len(pool)), replace=False))]
+            for name, pool in (("within", inside), ("between", outside))
+        }
+        old = table.loc[[update.prompt]].reset_index()
+        new = old.assign(answer=update.new)
+        first = answer_probability(model, pd.concat([old, new]))
+        own = sets[update.fact]
+        with update_fact(model, own, old=update.old, new=update.new, l1=l1, l2=l2):
+            asked = pd.concat([old, new, *groups.values()])
+            after = answer_probability(model, asked)
+        row = {
+            "fact": update.fact, "relation": update.relation, "neurons": kind, "l1": l1, "l2": l2, "n_neurons": len(own),
+            "changed": after["predicted"].iloc[0] != first["predicted"].iloc[0], "success": bool(after["correct"].iloc[1]),
+            "new_before": first["probability"].iloc[1], "new_after": after["probability"].iloc[1],
+        }  # fmt: skip
+        start = 2
+        for name, group in groups.items():
+            part = after["probability"].iloc[start : start + len(group)]
+            row[f"{name}_before"] = nll[group["prompt"]].mean() if len(group) else np.nan
+            row[f"{name}_after"] = -np.log(part.clip(lower=1e-300)).mean() if len(group) else np.nan
+            start += len(group)
+        rows.append(row)
+    return pd.DataFrame(rows)

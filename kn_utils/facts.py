@@ -1,0 +1,271 @@
+"""Facts and prompts: the tables everything starts from, their checks, and filling wordings.
+
+    entities   entity, language, label, aliases
+    facts      fact, relation, subject, object           fact = "P36:Q142:Q90"
+    templates  relation, language, template, text        text holds [X] and [Y]
+    prompts    prompt, fact, relation, language, template, text, answer, masked
+
+A prompt's text keeps its blank written ``[Y]`` (``[X]`` where the subject is asked for), so a table of prompts
+belongs to no tokenizer; :func:`encode` turns it into rows of token ids for one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+SUBJECT, OBJECT = "[X]", "[Y]"
+COLUMNS = {
+    "entities": ["entity", "language", "label", "aliases"],
+    "facts": ["fact", "relation", "subject", "object"],
+    "templates": ["relation", "language", "template", "text"],
+    "prompts": ["prompt", "fact", "relation", "language", "template", "text", "answer", "masked"],
+}
+
+
+class DataError(ValueError):
+    """A table, a wording or an answer that cannot be used; the message says which and why."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A data set: its name and its three tables (columns above)."""
+
+    dataset: str
+    entities: pd.DataFrame
+    facts: pd.DataFrame
+    templates: pd.DataFrame
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def relations(self) -> list[str]:
+        return sorted(self.facts["relation"].unique(), key=relation_number)
+
+    @property
+    def languages(self) -> list[str]:
+        return list(dict.fromkeys(self.templates["language"]))
+
+    def sample(self, facts_per_relation: int | None, seed: int = 0) -> Facts:
+        """At most so many facts of each relation, drawn with a seed; ``None`` keeps all."""
+        if facts_per_relation is None:
+            return self
+        drawn = [
+            group.sample(n=min(len(group), facts_per_relation), random_state=seed)
+            for _, group in self.facts.groupby("relation", sort=False)
+        ]
+        kept = pd.concat(drawn).sort_index() if drawn else self.facts
+        return Facts(self.dataset, self.entities, kept.reset_index(drop=True), self.templates, self.origin)
+
+    def select(self, languages: list[str] | None = None, relations: list[str] | None = None) -> Facts:
+        """Only these languages and relations; an unknown one is an error that lists the known."""
+        for name, asked, known in (("language", languages, self.languages), ("relation", relations, self.relations)):
+            for one in asked or []:
+                if one not in known:
+                    raise DataError(f"unknown {name} {one!r} in data set {self.dataset!r}; known: {', '.join(known)}.")
+        entities, facts, templates = self.entities, self.facts, self.templates
+        if languages is not None:
+            entities = entities[entities["language"].isin(languages)]
+            templates = templates[templates["language"].isin(languages)]
+        if relations is not None:
+            facts = facts[facts["relation"].isin(relations)]
+            templates = templates[templates["relation"].isin(relations)]
+        tables = (table.reset_index(drop=True) for table in (entities, facts, templates))
+        return Facts(self.dataset, *tables, self.origin)
+
+
+def relation_number(relation: str) -> int:
+    """``P36`` -> 36, to sort relations as people do."""
+    return int(relation[1:]) if relation[1:].isdigit() else 0
+
+
+def read_table(path: str | Path, kind: str) -> pd.DataFrame:
+    """A CSV of one of the tables, as text, its columns checked."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} is missing; it should hold the table of {kind} with columns {COLUMNS[kind]}.")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    missing = [column for column in COLUMNS[kind] if column not in table.columns]
+    if missing:
+        raise DataError(f"{path}: column {missing[0]!r} is missing; expected {COLUMNS[kind]}.")
+    return table
+
+
+def find_problems(data: Facts) -> list[str]:
+    """Everything wrong with a data set, one line each; an empty list means that it can be used.
+
+    Missing labels, wordings without both slots, duplicates, facts without a subject or object, and labels that
+    two entities of a relation share (so that an answer would not tell them apart).
+    """
+    entities, facts, templates = data.entities, data.facts, data.templates
+    problems = []
+    for table, key in ((entities, ["entity", "language"]), (facts, ["fact"]), (templates, ["template"])):
+        for value in table.loc[table.duplicated(key), key].itertuples(index=False):
+            problems.append(f"duplicate {' '.join(value)}")
+    for row in templates.itertuples():
+        if row.text.count(SUBJECT) != 1 or row.text.count(OBJECT) != 1:
+            problems.append(f"{row.template}: needs {SUBJECT} and {OBJECT} once each: {row.text!r}")
+    for row in templates[templates.duplicated(["relation", "language", "text"])].itertuples():
+        problems.append(f"{row.template}: wording repeated: {row.text!r}")
+    for row in facts.itertuples():
+        if row.fact != f"{row.relation}:{row.subject}:{row.object}":
+            problems.append(f"{row.fact}: the id should be relation:subject:object")
+        if not row.subject or not row.object:
+            problems.append(f"{row.fact}: a fact needs a subject and an object")
+    for row in facts[facts.duplicated(["relation", "subject"])].itertuples():
+        problems.append(f"{row.fact}: a second object for this subject")
+    for row in entities[entities["label"].str.strip() != entities["label"]].itertuples():
+        problems.append(f"{row.entity} {row.language}: white space around the label {row.label!r}")
+    label = entities[entities["label"].str.strip() != ""].set_index(["entity", "language"])["label"]
+    used = pd.unique(pd.concat([facts["subject"], facts["object"]]))
+    for entity in used:
+        for language in data.languages:
+            if (entity, language) not in label.index:
+                problems.append(f"{entity}: no label in {language}")
+    by_language = {language: part.droplevel(1) for language, part in label.groupby(level=1)}
+    for relation, group in facts.groupby("relation"):
+        members = pd.unique(pd.concat([group["subject"], group["object"]]))
+        for language in data.languages:
+            labels = by_language.get(language, pd.Series(dtype=str)).reindex(members).dropna()
+            for text, same in labels.groupby(labels.str.casefold()):
+                if len(same) > 1:
+                    problems.append(f"{relation} {language}: {text!r} names {', '.join(same.index)}")
+    return problems
+
+
+def make_prompts(
+    facts: Facts, language: str = "en", relation: str = "all", *, wordings: int | None = None, masked: str = "object"
+) -> pd.DataFrame:
+    """Fill the wordings of a language (or of ``"all"``) with the facts' labels.
+
+    Args:
+        facts: a data set.
+        language: one language, or ``"all"``: a fact's bag then holds its wordings in every language.
+        relation: one relation, or ``"all"``.
+        wordings: at most so many wordings per language, the first ones; ``None`` takes all.
+            ``language="all", wordings=1`` is the shape of the multilingual paper's data.
+        masked: ``"object"`` (the blank is ``[Y]``) or ``"subject"`` (the blank is ``[X]``).
+
+    Returns:
+        prompts, sorted by fact, then language and wording. A fact without a label in a language has no prompt there.
+
+    Raises:
+        DataError: unknown language or relation; a wording without its slots.
+    """
+    if masked not in ("object", "subject"):
+        raise DataError(f"masked={masked!r}; it is 'object' or 'subject'.")
+    chosen = facts.select(
+        None if language == "all" else [language], None if relation == "all" else [relation]
+    )
+    templates = chosen.templates
+    for row in templates.itertuples():
+        if SUBJECT not in row.text or OBJECT not in row.text:
+            raise DataError(f"wording {row.template}: {row.text!r} lacks {SUBJECT} or {OBJECT}.")
+    if wordings is not None:
+        templates = templates[templates.groupby(["relation", "language"]).cumcount() < wordings]
+    labels = chosen.entities.loc[chosen.entities["label"] != "", ["entity", "language", "label"]]
+    order = chosen.facts.assign(_fact=range(len(chosen.facts)))
+    table = order.merge(templates.assign(_wording=range(len(templates))), on="relation")
+    for role in ("subject", "object"):
+        side = labels.rename(columns={"entity": role, "label": f"{role}_label"})
+        table = table.merge(side, on=[role, "language"])
+    table = table.sort_values(["_fact", "_wording"], kind="stable").reset_index(drop=True)
+    slot, shown, answer = (
+        (SUBJECT, "subject_label", "object_label") if masked == "object" else (OBJECT, "object_label", "subject_label")
+    )
+    text = [t.replace(slot, label) for t, label in zip(table["text"], table[shown], strict=True)]
+    prompt = table["fact"] + "/" + table["template"] + ("" if masked == "object" else "/subject")
+    return pd.DataFrame(
+        {
+            "prompt": prompt, "fact": table["fact"], "relation": table["relation"], "language": table["language"],
+            "template": table["template"], "text": text, "answer": table[answer], "masked": masked,
+        }
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question to the model: the ids, where its blank is, the wanted piece; ``prompt`` numbers the prompt."""
+
+    prompt: int
+    ids: list[int]
+    position: int
+    target: int
+
+
+def answer_pieces(tokenizer: Any, answer: str, before: str = " ", unknown: str = "refuse") -> list[int]:
+    """The token ids of an answer as it stands behind the text ``before``, without special tokens.
+
+    Raises:
+        DataError: the tokenizer cannot write the answer (it gives nothing, or the unknown token) and ``unknown``
+            is not ``"allow"``.
+    """
+    lead = " " if before[-1:].isspace() else ""
+    pieces = tokenizer(lead + answer, add_special_tokens=False)["input_ids"]
+    tokens = tokenizer.convert_ids_to_tokens(pieces)
+    if not lead and len(tokens) > 1 and tokens[0] == "▁":  # SentencePiece's dummy space, where there is none
+        pieces = pieces[1:]
+    if not pieces or (tokenizer.unk_token_id in pieces and unknown != "allow"):
+        shown = tokenizer.unk_token or "nothing"
+        raise DataError(
+            f"the tokenizer cannot write the answer {answer!r} (it becomes {shown}); choose a model that can, "
+            "leave the fact out, or pass unknown='allow' to repeat the released runs."
+        )
+    return pieces
+
+
+def encode(
+    tokenizer: Any, prompts: pd.DataFrame, *, causal: bool = False, unknown: str = "refuse", max_length: int | None = None
+) -> list[Row]:
+    """Prompts as rows of token ids, one per piece of the answer (design: a multi-token answer of n pieces).
+
+    A masked model sees n blanks; piece j is asked for at the j-th, the pieces before it filled in. A causal model
+    sees the text in front of the blank and the pieces before j, and is asked at its last token.
+    """
+    rows: list[Row] = []
+    for number, (name, text, answer, masked) in enumerate(
+        prompts[["prompt", "text", "answer", "masked"]].itertuples(index=False)
+    ):
+        blank = OBJECT if masked == "object" else SUBJECT
+        if text.count(blank) != 1:
+            raise DataError(f"prompt {name}: {text!r} should hold its blank {blank} once.")
+        before, after = text.split(blank)
+        if causal:
+            rows += _causal_rows(tokenizer, number, name, before, answer, unknown)
+        else:
+            pieces = answer_pieces(tokenizer, answer, before, unknown)
+            ids = tokenizer(before + tokenizer.mask_token * len(pieces) + after)["input_ids"]
+            at = [i for i, token in enumerate(ids) if token == tokenizer.mask_token_id]
+            if len(at) != len(pieces):
+                raise DataError(f"prompt {name}: {text!r} holds a mask token of its own.")
+            for place, piece in zip(at, pieces, strict=True):
+                rows.append(Row(number, list(ids), place, piece))
+                ids[place] = piece
+        if max_length is not None and len(rows[-1].ids) > max_length:
+            raise DataError(f"prompt {name} has {len(rows[-1].ids)} tokens; the model takes {max_length}.")
+    return rows
+
+
+def _causal_rows(tokenizer: Any, number: int, name: str, before: str, answer: str, unknown: str) -> list[Row]:
+    prefix = before.rstrip()
+    space = " " if prefix != before else ""
+    ids = tokenizer(prefix)["input_ids"]
+    if ids and ids[-1] == tokenizer.eos_token_id and len(ids) > 1:  # some tokenizers close every text
+        ids = ids[:-1]
+    if not ids and tokenizer.bos_token_id is not None:
+        ids = [tokenizer.bos_token_id]
+    if not ids:
+        raise DataError(f"prompt {name}: nothing stands before the blank, and a left-to-right model needs something.")
+    whole = tokenizer(prefix + space + answer)["input_ids"]
+    pieces = whole[len(ids) :] if whole[: len(ids)] == ids else []
+    if pieces and pieces[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id is not None:
+        pieces = pieces[:-1]
+    if not pieces or tokenizer.unk_token_id in pieces:
+        # The tokenizer joined the answer to what stands before it: ask for the answer as it is written alone.
+        pieces = answer_pieces(tokenizer, answer, before or " ", unknown)
+    return [Row(number, ids + pieces[:j], len(ids) + j - 1, piece) for j, piece in enumerate(pieces)]

@@ -1,0 +1,38 @@
+"""The bundled facts in ``data/mini``: written for this project, in six languages (see its README)."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from ..config import DATA
+from ..facts import DataError, Facts, find_problems, read_table
+
+FOLDER = DATA / "mini"
+
+
+@cache
+def read(folder: str | Path = FOLDER) -> Facts:
+    """The bundled tables, checked."""
+    folder = Path(folder)
+    tables = {kind: read_table(folder / f"{kind}.csv", kind) for kind in ("entities", "facts", "templates")}
+    data = Facts("mini", **tables, origin={"dataset": "mini", "licence": "CC0-1.0"})
+    problems = find_problems(data)
+    if problems:
+        raise DataError(f"{folder}: {len(problems)} problems, the first: {problems[0]}.")
+    return data
+
+
+def teaching(folder: str | Path = FOLDER) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What the bundled model was taught: ``fact, taught`` (all, a language, never) and ``template, taught``."""
+    folder = Path(folder)
+    facts = pd.read_csv(folder / "teaching_facts.csv", dtype=str)
+    wordings = pd.read_csv(folder / "teaching_wordings.csv", dtype={"template": str, "taught": bool})
+    return facts, wordings
+
+
+def passages(folder: str | Path = FOLDER) -> pd.DataFrame:
+    """Sentences for the activation study: ``passage, relation, fact, kind, text``; kind = both, head, neither."""
+    return pd.read_csv(Path(folder) / "passages.csv", dtype=str, keep_default_na=False)

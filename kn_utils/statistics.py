@@ -1,0 +1,155 @@
+"""Statistics: counts, intersections, layers, and intervals. Facts, not prompts or pairs, are what is resampled."""
+
+from __future__ import annotations
+
+
+import numpy as np
+import pandas as pd
+from scipy import sparse, stats
+
+LEVEL, RESAMPLES = 0.95, 2000
+
+
+def interval(values: np.ndarray | pd.Series, *, seed: int = 0, level: float = LEVEL) -> dict[str, float]:
+    """Mean of independent values with a bootstrap percentile interval: ``value, low, high, n``."""
+    values = np.asarray(values, dtype=float)
+    values = values[~np.isnan(values)]
+    if len(values) < 2:
+        only = float(values[0]) if len(values) else np.nan
+        return {"value": only, "low": np.nan, "high": np.nan, "n": len(values)}
+    found = stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=RESAMPLES, confidence_level=level, rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return {"value": float(values.mean()), "low": float(found.low), "high": float(found.high), "n": len(values)}
+
+
+def mean_table(table: pd.DataFrame, value: str, by: list[str], *, unit: str = "fact", seed: int = 0) -> pd.DataFrame:
+    """Means of a column per group, with intervals over units (a unit's rows are averaged first): ``*by, value, low, high, n``."""
+    unit_means = table.groupby([*by, unit], sort=False)[value].mean().reset_index()
+    rows = []
+    for key, group in unit_means.groupby(by, sort=False):
+        rows.append({**dict(zip(by, key, strict=True)), **interval(group[value], seed=seed)})
+    return pd.DataFrame(rows)
+
+
+def relative_change(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> pd.DataFrame:
+    """Change of the right answer's probability per group: ratio of means ``(sum after - sum before) / sum before``, as published.
+
+    Returns:
+        ``*by, value, low, high, n`` (value -0.1 = 10 % lower) with intervals from resampling facts, and ``mean_of_ratios``.
+    """
+    rows = []
+    for key, group in effects.groupby(by, sort=False):
+        per_fact = group.groupby("fact", sort=False)[["before", "after"]].sum().to_numpy()
+        ratio = (group["after"] / group["before"] - 1).mean()
+        rows.append({**dict(zip(by, key, strict=True)), **ratio_interval(per_fact, seed=seed), "mean_of_ratios": float(ratio)})
+    return pd.DataFrame(rows)
+
+
+def ratio_interval(pairs: np.ndarray, *, seed: int = 0) -> dict[str, float]:
+    """Of rows (before, after): sum(after)/sum(before) - 1 with a bootstrap percentile interval."""
+    pairs = np.asarray(pairs, dtype=float)
+    weights = _resample(len(pairs), seed)
+    sums = weights @ pairs
+    return _with_percentiles(pairs[:, 1].sum() / pairs[:, 0].sum() - 1, sums[:, 1] / sums[:, 0] - 1, len(pairs))
+
+
+def counts_per_fact(neurons: pd.DataFrame) -> pd.DataFrame:
+    """``fact, relation, neurons``: how many each fact has, facts without any included."""
+    facts = _facts(neurons)
+    count = neurons.groupby("fact").size()
+    return pd.DataFrame(
+        {"fact": facts.index, "relation": facts.to_numpy(), "neurons": count.reindex(facts.index, fill_value=0).to_numpy()}
+    )
+
+
+def intersections(neurons: pd.DataFrame, within: str = "relation", *, seed: int = 0) -> pd.DataFrame:
+    """Mean number of neurons that two facts share, over all pairs of facts (exact, no sampling of pairs).
+
+    Args:
+        within: ``"relation"``: pairs of facts of one relation; ``"other"``: pairs of facts of different relations.
+
+    Returns:
+        ``relation, value, low, high, n`` per relation and for ``all`` (pooled over pairs, as in the papers' Table II);
+        n facts, intervals from resampling facts.
+    """
+    if within not in ("relation", "other"):
+        raise ValueError(f"within={within!r}; it is 'relation' or 'other'.")
+    facts = _facts(neurons)
+    shared = _shared(neurons, facts.index)
+    same = facts.to_numpy()[:, None] == facts.to_numpy()[None]
+    pairs = (same if within == "relation" else ~same) & ~np.eye(len(facts), dtype=bool)
+    groups = {"all": np.ones(len(facts), bool)}
+    groups |= {relation: (facts == relation).to_numpy() for relation in dict.fromkeys(facts)}
+    rows = []
+    for relation, member in groups.items():
+        left = np.flatnonzero(member)
+        right = np.flatnonzero(member | (within == "other"))
+        mask = pairs[np.ix_(left, right)].astype(float)
+        if mask.sum() == 0:
+            continue
+        weights = _resample(len(facts), seed)
+        a, b = weights[:, left], weights[:, right]
+        total = np.einsum("rf,rf->r", a @ (shared[np.ix_(left, right)] * mask), b)
+        number = np.einsum("rf,rf->r", a @ mask, b)
+        value = (shared[np.ix_(left, right)] * mask).sum() / mask.sum()
+        drawn = np.divide(total, number, out=np.full_like(total, np.nan), where=number > 0)
+        rows.append({"relation": relation, **_with_percentiles(value, drawn, int(member.sum()))})
+    return pd.DataFrame(rows)
+
+
+def layer_histogram(neurons: pd.DataFrame, n_layers: int | None = None, *, seed: int = 0) -> pd.DataFrame:
+    """Where the knowledge neurons lie: ``layer, value, low, high, n``; value = share of all of them, n = how many in the layer."""
+    n_layers = n_layers or int(neurons["layer"].max()) + 1
+    facts = _facts(neurons)
+    per_fact = pd.crosstab(neurons["fact"], neurons["layer"]).reindex(index=facts.index, columns=range(n_layers), fill_value=0)
+    table = per_fact.to_numpy(float)
+    sums = _resample(len(table), seed) @ table
+    total = sums.sum(1, keepdims=True)
+    drawn = np.divide(sums, total, out=np.full_like(sums, np.nan), where=total > 0)
+    value = table.sum(0) / max(table.sum(), 1)
+    rows = [
+        {"layer": layer, **_with_percentiles(value[layer], drawn[:, layer], int(table[:, layer].sum()))} for layer in range(n_layers)
+    ]
+    return pd.DataFrame(rows)
+
+
+def difference_test(first: np.ndarray, second: np.ndarray, *, seed: int = 0) -> float:
+    """Two-sided p-value that paired values have the same mean (permutation of signs)."""
+    found = stats.permutation_test(
+        (np.asarray(first, float), np.asarray(second, float)), _mean_difference, permutation_type="samples",
+        vectorized=True, n_resamples=RESAMPLES, rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(found.pvalue)
+
+
+def _mean_difference(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+    return (a - b).mean(axis=axis)
+
+
+def _facts(neurons: pd.DataFrame) -> pd.Series:
+    """fact -> relation for every fact asked about (from ``refine``), else for those that have a neuron."""
+    known = neurons.attrs.get("facts")
+    return pd.Series(known, dtype=object) if known else neurons.drop_duplicates("fact").set_index("fact")["relation"]
+
+
+def _shared(neurons: pd.DataFrame, facts: pd.Index) -> np.ndarray:
+    """How many neurons each pair of facts has in common, shape (fact, fact)."""
+    row = facts.get_indexer(neurons["fact"])
+    column = pd.factorize(neurons["layer"].astype(np.int64) * 10**6 + neurons["neuron"])[0]
+    held = sparse.csr_array((np.ones(len(row)), (row, column)), shape=(len(facts), column.max(initial=0) + 1))
+    held.data[:] = 1
+    return (held @ held.T).toarray()
+
+
+def _resample(n: int, seed: int) -> np.ndarray:
+    """How often each of n units is drawn in each resample, shape (resample, n)."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(float)
+
+
+def _with_percentiles(value: float, drawn: np.ndarray, n: int) -> dict[str, float]:
+    edge = 100 * (1 - LEVEL) / 2
+    low, high = np.nanpercentile(drawn, [edge, 100 - edge]) if n > 1 and np.isfinite(drawn).any() else (np.nan, np.nan)
+    return {"value": float(value), "low": float(low), "high": float(high), "n": n}
+
+

@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# Makes the environment if there is none, then hands over: the study (kn_utils/study.py), or every test.
+set -u
+cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
+
+say() { printf '%s\n' "$*"; }
+fail() { printf 'run_all.sh: %s\n' "$*" >&2; exit 1; }
+
+usage() {
+  cat <<'TEXT'
+./run_all.sh [options]    run the study: notebooks that are out of date, results in runs/<model>/<dataset>/<language>/
+./run_all.sh test         run every test: ruff, pytest, and all notebooks against their stored outputs (nbval)
+./run_all.sh refresh [NN] for developers: execute the notebooks (all, or 03 04) in place, so that outputs are stored
+./run_all.sh clean        for developers: drop volatile metadata from notebooks, keep outputs and counts
+./run_all.sh help         this text
+
+Options of the study:
+  --model NAME        mini (bundled, default), a local folder, or a Hugging Face id; --revision COMMIT for the last
+  --dataset NAME      mini (bundled, default), or a published data set
+  --language L        en, nl, ja, vi, zh, ko or all; may be repeated (default: en and all)
+  --relation P        such as P36; may be repeated (default: all relations together)
+  --facts N|all       facts per relation (default: the notebooks' own)
+  --device D          auto (default), cpu, cuda, cuda:1, mps
+  --jobs N            notebooks side by side (default: half the cores; 1 on a GPU)
+  --notebooks NN ...  only these, such as 03 04, and what they need
+  --runs FOLDER       where results go (default: runs/)
+  --dry-run           only say what would run
+
+  ./run_all.sh --model google-bert/bert-base-multilingual-uncased --language en --language ja --relation P36 --jobs 2
+
+The first call makes .venv with the locked versions (some minutes; PYTHON=/path/to/python3.12 chooses the Python).
+In an activated venv or conda environment that has them it makes none.
+TEXT
+}
+
+can_run() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+find_python() {
+  local one found=
+  for one in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+    can_run "$one" || continue
+    found=$one
+    "$one" -c 'import venv, ensurepip' 2>/dev/null && { printf '%s' "$one"; return; }
+  done
+  [ -n "$found" ] && fail "$found cannot make environments; on Debian and Ubuntu: sudo apt install python3-venv"
+  fail "Python 3.11 or newer is needed; found: $(${PYTHON:-python3} --version 2>&1 | head -n 1)"
+}
+
+# The stamp is written last, so an install that was interrupted is repeated.
+install() {
+  local venv=$1 log=$1/install.log torch pip stamp
+  stamp=$(cat requirements.lock pyproject.toml; pwd)
+  [ "$(cat "$venv/stamp" 2>/dev/null)" = "$(printf '%s' "$stamp" | cksum)" ] && return
+  if ! [ -x "$venv/bin/python" ] || ! can_run "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    local python; python=$(find_python) || exit 1
+    say "Making the environment $venv with $("$python" --version) ..."
+    "$python" -m venv --clear "$venv" || fail "could not make $venv"
+  fi
+  say "Installing the locked versions (some minutes; details in $log) ..."
+  torch=$(grep '^torch==' requirements.lock)
+  pip="$venv/bin/python -m pip --disable-pip-version-check"
+  # torch first and by its exact pin: a resolver free to choose may fetch gigabytes of another build.
+  { $pip install "$torch" && $pip install -r requirements.lock && $pip install --no-deps --no-build-isolation -e .; } \
+    >"$log" 2>&1 || { tail -n 5 "$log" >&2; fail "the installation failed; all of it is in $log. Mend the cause and call again."; }
+  printf '%s' "$stamp" | cksum >"$venv/stamp"
+}
+
+use_environment() {
+  local active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
+  # conda's base environment is on for many without being chosen for this.
+  [ -z "${VIRTUAL_ENV:-}" ] && [ "${CONDA_DEFAULT_ENV:-}" = base ] && active=
+  if [ -n "$active" ] && [ "$(cd "$active" 2>/dev/null && pwd -P)" != "$(pwd -P)/.venv" ]; then
+    python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "the active environment $active has a Python older than 3.11; deactivate it."
+    python -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(n) is None for n in "torch transformers snakemake papermill pydantic seaborn nbval ruff".split()))' \
+      || fail "the active environment $active lacks packages of the study. Either install them: pip install $(grep '^torch==' requirements.lock) && pip install -r requirements.lock -e . ; or deactivate it, and .venv is made."
+    export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+  else
+    install .venv
+    export VIRTUAL_ENV="$PWD/.venv" PATH="$PWD/.venv/bin:$PATH"
+    unset PYTHONHOME
+  fi
+}
+
+clean_notebooks() {
+  python -m nbstripout --keep-output --keep-count --keep-id --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version" "$@"
+}
+
+# part NAME COMMAND...: runs it whatever happened before, and remembers how it ended
+results=() status=0
+part() {
+  local name=$1 start=$SECONDS; shift
+  say; say "== $name"
+  if "$@"; then results+=("passed  $name ($((SECONDS - start)) s)"); else results+=("FAILED  $name ($((SECONDS - start)) s)"); status=1; fi
+}
+
+run_tests() {
+  export HF_HUB_DISABLE_PROGRESS_BARS=1 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PREFER_ENV_PATH=1
+  part "ruff" python -m ruff check .
+  part "pytest" python -m pytest tests
+  part "notebooks against their stored outputs (nbval)" python -m pytest --nbval --nbval-current-env \
+    --nbval-cell-timeout 1200 --nbval-kernel-startup-timeout 180 --nbval-sanitize-with notebooks/nbval_sanitize.cfg notebooks
+  say; say "== all parts"; printf '%s\n' "${results[@]}"
+  exit $status
+}
+
+refresh() {
+  local files=(notebooks/*.ipynb) number
+  if [ $# -gt 0 ]; then files=(); for number in "$@"; do files+=(notebooks/"$number"*.ipynb); done; fi
+  for number in "${files[@]}"; do
+    [ -f "$number" ] || fail "no notebook $number"
+    say "Executing $number ..."
+    JUPYTER_PREFER_ENV_PATH=1 python -m nbconvert --log-level=WARN --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 \
+      "$number" || fail "$number failed; it is left as it was."
+    clean_notebooks "$number" || fail "could not clean $number"
+  done
+}
+
+case ${1:-} in
+  help | -h | --help) usage ;;
+  test) use_environment; run_tests ;;
+  refresh) shift; use_environment; refresh "$@" ;;
+  clean) use_environment; clean_notebooks notebooks/*.ipynb ;;
+  "" | -*) use_environment; exec python -m kn_utils.study "$@" ;;
+  *) fail "unknown command '$1'; ./run_all.sh help explains." ;;
+esac

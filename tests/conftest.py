@@ -1,0 +1,101 @@
+"""Small randomly initialised models of every supported architecture, their tokenizers, and a few facts."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
+
+from kn_utils.facts import Facts, make_prompts
+from kn_utils.models import ARCHITECTURES, LanguageModel
+
+torch.set_num_threads(1)  # the models here are too small to share between threads
+
+TEXTS = [
+    "The capital of France is Paris.", "Berlin is the capital of Germany, a country in Europe.", "法国的首都是巴黎。",
+    "One could say that New Delhi, of all cities, governs India today.", "Vientiane Antananarivo Ouagadougou",
+]  # fmt: skip
+
+
+def make_tokenizer(causal: bool = False) -> PreTrainedTokenizerFast:
+    """WordPiece with a mask for masked models; byte-level BPE, as GPT-2 has, for causal ones."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    if causal:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False)
+        tokenizer.train_from_iterator(TEXTS, trainer)
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>")
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    names = {f"{n}_token": f"[{n.upper()}]" for n in ("pad", "unk", "cls", "sep", "mask")}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 96}
+OWN = {
+    "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 96},
+    "electra": {**SMALL, "embedding_size": 24},
+    "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 96},
+    "gpt_neo": {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 96},
+    "opt": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 96},
+    "bloom": {"hidden_size": 32, "n_layer": 3, "n_head": 4},
+    **{kind: {**SMALL, "num_key_value_heads": 2, "head_dim": 8} for kind in ("llama", "mistral", "qwen2", "qwen3", "gemma")},
+}
+
+
+def make_model(kind: str = "bert", dtype: torch.dtype = torch.float64, seed: int = 0, **changes) -> LanguageModel:
+    """A random model of an architecture, its weights large enough that probabilities move."""
+    torch.manual_seed(seed)
+    causal = ARCHITECTURES[kind].causal
+    tokenizer = make_tokenizer(causal)
+    extra = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0} if causal else {"pad_token_id": 0}
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **{**OWN.get(kind, SMALL), **extra, **changes})
+    auto = AutoModelForCausalLM if causal else AutoModelForMaskedLM
+    model = auto.from_config(config).to(dtype)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.mul_(6 if weight.shape[0] != len(tokenizer) else 3)
+            else:
+                weight.add_(0.1 * torch.randn_like(weight))
+    return LanguageModel(model, tokenizer, name=f"random {kind}")
+
+
+@pytest.fixture
+def bert() -> LanguageModel:
+    return make_model("bert")
+
+
+@pytest.fixture(scope="session")
+def toy() -> Facts:
+    """Three facts of one relation in two languages; wordings with the blank behind, before and around the subject."""
+    labels = {
+        "Q142": ("France", "法国"), "Q183": ("Germany", "德国"), "Q668": ("India", "印度"),
+        "Q90": ("Paris", "巴黎"), "Q64": ("Berlin", "柏林"), "Q987": ("New Delhi", "新德里"),
+    }  # fmt: skip
+    entities = [(q, lang, label, "") for q, pair in labels.items() for lang, label in zip(("en", "zh"), pair, strict=True)]
+    facts = [(f"P36:{s}:{o}", "P36", s, o) for s, o in (("Q142", "Q90"), ("Q183", "Q64"), ("Q668", "Q987"))]
+    texts = [
+        ("en", "The capital of [X] is [Y]."), ("en", "[Y] is the capital of [X]."),
+        ("en", "[X], as one says, has [Y] for a capital, in the country."), ("zh", "[X]的首都是[Y]。"),
+    ]  # fmt: skip
+    templates = [("P36", lang, f"P36-{lang}-{i}", text) for i, (lang, text) in enumerate(texts, 1)]
+    return Facts(
+        "toy",
+        pd.DataFrame(entities, columns=["entity", "language", "label", "aliases"]),
+        pd.DataFrame(facts, columns=["fact", "relation", "subject", "object"]),
+        pd.DataFrame(templates, columns=["relation", "language", "template", "text"]),
+    )
+
+
+@pytest.fixture(scope="session")
+def prompts(toy) -> pd.DataFrame:
+    """English prompts of the toy facts; answers of one and of several pieces."""
+    return make_prompts(toy, "en")
