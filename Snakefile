@@ -4,9 +4,9 @@
 import sys
 
 sys.path.insert(0, workflow.basedir)
-from kn_utils.study import Study
+from kn_utils.study import Plan
 
-STUDY = Study(**config)
+STUDY = Plan(**config)
 
 
 workdir: STUDY.runs

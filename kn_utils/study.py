@@ -1,6 +1,6 @@
 """The whole study as one command: ``python -m kn_utils.study`` (what ``run_all.sh`` calls).
 
-``GRID`` says which notebook runs for which languages and what it needs. The Snakefile asks :class:`Study` for
+``GRID`` says which notebook runs for which languages and what it needs. The Snakefile asks :class:`Plan` for
 the resulting jobs and runs each through papermill; here options are checked, progress shown, results told.
 """
 
@@ -69,7 +69,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Study:
+class Plan:
     """What is asked for. Written to a JSON file for the Snakefile, which builds the same object again."""
 
     model: str = "mini"
@@ -178,7 +178,7 @@ def fingerprint(folder: Path) -> str:
     return digest("\n".join(lines).encode())
 
 
-def read_options(argv: list[str]) -> tuple[Study, argparse.Namespace]:
+def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
     parser = argparse.ArgumentParser(prog="run_all.sh", description="Run the notebooks that are out of date.")
     add = parser.add_argument
     add("--model", default="mini", help="mini (bundled), a local folder, or a Hugging Face id")
@@ -205,7 +205,7 @@ def read_options(argv: list[str]) -> tuple[Study, argparse.Namespace]:
     if asked.model != "mini" and Path(asked.model).is_dir():  # notebooks run elsewhere
         asked.model = str(Path(asked.model).absolute())
     asked_for = {name: getattr(asked, name) for name in ("model", "revision", "dataset", "device", "facts")}
-    study = Study(
+    study = Plan(
         **asked_for,
         languages=list(dict.fromkeys(asked.language or ["en", "all"])),
         relations=list(dict.fromkeys(asked.relation or ["all"])),
@@ -220,7 +220,7 @@ def read_options(argv: list[str]) -> tuple[Study, argparse.Namespace]:
 class Runner:
     """Starts snakemake for a study, tells what happens, and leaves nothing running behind."""
 
-    def __init__(self, study: Study, jobs: int) -> None:
+    def __init__(self, study: Plan, jobs: int) -> None:
         self.study, self.jobs, self.runs = study, jobs, Path(study.runs)
         (self.runs / "logs").mkdir(parents=True, exist_ok=True)
         self.lock = (self.runs / ".lock").open("a")
@@ -322,8 +322,10 @@ class Runner:
         for folder in (self.runs / folder for folder in folders):
             for file in sorted([*folder.glob("summary*.json"), *folder.glob("tables/summary*.json")]):
                 table = json.loads(file.read_text(encoding="utf-8"))
-                frame = pd.DataFrame(table["rows"]).convert_dtypes(convert_floating=False)
-                rows = frame.to_string(index=False, na_rep="", float_format="{:.4g}".format)
+                frame = (
+                    pd.DataFrame(table["rows"], dtype=object).fillna("").set_index("name").rename_axis(None)
+                )
+                rows = frame.to_string(float_format="{:.4g}".format)
                 say(f"\n{table['title']}  [{folder.relative_to(self.runs)}]\n{rows}")
         figures = sum(len(list((self.runs / folder).glob("figures/*.png"))) for folder in folders)
         say(f"\nExecuted notebooks, tables and {figures} figures lie in")
@@ -348,7 +350,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
-def execute(study: Study, asked: argparse.Namespace) -> int:
+def execute(study: Plan, asked: argparse.Namespace) -> int:
     begun = time.monotonic()
     runner = Runner(study, asked.jobs)
     ended: dict[Job, str] = {}

@@ -244,9 +244,8 @@ def run_bootstrap(folder: Path, colab: bool, **more: str) -> subprocess.Complete
         "import importlib.util as u; found = u.find_spec('kn_utils'); "
         "print('FOUND', found and found.origin); print('AFTER', after)"
     )
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KN_REPOSITORY")
-    }
+    hidden = ("PYTHONPATH", "KN_REPOSITORY", "VIRTUAL_ENV")  # the last would lead IPython back to ours
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
     # pip's spelling for "build with the setuptools that is there": the test needs no network.
     environment |= {"PYTHONPATH": str(stand_in), "PIP_NO_BUILD_ISOLATION": "0", **more}
     return subprocess.run(

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from kn_utils.config import ROOT
-from kn_utils.study import GRID, MARK, Study
+from kn_utils.study import GRID, MARK, Plan
 
 PARAMETERS = """\
 model: str = "mini"
@@ -113,7 +113,7 @@ def test_every_notebook_of_the_grid_exists():
 
 
 def test_default_grid_runs_each_notebook_for_its_languages():
-    jobs = [(job.notebook[:2], job.language) for job in Study().jobs.values()]
+    jobs = [(job.notebook[:2], job.language) for job in Plan().jobs.values()]
     assert len(jobs) == len(set(jobs)) == 12
     assert {language for number, language in jobs if number in ("00", "01", "02")} == {"all"}
     assert sorted(language for number, language in jobs if number == "03") == ["all", "en"]
@@ -121,7 +121,7 @@ def test_default_grid_runs_each_notebook_for_its_languages():
 
 
 def test_what_is_asked_for_brings_what_it_needs():
-    study = Study(languages=["ja"], select=["05"], relations=["P36"])
+    study = Plan(languages=["ja"], select=["05"], relations=["P36"])
     assert sorted(study.jobs) == [
         "mini/mini/all/P36/01_data_build.ipynb",
         "mini/mini/all/P36/03_attribution.ipynb",
@@ -133,7 +133,7 @@ def test_what_is_asked_for_brings_what_it_needs():
 
 
 def test_key_follows_code_and_parameters_but_not_outputs_or_times(place):
-    study = Study(notebooks=str(place.notebooks), runs=str(place.runs))
+    study = Plan(notebooks=str(place.notebooks), runs=str(place.runs))
     job = study.jobs["mini/mini/en/03_attribution.ipynb"]
     path, key = study.source(job), study.key(job)
     notebook = nbformat.read(path, 4)
@@ -143,8 +143,8 @@ def test_key_follows_code_and_parameters_but_not_outputs_or_times(place):
     nbformat.write(notebook, path)
     os.utime(path, (1, 1))
     assert study.key(job) == key
-    assert Study(notebooks=str(place.notebooks), runs="/elsewhere").key(job) == key
-    assert Study(notebooks=str(place.notebooks), facts="3").key(job) != key
+    assert Plan(notebooks=str(place.notebooks), runs="/elsewhere").key(job) == key
+    assert Plan(notebooks=str(place.notebooks), facts="3").key(job) != key
     notebook.cells[2].source += "\n1 + 1"
     nbformat.write(notebook, path)
     assert study.key(job) != key
@@ -244,10 +244,13 @@ def test_killed_run_is_finished_by_the_next(place):
     assert refused.returncode == 2 and "another run is at work" in refused.stderr
     process.send_signal(signal.SIGKILL)
     process.wait()
-    flag.touch()
-    again = place.study(*three)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert [line.split()[0] for line in started(again.stdout)] == ["03_attribution", "04_refinement"]
+    again = place.start(*three)
+    first = again.stdout.readline()
+    assert first.startswith("Stopped what an interrupted run had left running")
+    flag.touch()  # not before: the run left behind would have gone on
+    told, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, told
+    assert [line.split()[0] for line in started(told)] == ["03_attribution", "04_refinement"]
     assert len(place.made()) == 3
 
 

@@ -33,16 +33,18 @@ def parameters() -> argparse.Namespace:
     say.add_argument("--width", type=int, default=160)
     say.add_argument("--neurons", type=int, default=640)
     say.add_argument("--heads", type=int, default=4)
-    say.add_argument("--vocabulary", type=int, default=6000)
+    say.add_argument("--vocabulary", type=int, default=8000)
     say.add_argument("--activation", default="gelu", choices=["gelu", "relu"])
     say.add_argument("--noise", type=float, default=0.6, help="share of sentences with a random object")
     say.add_argument("--dropout", type=float, default=0.1)
+    say.add_argument("--spread", type=float, default=0.06, help="standard deviation of the first weights")
     say.add_argument("--decay", type=float, default=0.01)
     say.add_argument("--sparsity", type=float, default=0.0, help="L1 on the neurons' activations at the blank")
     say.add_argument("--steps", type=int, default=5000)
-    say.add_argument("--batch", type=int, default=128)
+    say.add_argument("--batch", type=int, default=64)
     say.add_argument("--rate", type=float, default=1e-3)
     say.add_argument("--seed", type=int, default=0)
+    say.add_argument("--report", type=int, default=250, help="steps between lines of progress")
     say.add_argument("--bfloat16", action="store_true", help="autocast: twice as fast where the processor has it")
     return say.parse_args()
 
@@ -72,15 +74,17 @@ def make_tokenizer(folder: Path, size: int) -> PreTrainedTokenizerFast:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    labels = read_table(folder / "entities.csv", "entities")["label"].tolist()
-    texts = read_table(folder / "templates.csv", "templates")["text"].str.replace(SUBJECT, OBJECT, regex=False)
+    entities, facts = read_table(folder / "entities.csv", "entities"), read_table(folder / "facts.csv", "facts")
+    templates = read_table(folder / "templates.csv", "templates")
+    uses = pd.concat([facts["subject"], facts["object"], facts["object"]]).value_counts()  # answers should be few pieces
+    labels = [label for entity, label in entities[["entity", "label"]].itertuples(index=False) for _ in range(5 * uses[entity])]
+    texts = templates["text"].str.replace(SUBJECT, OBJECT, regex=False)
     parts = [part.strip() for text in texts for part in text.split(OBJECT) if part.strip()]
-    passages = pd.read_csv(folder / "passages.csv")["text"].tolist() if (folder / "passages.csv").exists() else []
     trainer = trainers.WordPieceTrainer(
         vocab_size=size, min_frequency=1, special_tokens=SPECIAL, continuing_subword_prefix="", limit_alphabet=5000,
         show_progress=False,
     )  # fmt: skip
-    tokenizer.train_from_iterator(labels * 3 + parts * 5 + passages, trainer)
+    tokenizer.train_from_iterator(labels + 10 * parts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")],
@@ -139,6 +143,7 @@ def train(args: argparse.Namespace) -> None:
         vocab_size=len(tokenizer), hidden_size=args.width, num_hidden_layers=args.layers, num_attention_heads=args.heads,
         intermediate_size=args.neurons, hidden_act=args.activation, max_position_embeddings=64, type_vocab_size=1,
         hidden_dropout_prob=args.dropout, attention_probs_dropout_prob=args.dropout, pad_token_id=tokenizer.pad_token_id,
+        initializer_range=args.spread,
     )  # fmt: skip
     model = BertForMaskedLM(config).train()
     activity: list[torch.Tensor] = []
@@ -147,8 +152,8 @@ def train(args: argparse.Namespace) -> None:
             block.intermediate.register_forward_hook(lambda _, __, out: activity.append(out))
     size = sum(p.numel() for p in model.parameters())
     print(f"{table['teach'].sum()} sentences, {len(tokenizer)} pieces, {size:,} parameters", flush=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, weight_decay=args.decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, total_steps=args.steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, weight_decay=args.decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, total_steps=args.steps, pct_start=0.05)
     began, losses, pool = time.time(), [], []
     for step in range(args.steps):
         if not pool:  # sixteen batches at a time, sorted by length: little padding
@@ -175,8 +180,8 @@ def train(args: argparse.Namespace) -> None:
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
-        if (step + 1) % 250 == 0:
-            print(f"step {step + 1} loss {np.mean(losses[-250:]):.3f} after {time.time() - began:.0f} s", flush=True)
+        if (step + 1) % args.report == 0:
+            print(f"step {step + 1} loss {np.mean(losses[-args.report:]):.3f} after {time.time() - began:.0f} s", flush=True)
     if not math.isfinite(losses[-1]):
         raise RuntimeError("the loss is not finite; lower --rate")
     model.eval().save_pretrained(args.out)

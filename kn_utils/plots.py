@@ -1,0 +1,171 @@
+"""Pictures: the theme, one function per figure, saving. Every function takes a table and returns a matplotlib figure.
+
+Readable without colour: each kind of neuron has its own lightness and its own marker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+#: kind of neuron -> (colour, marker, label); dark, middle, light
+KINDS = {
+    "knowledge": ("#12335c", "o", "knowledge neurons"),
+    "activation": ("#d1731f", "s", "activation baseline"),
+    "random": ("#9b9b9b", "D", "random neurons"),
+}
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+
+
+def use_theme() -> None:
+    """Set once per notebook: paper-sized, white, colour-blind safe."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.85)
+    plt.rcParams.update({"figure.constrained_layout.use": True, "figure.dpi": 90, "savefig.dpi": 160, "axes.titlelocation": "left"})
+
+
+def save(figure: Figure, folder: str | Path, name: str) -> Path:
+    """Write ``<folder>/<name>.png`` without a date inside, so that the same picture is the same file."""
+    path = Path(folder) / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})
+    return path
+
+
+def _points(axes: Axes, x: np.ndarray, table: pd.DataFrame, kind: str, *, shift: float = 0.0, along: str = "y", scale: float = 1) -> None:
+    colour, marker, label = KINDS[kind]
+    middle, low, high = (scale * table[name].to_numpy(float) for name in ("value", "low", "high"))
+    error = np.nan_to_num(np.abs(np.stack([middle - low, high - middle])))
+    place = (middle, x + shift) if along == "x" else (x + shift, middle)
+    bars = {"xerr": error} if along == "x" else {"yerr": error}
+    axes.errorbar(*place, **bars, fmt=marker, color=colour, label=label, markersize=4.5, elinewidth=1, capsize=0)
+
+
+def recall(table: pd.DataFrame) -> Figure:
+    """Recall at 1 and mean probability per language, by what the model was taught.
+
+    Args:
+        table: ``language, group, recall, recall_low, recall_high, probability, probability_low, probability_high``.
+    """
+    figure, both = plt.subplots(1, 2, figsize=(10, 3.4), sharex=True)
+    groups = list(dict.fromkeys(table["group"]))
+    colours = sns.color_palette("cividis", len(groups))
+    languages = list(dict.fromkeys(table["language"]))
+    for axes, value, name in zip(both, ("recall", "probability"), ("recall at 1 (share of prompts)", "mean P(right answer)"), strict=True):
+        for i, group in enumerate(groups):
+            part = table[table["group"] == group].set_index("language").reindex(languages)
+            error = np.nan_to_num(np.abs(np.stack([part[value] - part[f"{value}_low"], part[f"{value}_high"] - part[value]])))
+            x = np.arange(len(languages)) + 0.14 * (i - (len(groups) - 1) / 2)
+            axes.errorbar(x, part[value], yerr=error, fmt=MARKERS[i], color=colours[i], markersize=5, elinewidth=1, label=group)
+        axes.set(ylabel=name, xlabel="language", ylim=(-0.02, 1.02))
+        axes.set_xticks(range(len(languages)), languages)
+        axes.grid(axis="x", visible=False)
+    both[0].set_title("What the model answers, by what it was taught")
+    both[1].set_title("How sure it is (95 % intervals over facts)")
+    figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(groups), frameon=False)
+    return figure
+
+
+def convergence(table: pd.DataFrame) -> Figure:
+    """Error of quadrature rules against their number of points (:func:`kn_utils.convergence`): median and middle 80 %."""
+    figure, axes = plt.subplots(figsize=(6, 3.6))
+    for (rule, part), marker, style in zip(table.groupby("rule", sort=False), MARKERS, ("-", "--", "-.", ":"), strict=False):
+        spread = part.groupby("steps")["error"].quantile([0.1, 0.5, 0.9]).unstack().clip(lower=1e-9)
+        axes.plot(spread.index, spread[0.5], marker=marker, linestyle=style, label=rule, markersize=5)
+        axes.fill_between(spread.index, spread[0.1], spread[0.9], alpha=0.15)
+    axes.set(xscale="log", yscale="log", xlabel="points per layer (cost)", ylabel="largest error / largest score")
+    ticks = sorted(table["steps"].unique())
+    axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+    axes.xaxis.minorticks_off()
+    axes.set_title("Four Gauss-Legendre points beat twenty equal steps")
+    axes.legend(frameon=False, title="rule")
+    return figure
+
+
+def attribution(scores: np.ndarray, title: str) -> Figure:
+    """The scores of one prompt, shape (layer, neuron): each layer's twelve largest, as a heat map."""
+    top = -np.sort(-np.asarray(scores), axis=1)[:, :12]
+    figure, axes = plt.subplots(figsize=(7, 2.8))
+    sns.heatmap(top, cmap="cividis", ax=axes, cbar_kws={"label": "score (share of P)"}, vmin=0)
+    axes.set(xlabel="neuron, by rank within its layer", ylabel="layer", title=title)
+    axes.set_xticklabels(range(1, 13))
+    axes.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def share_paths(neurons: pd.DataFrame, target: tuple[float, float] = (2, 5)) -> Figure:
+    """How the share settled: neurons per fact against the share, a line per relation."""
+    figure, axes = plt.subplots(figsize=(6.5, 3.6))
+    axes.axhspan(*target, color="0.9", zorder=0)
+    for one in neurons.attrs["refinement"]:
+        shares, means = np.array(one["tried"]).T
+        axes.plot(shares, means, color="0.55", linewidth=0.8, zorder=1)
+        at = shares.tolist().index(one["share"])
+        settled = one["settled"]
+        axes.scatter(shares[at], means[at], color="#12335c" if settled else "white", edgecolor="#12335c", s=26, zorder=2)
+        axes.annotate(one["relation"], (shares[at], means[at]), xytext=(4, 2), textcoords="offset points", fontsize=7)
+    axes.set(xlabel="share of a bag's prompts that must hold a neuron", ylabel="mean neurons per fact", yscale="symlog", ylim=(0, None))
+    axes.set_yticks([0, 1, 2, 5, 10, 20], ["0", "1", "2", "5", "10", "20"])
+    axes.set_title("Where each relation's share settled (filled) or not (open); grey: the target")
+    return figure
+
+
+def layers(histograms: Mapping[str, pd.DataFrame]) -> Figure:
+    """Share of knowledge neurons per layer, one panel per entry (label -> :func:`kn_utils.layer_histogram`)."""
+    figure, many = plt.subplots(1, len(histograms), figsize=(3.6 * len(histograms) + 1, 3), sharey=True, squeeze=False)
+    for axes, (label, table) in zip(many[0], histograms.items(), strict=True):
+        error = np.nan_to_num(np.abs(np.stack([table["value"] - table["low"], table["high"] - table["value"]])))
+        axes.bar(table["layer"] + 1, 100 * table["value"], yerr=100 * error, color="#7c93b3", edgecolor="#12335c", ecolor="black")
+        axes.set(xlabel="layer (1 = lowest)", title=label)
+        axes.set_xticks(table["layer"] + 1)
+        axes.grid(axis="x", visible=False)
+    many[0][0].set_ylabel("knowledge neurons (%)")
+    figure.suptitle("In which layers the knowledge neurons lie (95 % intervals over facts)", x=0.01, ha="left")
+    return figure
+
+
+def changes(table: pd.DataFrame, title: str) -> Figure:
+    """Change of P(right answer) per relation and kind of neuron, silenced on the left and doubled on the right.
+
+    Args:
+        table: ``operation, neurons, relation, value, low, high``; value 0.1 = 10 % higher.
+    """
+    relations = list(dict.fromkeys(table["relation"]))[::-1]
+    figure, both = plt.subplots(1, 2, figsize=(10, 1.2 + 0.3 * len(relations)), sharey=True)
+    y = np.arange(len(relations))
+    for axes, operation, name in zip(both, ("suppress", "amplify"), ("silenced", "doubled"), strict=True):
+        axes.axvline(0, color="0.4", linewidth=0.8)
+        kinds = [kind for kind in KINDS if kind in set(table["neurons"])]
+        for i, kind in enumerate(kinds):
+            part = table[(table["operation"] == operation) & (table["neurons"] == kind)]
+            part = part.set_index("relation").reindex(relations)
+            _points(axes, y, part, kind, shift=0.2 * ((len(kinds) - 1) / 2 - i), along="x", scale=100)
+        axes.set(xlabel="change of P(right answer), %", title=f"neurons {name}")
+        axes.set_yticks(y, relations)
+    both[0].set_ylabel("relation")
+    figure.suptitle(title, x=0.01, ha="left")
+    figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def edit_sweep(table: pd.DataFrame) -> Figure:
+    """Success of edits and their cost against l2 (``l2, neurons, measure, value, low, high``)."""
+    measures = list(dict.fromkeys(table["measure"]))
+    figure, many = plt.subplots(1, len(measures), figsize=(3.5 * len(measures), 3.2), squeeze=False)
+    for axes, measure in zip(many[0], measures, strict=True):
+        kinds = [kind for kind in KINDS if kind in set(table["neurons"])]
+        for i, kind in enumerate(kinds):
+            part = table[(table["measure"] == measure) & (table["neurons"] == kind)].sort_values("l2")
+            axes.plot(part["l2"], part["value"], color=KINDS[kind][0], linewidth=1)
+            _points(axes, part["l2"].to_numpy(float), part, kind, shift=0.15 * i)
+        axes.set(xlabel="l2 (length added towards the new answer)", ylabel=measure)
+    many[0][0].set_title("Edits through few neurons: more force, more success, more damage")
+    handles, labels = many[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure

@@ -1,0 +1,128 @@
+"""Interventions act where they should, and restore weights bit for bit, also after an exception."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+from conftest import make_model
+from oracles import neurons_at, probability_with
+
+from kn_utils.evaluation import answer_probability, effects
+from kn_utils.interventions import InterventionError, amplify, erase, suppress, update_fact
+from kn_utils.models import ARCHITECTURES
+
+NEURONS = [(0, 3), (1, 7), (1, 11)]
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.model.state_dict().items()}
+
+
+def same(model, before) -> bool:
+    return all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("factor", [0.0, 2.0])
+def test_scaling_equals_setting_the_neuron_by_hand(kind, factor, prompts):
+    model = make_model(kind)
+    prompts = prompts[prompts["text"].str.contains(r"capital of .* is \[Y\]|has \[Y\]")]
+    neuron = (1, 7)
+    acting = suppress(model, [neuron]) if factor == 0 else amplify(model, [neuron], factor=factor)
+    with acting:
+        after = answer_probability(model, prompts)
+    for name, group in pd.DataFrame({"row": model.encode(prompts)}).groupby(lambda i: model.encode(prompts)[i].prompt):
+        wanted = 1.0
+        for row in group["row"]:
+            w = neurons_at(model, row.ids, row.position, neuron[0])
+            w[neuron[1]] *= factor
+            wanted *= probability_with(model, row.ids, row.position, row.target, neuron[0], w).item()
+        assert after["probability"][name] == pytest.approx(wanted, rel=1e-9)
+
+
+def test_only_the_blank_is_touched(bert, prompts):
+    inputs, at, _ = bert.batch(bert.encode(prompts)[:3])
+    seen = []
+    with suppress(bert, NEURONS):
+        handle = bert.seconds[1].register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+        bert.model(**inputs)
+        handle.remove()
+    rows = torch.arange(3)
+    assert (seen[0][rows, at][:, [7, 11]] == 0).all()
+    assert (seen[0][:, :, 7] == 0).sum() == 3
+
+
+def test_suppress_and_amplify_nest_and_leave_nothing(bert, prompts):
+    plain = answer_probability(bert, prompts)["probability"]
+    with amplify(bert, NEURONS, factor=2.0), amplify(bert, NEURONS, factor=0.5):
+        assert answer_probability(bert, prompts)["probability"].to_numpy() == pytest.approx(plain.to_numpy(), rel=1e-12)
+    with suppress(bert, NEURONS), amplify(bert, NEURONS):
+        both = answer_probability(bert, prompts)["probability"]
+    with suppress(bert, NEURONS):
+        one = answer_probability(bert, prompts)["probability"]
+    assert (both == one).all() and (one != plain).any()
+    assert (answer_probability(bert, prompts)["probability"] == plain).all()
+
+
+def test_a_hook_does_not_outlive_an_exception(bert, prompts):
+    plain = answer_probability(bert, prompts)["probability"]
+    with pytest.raises(KeyboardInterrupt), suppress(bert, NEURONS):
+        raise KeyboardInterrupt
+    assert (answer_probability(bert, prompts)["probability"] == plain).all()
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "opt"])
+def test_update_follows_the_formula_and_is_taken_back_bit_for_bit(kind):
+    model = make_model(kind, torch.float32)
+    before = weights(model)
+    v = model.value_slots(1)[7].clone()
+    old, new = (model.tokenizer(" " + x if model.causal else x, add_special_tokens=False)["input_ids"] for x in ("Paris", "Berlin"))
+    e, f = model.embeddings[old].mean(0), model.embeddings[new].mean(0)
+    with update_fact(model, NEURONS, old="Paris", new="Berlin", l1=1.0, l2=8.0):
+        wanted = v - v.norm() * e / e.norm() + 8 * v.norm() * f / f.norm()
+        torch.testing.assert_close(model.value_slots(1)[7], wanted)
+        assert not same(model, before)
+    assert same(model, before)
+
+
+def test_edits_nest_and_survive_exceptions(bert):
+    bert.model.float()
+    before = weights(bert)
+    with update_fact(bert, NEURONS, old="Paris", new="Berlin"):
+        middle = weights(bert)
+        with pytest.raises(RuntimeError, match="stop"), erase(bert, [(1, 7), (0, 0)]):
+            assert (bert.value_slots(1)[7] == 0).all()
+            raise RuntimeError("stop")
+        assert same(bert, middle)
+        with erase(bert, [(1, 7)], to="unknown"):
+            assert torch.equal(bert.value_slots(1)[7], bert.embeddings[bert.tokenizer.unk_token_id])
+        assert same(bert, middle)
+    assert same(bert, before)
+
+
+def test_neurons_that_are_not_there(bert):
+    with pytest.raises(InterventionError, match="3 layers x 48"), suppress(bert, [(3, 0)]):
+        pass
+    with pytest.raises(InterventionError, match="3 layers x 48"), erase(bert, [(0, 48)]):
+        pass
+
+
+def test_a_text_without_a_blank_is_refused(bert):
+    inputs = {"input_ids": torch.tensor([[2, 10, 11, 3]])}
+    with pytest.raises(InterventionError, match="no mask"), suppress(bert, NEURONS):
+        bert.model(**inputs)
+
+
+def test_effects_act_with_each_facts_own_neurons(bert, prompts):
+    facts = list(dict.fromkeys(prompts["fact"]))
+    neurons = pd.DataFrame({"fact": facts[:2] + facts[:1], "layer": [0, 1, 2], "neuron": [3, 7, 9]})
+    table = effects(bert, prompts, neurons, operation="suppress")
+    assert set(table["fact"]) == set(facts[:2])  # the third has no neuron
+    for fact in facts[:2]:
+        own = prompts[prompts["fact"] == fact]
+        with suppress(bert, neurons[neurons["fact"] == fact]):
+            wanted = answer_probability(bert, own)["probability"]
+        assert table.loc[table["fact"] == fact, "after"].to_numpy() == pytest.approx(wanted.to_numpy(), rel=1e-12)
+    other = effects(bert, prompts, neurons, source=[facts[0]] * len(prompts))
+    assert len(other) == len(prompts)
