@@ -1,20 +1,32 @@
-"""Knowledge neurons across languages: find, compare and change the neurons that an answer leans on."""
+"""Knowledge neurons across languages: find, compare and change the neurons that an answer leans on.
 
-from .attribution import attribute, attribution_map, convergence
-from .config import ParameterError, StudyParameters
-from .evaluation import answer_probability, effects, evaluate_updates, perplexity, sample_updates
-from .facts import DataError, Facts, find_problems, make_prompts
-from .interventions import amplify, erase, suppress, update_fact
-from .models import LanguageModel, ModelError, load_model
-from .neurons import random_neurons, refine, refinement_report, relation_neurons
-from .pipeline import Study
-from .sources import load_facts
-from .statistics import counts_per_fact, intersections, layer_histogram, mean_table, relative_change
+Public names are loaded when first used, so that what needs no model does not wait for torch.
+"""
 
-__all__ = [
-    "DataError", "Facts", "LanguageModel", "ModelError", "ParameterError", "Study", "StudyParameters", "amplify",
-    "answer_probability", "attribute", "attribution_map", "convergence", "counts_per_fact", "effects", "erase",
-    "evaluate_updates", "find_problems", "intersections", "layer_histogram", "load_facts", "load_model", "make_prompts",
-    "mean_table", "perplexity", "random_neurons", "refine", "refinement_report", "relation_neurons", "relative_change",
-    "sample_updates", "suppress", "update_fact",
-]  # fmt: skip
+from importlib import import_module
+from typing import Any
+
+_ROOMS = {
+    "attribution": "attribute attribution_map convergence",
+    "config": "ParameterError StudyParameters",
+    "evaluation": "answer_probability effects evaluate_updates perplexity sample_updates",
+    "facts": "DataError Facts find_problems make_prompts",
+    "interventions": "amplify erase suppress update_fact",
+    "models": "LanguageModel ModelError load_model",
+    "neurons": "random_neurons refine refinement_report relation_neurons",
+    "pipeline": "Study",
+    "sources": "load_facts",
+    "statistics": "counts_per_fact intersections layer_histogram mean_table relative_change",
+}
+_PLACE = {name: room for room, names in _ROOMS.items() for name in names.split()}
+__all__ = sorted(_PLACE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_PLACE[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

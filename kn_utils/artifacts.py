@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,15 +34,18 @@ class ArtifactError(StudyError):
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
     """A temporary place beside ``path`` that becomes ``path`` when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     place = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield place
         os.replace(place, path)
     except OSError as error:
-        raise ArtifactError(f"cannot write {path}: {error.strerror or error}. Free space or choose another folder (out).") from error
+        raise ArtifactError(
+            f"cannot write {path}: {error.strerror or error}. Free space or choose another folder (out)."
+        ) from error
     finally:
-        place.unlink(missing_ok=True)
+        with suppress(OSError):
+            place.unlink()
 
 
 def save_table(table: pd.DataFrame, path: str | Path, origin: dict[str, Any] | None = None) -> Path:
@@ -61,18 +64,23 @@ def load_table(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A stored table (with its attrs) and its origin."""
     try:
         stored = pq.read_table(path)
+        note = json.loads((stored.schema.metadata or {}).get(_KEY, b"{}"))
     except FileNotFoundError:
         raise ArtifactError(f"{path} is not there; run the notebook that makes it.") from None
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, json.JSONDecodeError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); delete it and run again.") from None
-    note = json.loads((stored.schema.metadata or {}).get(_KEY, b"{}"))
     table = stored.to_pandas()
     table.attrs = note.get("attrs", {})
     return table, note.get("origin", {})
 
 
 def cached(
-    path: str | Path, make: Callable[..., pd.DataFrame], *args: Any, origin: dict[str, Any], say: bool = True, **kwargs: Any
+    path: str | Path,
+    make: Callable[..., pd.DataFrame],
+    *args: Any,
+    origin: dict[str, Any],
+    say: bool = True,
+    **kwargs: Any,
 ) -> pd.DataFrame:
     """The table at ``path`` if it has this origin; else ``make(*args, **kwargs)``, stored there."""
     path = Path(path)
@@ -126,9 +134,29 @@ def git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
+def machine() -> pd.DataFrame:
+    """What the numbers are computed with: versions, processor, memory, accelerator."""
+    import platform
+
+    import psutil
+    import torch
+
+    names = ("torch", "transformers", "numpy", "pandas", "scipy")
+    facts = {"python": platform.python_version()} | {name: version(name) for name in names} | {"kn_utils": package_version()}
+    facts["processor"] = f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    facts["threads"] = str(torch.get_num_threads())
+    facts["memory"] = (
+        f"{psutil.virtual_memory().available / 2**30:.0f} of {psutil.virtual_memory().total / 2**30:.0f} GiB free"
+    )
+    facts["accelerator"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return pd.DataFrame({"here": facts})
+
+
 def fingerprint(*things: pd.DataFrame | Path) -> str:
     """Short digest of tables or files."""
     digest = hashlib.sha256()
     for thing in things:
-        digest.update(thing.to_csv(index=False).encode() if isinstance(thing, pd.DataFrame) else Path(thing).read_bytes())
+        digest.update(
+            thing.to_csv(index=False).encode() if isinstance(thing, pd.DataFrame) else Path(thing).read_bytes()
+        )
     return digest.hexdigest()[:12]

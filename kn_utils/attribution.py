@@ -115,7 +115,11 @@ def integrate(
 
 
 class _Walk:
-    """The hooks of one pass: rows are ordered base, then per layer and node (row = group * batch + prompt)."""
+    """The hooks of one pass: rows are ordered base, then per layer and node (row = group * batch + prompt).
+
+    Copies are made in front of a block; where the architecture names the module that ends its attention part, behind that
+    (a copy differs only from its feed-forward part on), and the last block's feed-forward part sees only the blank.
+    """
 
     def __init__(self, model: LanguageModel, at: torch.Tensor, nodes: torch.Tensor, layers: list[int]) -> None:
         self.model, self.at, self.nodes, self.layers = model, at, nodes, layers
@@ -125,53 +129,67 @@ class _Walk:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        groups = 1
+        groups, at, last = 1, self.at, self.model.n_layers - 1
+        late = bool(self.model.attended)
         with ExitStack() as stack:
             for layer, block in enumerate(self.model.blocks):
                 spawn = layer in self.layers
-                groups += len(self.nodes) * spawn
-                handle = block.register_forward_pre_hook(self._widen(groups, spawn), with_kwargs=True)
-                stack.callback(handle.remove)
+                before, groups = groups, groups + len(self.nodes) * spawn
+                widen = self._widen(before if late else groups, spawn and not late)
+                stack.callback(block.register_forward_pre_hook(widen, with_kwargs=True).remove)
+                if late:
+                    narrow = self.at.repeat(groups) if layer == last else None
+                    at = torch.zeros_like(at) if layer == last else at
+                    hook = self._copy(spawn, narrow)
+                    stack.callback(self.model.attended[layer].register_forward_hook(hook).remove)
                 if spawn:
-                    hook = self._leave(layer, groups * self.size)
-                    stack.callback(self.model.seconds[layer].register_forward_pre_hook(hook).remove)
-            stack.enter_context(self.model.head_at(self.at.repeat(groups)))
+                    leave = self._leave(layer, groups * self.size, at)
+                    stack.callback(self.model.seconds[layer].register_forward_pre_hook(leave).remove)
+            stack.enter_context(self.model.head_at(at.repeat(groups)))
             yield
 
+    def _spawn(self, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.cat([hidden, hidden[: self.size].detach().repeat(len(self.nodes), 1, 1)])
+
     def _widen(self, groups: int, spawn: bool) -> Any:
+        # BLOOM folds its heads into the rows of its position bias, row by row.
+        config = self.model.model.config
+        rows = {self.size, self.size * (config.num_attention_heads if config.model_type == "bloom" else 1)}
+
         def per_row(value: Any) -> Any:
             if isinstance(value, tuple):
                 return tuple(per_row(one) for one in value)
-            if isinstance(value, torch.Tensor) and value.ndim > 1 and len(value) in self.row_counts:
+            if isinstance(value, torch.Tensor) and value.ndim > 1 and len(value) in rows:
                 return value.repeat(groups, *[1] * (value.ndim - 1))
             return value
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             kwargs = dict(kwargs)
             hidden = args[0] if args else kwargs.pop("hidden_states")
-            rest = args[1:]
-            if spawn:
-                base = hidden[: self.size].detach()
-                hidden = torch.cat([hidden, base.repeat(len(self.nodes), 1, 1)])
-            return (hidden, *map(per_row, rest)), {name: per_row(value) for name, value in kwargs.items()}
+            hidden = self._spawn(hidden) if spawn else hidden
+            return (hidden, *map(per_row, args[1:])), {name: per_row(value) for name, value in kwargs.items()}
 
         return hook
 
-    @property
-    def row_counts(self) -> tuple[int, ...]:
-        # BLOOM folds its heads into the rows of its position bias, row by row.
-        heads = getattr(self.model.model.config, "num_attention_heads", 1)
-        return (self.size, self.size * heads) if self.model.model.config.model_type == "bloom" else (self.size,)
+    def _copy(self, spawn: bool, narrow: torch.Tensor | None) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> Any:
+            hidden = output[0] if isinstance(output, tuple) else output
+            hidden = self._spawn(hidden) if spawn else hidden
+            if narrow is not None:
+                hidden = hidden[torch.arange(len(hidden), device=hidden.device), narrow].unsqueeze(1)
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-    def _leave(self, layer: int, rows: int) -> Any:
+        return hook
+
+    def _leave(self, layer: int, rows: int, at: torch.Tensor) -> Any:
         def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
             neurons = by_row(args[0], rows)
-            value = neurons[torch.arange(self.size, device=neurons.device), self.at].detach()
+            value = neurons[torch.arange(self.size, device=neurons.device), at].detach()
             count = len(self.nodes)
             leaf = (self.nodes[:, None, None] * value).flatten(0, 1).requires_grad_()
             new = torch.arange(rows - count * self.size, rows, device=neurons.device)
             self.values[layer], self.leaves[layer] = value, leaf
-            return (neurons.index_put((new, self.at.repeat(count)), leaf).view_as(args[0]), *args[1:])
+            return (neurons.index_put((new, at.repeat(count)), leaf).view_as(args[0]), *args[1:])
 
         return hook
 
@@ -183,7 +201,9 @@ def read_neurons(model: LanguageModel, rows: list[Row]) -> tuple[torch.Tensor, t
     values: list[torch.Tensor] = []
     with torch.no_grad(), ExitStack() as stack:
         for second in model.seconds:
-            handle = second.register_forward_pre_hook(lambda _, args: values.append(by_row(args[0], len(rows))[index, at]))
+            handle = second.register_forward_pre_hook(
+                lambda _, args: values.append(by_row(args[0], len(rows))[index, at])
+            )
             stack.callback(handle.remove)
         p = model.logits(inputs, at).softmax(-1)
     return torch.stack(values, 1), p[index, wanted]
@@ -209,7 +229,9 @@ def _score_prompts(
     The probability of an answer of several pieces is the product of its pieces' probabilities.
     """
     if prompts.empty:
-        raise AttributionError("no prompts: the table is empty. Is there a fact of this relation with a label in this language?")
+        raise AttributionError(
+            "no prompts: the table is empty. Is there a fact of this relation with a label in this language?"
+        )
     rows_of: dict[int, list[Row]] = {}
     for row in model.encode(prompts, unknown):
         rows_of.setdefault(row.prompt, []).append(row)
@@ -222,10 +244,13 @@ def _score_prompts(
             rows = [row for n in batch for row in rows_of[n]]
             part = _score_rows(model, rows, method, gap, **options)
             sizes = [len(rows_of[n]) for n in batch]
-            yield batch, PassResult(
-                torch.stack([piece.mean(0) for piece in part.scores.split(sizes)]),
-                torch.stack([piece.prod() for piece in part.probability.split(sizes)]),
-                None if part.gap is None else torch.stack([piece.mean(0) for piece in part.gap.split(sizes)]),
+            yield (
+                batch,
+                PassResult(
+                    torch.stack([piece.mean(0) for piece in part.scores.split(sizes)]),
+                    torch.stack([piece.prod() for piece in part.probability.split(sizes)]),
+                    None if part.gap is None else torch.stack([piece.mean(0) for piece in part.gap.split(sizes)]),
+                ),
             )
             batch = []
 

@@ -51,7 +51,7 @@ class StudyParameters(BaseModel):
     dtype: Literal["float32", "float64", "bfloat16"] = "float64"
     seed: int = Field(0, ge=0)
     out: str | None = None
-    facts_per_relation: int | None = Field(20, ge=1)
+    facts_per_relation: int | None = Field(16, ge=1)
     wordings: int | None = Field(None, ge=1)
     batch_size: int = Field(32, ge=1)
 

@@ -12,9 +12,10 @@ import torch
 from tqdm.auto import tqdm
 
 from .config import StudyError
-from .facts import Row
+from .facts import Row, answer_pieces
 from .interventions import scale, update_fact
 from .models import LanguageModel
+from .statistics import interval
 
 
 class EvaluationError(StudyError):
@@ -61,7 +62,9 @@ def answer_probability(
     sizes = np.diff(np.r_[starts, len(rows)])
     table = pd.DataFrame({"prompt": prompts["prompt"].to_numpy()})
     table["probability"] = np.multiply.reduceat(p, starts) if len(rows) else []
-    table["rank"] = pd.array([int(rank[s]) if n == 1 else pd.NA for s, n in zip(starts, sizes, strict=True)], dtype="Int64")
+    table["rank"] = pd.array(
+        [int(rank[s]) if n == 1 else pd.NA for s, n in zip(starts, sizes, strict=True)], dtype="Int64"
+    )
     table["correct"] = np.logical_and.reduceat(right, starts) if len(rows) else []
     table["predicted"] = [model.tokenizer.decode(top[s : s + n].tolist()) for s, n in zip(starts, sizes, strict=True)]
     return table
@@ -113,39 +116,69 @@ def effects(
     )  # fmt: skip
 
 
+def other_relation(prompts: pd.DataFrame, neurons: pd.DataFrame, *, seed: int = 0) -> np.ndarray | None:
+    """For each prompt a fact of another relation that has neurons, the same for a fact's whole bag; None with one relation."""
+    random = np.random.default_rng(seed)
+    owners = neurons.drop_duplicates("fact")[["fact", "relation"]]
+    source = {}
+    for fact, relation in prompts.drop_duplicates("fact")[["fact", "relation"]].itertuples(index=False):
+        pool = owners.loc[owners["relation"] != relation, "fact"].to_numpy()
+        if not len(pool):
+            return None
+        source[fact] = pool[random.integers(len(pool))]
+    return prompts["fact"].map(source).to_numpy()
+
+
+def first_choice_kept(
+    model: LanguageModel, prompts: pd.DataFrame, neurons: pd.DataFrame, factor: float
+) -> dict[str, float]:
+    """Of prompts that are answered right, how many still are with their fact's neurons scaled: ``value, low, high, n`` facts."""
+    sets = {fact: group[["layer", "neuron"]].to_numpy(int) for fact, group in neurons.groupby("fact")}
+    right = answer_probability(model, prompts)["correct"].to_numpy() & prompts["fact"].isin(sets).to_numpy()
+    asked = prompts[right].reset_index(drop=True)
+    if asked.empty:
+        return interval(np.array([]))
+    rows = model.encode(asked)
+    _, rank, _ = _ask(model, rows, 128, [sets[asked["fact"][row.prompt]] for row in rows], factor)
+    kept = np.ones(len(asked), bool)
+    np.logical_and.at(kept, [row.prompt for row in rows], rank == 1)
+    return interval(pd.Series(kept, dtype=float).groupby(asked["fact"]).mean())
+
+
 def sample_updates(
-    prompts: pd.DataFrame, probabilities: pd.DataFrame, neurons: pd.DataFrame, *, per_relation: int = 10, common: float = 0.1,
-    seed: int = 0,
+    model: LanguageModel, prompts: pd.DataFrame, probabilities: pd.DataFrame, neurons: pd.DataFrame, *, per_relation: int = 10,
+    common: float = 0.1, seed: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     """Facts to change: known ones, each with a prompt that the model answers and another answer of its relation.
 
-    As published (methods 5.5) but seeded and finite: a fact is eligible if the model answers one of its prompts, the relation has
-    another answer in that prompt's language, and a neuron is left when those that occur in more than ``common`` of the
-    relation's facts are taken away.
+    As published (Dai et al.'s code) but seeded and finite. A fact is eligible if the model answers one of its prompts, if a neuron
+    is left when those that occur in more than ``common`` of the relation's facts are taken away, and if the relation has another
+    answer in that prompt's language with as many pieces (or else the number of blanks would tell the answers apart).
 
     Returns:
         updates ``fact, relation, prompt, old, new``, and the neurons to edit (rows of ``neurons``).
     """
     random = np.random.default_rng(seed)
-    size = pd.Series(neurons.attrs["facts"]).value_counts()
-    count = neurons.groupby(["relation", "layer", "neuron"])["fact"].transform("nunique")
-    own = neurons[count <= np.maximum(common * neurons["relation"].map(size), 1)]
+    facts = pd.Series(neurons.attrs["facts"]).value_counts()
+    holders = neurons.groupby(["relation", "layer", "neuron"])["fact"].transform("nunique")
+    own = neurons[holders <= np.maximum(common * neurons["relation"].map(facts), 1)]
     known = prompts[probabilities["correct"].to_numpy() & prompts["fact"].isin(own["fact"]).to_numpy()]
+    pieces = {answer: len(answer_pieces(model.tokenizer, answer)) for answer in prompts["answer"].unique()}
+    answers = prompts.groupby(["relation", "language"])["answer"].unique()
     updates = []
     for relation, group in known.groupby("relation", sort=False):
-        everything = prompts[prompts["relation"] == relation]
-        facts = random.permutation(group["fact"].unique())
         taken = 0
-        for fact in facts:
-            row = group[group["fact"] == fact].iloc[random.integers((group["fact"] == fact).sum())]
-            others = everything.loc[everything["language"] == row["language"], "answer"].unique()
-            others = others[others != row["answer"]]
-            if taken == per_relation or not len(others):
-                continue
-            taken += 1
-            updates.append((fact, relation, row["prompt"], row["answer"], others[random.integers(len(others))]))
+        for fact in random.permutation(group["fact"].unique()):
+            bag = group[group["fact"] == fact]
+            row = bag.iloc[random.integers(len(bag))]
+            possible = answers[relation, row["language"]]
+            possible = [new for new in possible if new != row["answer"] and pieces[new] == pieces[row["answer"]]]
+            if taken < per_relation and possible:
+                taken += 1
+                new = possible[random.integers(len(possible))]
+                updates.append((fact, relation, row["prompt"], row["answer"], new))
     if not updates:
-        raise EvaluationError("no fact can be updated: the model answers none of the prompts whose facts have neurons.")
+        raise EvaluationError("no fact can be updated: none is known, has a neuron of its own and another answer to take.")
     table = pd.DataFrame(updates, columns=["fact", "relation", "prompt", "old", "new"])
     return table, own[own["fact"].isin(table["fact"])].reset_index(drop=True)
 
@@ -167,7 +200,9 @@ def evaluate_updates(
     nll = -np.log(pd.Series(probabilities["probability"].to_numpy(), index=prompts["prompt"]))
     relation_of = prompts.drop_duplicates("fact").set_index("fact")["relation"]
     rows: list[dict[str, Any]] = []
-    for update in tqdm(updates.itertuples(), total=len(updates), disable=not progress, desc=f"update, {kind}", unit="edit"):
+    for update in tqdm(
+        updates.itertuples(), total=len(updates), disable=not progress, desc=f"update, {kind}", unit="edit"
+    ):
         inside = relation_of.index[(relation_of == update.relation) & (relation_of.index != update.fact)]
         outside = relation_of.index[relation_of != update.relation]
         groups = {
@@ -193,4 +228,28 @@ def evaluate_updates(
             row[f"{name}_after"] = -np.log(part.clip(lower=1e-300)).mean() if len(group) else np.nan
             start += len(group)
         rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def summarise_updates(edits: pd.DataFrame, by: Sequence[str] = ("neurons",)) -> pd.DataFrame:
+    """The paper's Table IV from :func:`evaluate_updates`: ``*by, measure, value, low, high, n`` with intervals over edits.
+
+    Measures: change rate, success rate, P(new answer) after, perplexity within and between relations before and after (exp of
+    the mean -ln P) and, per edit, their ratio (geometric mean of after / before).
+    """
+    rows = []
+    for key, group in edits.groupby(list(by), sort=False):
+        measures = {
+            "change rate": group["changed"],
+            "success rate": group["success"],
+            "P(new answer)": group["new_after"],
+        }
+        found = {name: interval(values) for name, values in measures.items()}
+        for side in ("within", "between"):
+            before, after = group[f"{side}_before"], group[f"{side}_after"]
+            logs = {"before": before, "after": after, "ratio": after - before}
+            for name, values in logs.items():
+                one = interval(values)
+                found[f"perplexity {side}, {name}"] = {k: v if k == "n" else float(np.exp(v)) for k, v in one.items()}
+        rows += [{**dict(zip(by, key, strict=True)), "measure": name, **one} for name, one in found.items()]
     return pd.DataFrame(rows)

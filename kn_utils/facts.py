@@ -121,7 +121,8 @@ def find_problems(data: Facts) -> list[str]:
         problems.append(f"{row.fact}: a second object for this subject")
     for row in entities[entities["label"].str.strip() != entities["label"]].itertuples():
         problems.append(f"{row.entity} {row.language}: white space around the label {row.label!r}")
-    label = entities[entities["label"].str.strip() != ""].set_index(["entity", "language"])["label"]
+    label = entities.drop_duplicates(["entity", "language"])
+    label = label[label["label"].str.strip() != ""].set_index(["entity", "language"])["label"]
     used = pd.unique(pd.concat([facts["subject"], facts["object"]]))
     for entity in used:
         for language in data.languages:
@@ -159,9 +160,7 @@ def make_prompts(
     """
     if masked not in ("object", "subject"):
         raise DataError(f"masked={masked!r}; it is 'object' or 'subject'.")
-    chosen = facts.select(
-        None if language == "all" else [language], None if relation == "all" else [relation]
-    )
+    chosen = facts.select(None if language == "all" else [language], None if relation == "all" else [relation])
     templates = chosen.templates
     for row in templates.itertuples():
         if SUBJECT not in row.text or OBJECT not in row.text:
@@ -208,8 +207,12 @@ def answer_pieces(tokenizer: Any, answer: str, before: str = " ", unknown: str =
     lead = " " if before[-1:].isspace() else ""
     pieces = tokenizer(lead + answer, add_special_tokens=False)["input_ids"]
     tokens = tokenizer.convert_ids_to_tokens(pieces)
-    if not lead and len(tokens) > 1 and tokens[0] == "▁":  # SentencePiece's dummy space, where there is none
-        pieces = pieces[1:]
+    if before and not lead and tokens and tokens[0].startswith("▁"):  # SentencePiece's dummy space, where there is none
+        bare = tokenizer.convert_tokens_to_ids(tokens[0][1:]) if tokens[0] != "▁" else None
+        if bare is None and len(tokens) > 1:
+            pieces = pieces[1:]
+        elif bare not in (None, tokenizer.unk_token_id):
+            pieces = [bare, *pieces[1:]]
     if not pieces or (tokenizer.unk_token_id in pieces and unknown != "allow"):
         shown = tokenizer.unk_token or "nothing"
         raise DataError(
@@ -219,8 +222,26 @@ def answer_pieces(tokenizer: Any, answer: str, before: str = " ", unknown: str =
     return pieces
 
 
+def piece_counts(tokenizer: Any, prompts: pd.DataFrame) -> pd.DataFrame:
+    """Share of prompts whose answer takes 1, 2, 3 or more pieces, and none (it cannot be written), per language."""
+    counts = []
+    for text, answer in zip(prompts["text"], prompts["answer"], strict=True):
+        pieces = answer_pieces(tokenizer, answer, text.split(OBJECT)[0].split(SUBJECT)[0], unknown="allow")
+        counts.append(
+            "unknown" if tokenizer.unk_token_id in pieces else "3 or more" if len(pieces) > 2 else str(len(pieces))
+        )
+    table = pd.crosstab(prompts["language"], pd.Series(counts, index=prompts.index, name="pieces"), normalize="index")
+    table = table.reindex(columns=["1", "2", "3 or more", "unknown"], fill_value=0.0)
+    return table.loc[list(dict.fromkeys(prompts["language"]))]
+
+
 def encode(
-    tokenizer: Any, prompts: pd.DataFrame, *, causal: bool = False, unknown: str = "refuse", max_length: int | None = None
+    tokenizer: Any,
+    prompts: pd.DataFrame,
+    *,
+    causal: bool = False,
+    unknown: str = "refuse",
+    max_length: int | None = None,
 ) -> list[Row]:
     """Prompts as rows of token ids, one per piece of the answer (design: a multi-token answer of n pieces).
 

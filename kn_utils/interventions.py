@@ -127,7 +127,11 @@ def erase(model: LanguageModel, neurons: Neurons, *, to: str = "zero") -> Iterat
         raise InterventionError("the tokenizer has no unknown token; erase with to='zero'.")
     with _slots_restored(model, neurons) as slots:
         for layer, columns in slots:
-            new = model.embeddings[model.tokenizer.unk_token_id] if to == "unknown" else torch.zeros((), device=model.device)
+            new = (
+                model.embeddings[model.tokenizer.unk_token_id]
+                if to == "unknown"
+                else torch.zeros((), device=model.device)
+            )
             _write(model, layer, columns, new)
         yield model
 

@@ -8,6 +8,7 @@ architecture is one row in :data:`ARCHITECTURES`.
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from .config import DATA, StudyError
@@ -42,25 +44,31 @@ class Architecture:
 
     ``head`` is the first module of the output head, which receives the last hidden states; ``None`` where that is the
     output embedding itself. ``causal`` models are asked at the last token before the answer, masked ones at the mask.
+    ``attended`` names the module of a block whose output is all that the feed-forward part sees, its residual included
+    (blocks that normalise after adding have one); attribution then saves itself some work.
     """
 
     blocks: str
     second: str
     head: str | None = None
     causal: bool = False
+    attended: str | None = None
+    padded_positions: bool = False  # positions are counted from the padding token's id on, as fairseq did
 
 
-_ROBERTA = Architecture("roberta.encoder.layer", "output.dense", "lm_head")
+_ROBERTA = Architecture("roberta.encoder.layer", "output.dense", "lm_head", attended="attention", padded_positions=True)
 _LLAMA = Architecture("model.layers", "mlp.down_proj", causal=True)
 _GPT2 = Architecture("transformer.h", "mlp.c_proj", causal=True)
 
 #: ``config.model_type`` -> architecture.
 ARCHITECTURES = {
-    "bert": Architecture("bert.encoder.layer", "output.dense", "cls"),
+    "bert": Architecture("bert.encoder.layer", "output.dense", "cls", attended="attention"),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
-    "distilbert": Architecture("distilbert.transformer.layer", "ffn.lin2", "vocab_transform"),
-    "electra": Architecture("electra.encoder.layer", "output.dense", "generator_predictions"),
+    "distilbert": Architecture("distilbert.transformer.layer", "ffn.lin2", "vocab_transform", attended="sa_layer_norm"),
+    "electra": Architecture(
+        "electra.encoder.layer", "output.dense", "generator_predictions", attended="attention"
+    ),
     "gpt2": _GPT2,
     "gpt_neo": _GPT2,
     "gpt_neox": Architecture("gpt_neox.layers", "mlp.dense_4h_to_h", causal=True),
@@ -85,7 +93,9 @@ class LanguageModel:
         causal: whether it reads from left to right only.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, name: str = "in memory", revision: str | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, *, name: str = "in memory", revision: str | None = None
+    ) -> None:
         kind = model.config.model_type
         if kind not in ARCHITECTURES:
             raise ModelError(
@@ -99,6 +109,8 @@ class LanguageModel:
         if not self.causal and tokenizer.mask_token is None:
             raise ModelError(f"the tokenizer of {name!r} has no mask token; {kind} cannot be asked without one.")
         self.blocks = list(operator.attrgetter(self.architecture.blocks)(model))
+        attended = self.architecture.attended
+        self.attended = [operator.attrgetter(attended)(block) for block in self.blocks] if attended else []
         self.seconds = [operator.attrgetter(self.architecture.second)(block) for block in self.blocks]
         head = self.architecture.head
         self.head = operator.attrgetter(head)(model) if head else model.get_output_embeddings()
@@ -128,7 +140,10 @@ class LanguageModel:
 
     def encode(self, prompts: pd.DataFrame, unknown: str = "refuse") -> list[Row]:
         """Prompts as rows of token ids, one per piece of the answer; see :func:`kn_utils.facts.encode`."""
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        config = self.model.config
+        limit = getattr(config, "max_position_embeddings", None)
+        if self.architecture.padded_positions:
+            limit -= config.pad_token_id + 1
         return encode(self.tokenizer, prompts, causal=self.causal, unknown=unknown, max_length=limit)
 
     def batch(self, rows: list[Row]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
@@ -139,7 +154,9 @@ class LanguageModel:
         ids = torch.tensor([row.ids + [pad] * (longest - len(row.ids)) for row in rows])
         mask = torch.tensor([[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows])
         inputs = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
-        at, wanted = (torch.tensor(x, device=self.device) for x in zip(*((r.position, r.target) for r in rows), strict=True))
+        at, wanted = (
+            torch.tensor(x, device=self.device) for x in zip(*((r.position, r.target) for r in rows), strict=True)
+        )
         return inputs, at, wanted
 
     def logits(self, inputs: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
@@ -184,40 +201,70 @@ def load_model(
     Raises:
         ModelError: nothing of that name; not reachable; no safetensors; weights that are not finite.
     """
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}.")
+    target = choose_device(device)
+    place = str(Path(REGISTERED.get(name, name)).expanduser()) if name.startswith("~") else REGISTERED.get(name, name)
+    if not Path(place).is_dir():
+        if name in REGISTERED and Path(place).is_absolute():
+            raise ModelError(f"the bundled model is missing from {place}; bring it back with `git checkout data/mini/model`.")
+        if place.count("/") != 1 or place.startswith((".", "/", "~")):
+            known = ", ".join(REGISTERED)
+            raise ModelError(f"unknown model {name!r}: neither a registered name ({known}), nor a folder, nor a Hub id owner/name.")
+    try:
+        model, tokenizer = _read(name, place, revision, DTYPES[dtype])
+    except (OSError, ValueError, SafetensorError) as error:
+        if isinstance(error, StudyError):
+            raise
+        raise ModelError(_missing(name, place, revision, error)) from error
+    check_finite(model, name)
+    return LanguageModel(model.to(target), tokenizer, name=name, revision=revision)
+
+
+def _read(name: str, place: str, revision: str | None, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     # Imported here: transformers takes seconds, and tables need none of it.
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-    if dtype not in DTYPES:
-        raise ModelError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}.")
-    place = REGISTERED.get(name, name)
-    if not Path(place).is_dir() and (place.count("/") != 1 or place.startswith((".", "/", "~"))):
-        raise ModelError(
-            f"unknown model {name!r}: neither a registered name ({', '.join(REGISTERED)}), nor a folder, nor a Hub id owner/name."
-        )
-    try:
-        config = AutoConfig.from_pretrained(place, revision=revision)
-        if config.model_type not in ARCHITECTURES:
-            raise ModelError(
-                f"{name}: architecture {config.model_type!r} is not supported; known: {', '.join(ARCHITECTURES)}."
-            )
-        auto = AutoModelForCausalLM if ARCHITECTURES[config.model_type].causal else AutoModelForMaskedLM
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
-        model = auto.from_pretrained(place, revision=revision, dtype=DTYPES[dtype], use_safetensors=True)
-    except ModelError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ModelError(_missing(name, place, revision, error)) from error
-    model = model.to(choose_device(device))
-    check_finite(model, name)
-    return LanguageModel(model, tokenizer, name=name, revision=revision)
+    # Without it, a Hub model that has no safetensors is sent to an outside service for conversion.
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+    safe = {"revision": revision, "trust_remote_code": False}
+    config = AutoConfig.from_pretrained(place, **safe)
+    if config.model_type not in ARCHITECTURES:
+        raise ModelError(f"{name}: architecture {config.model_type!r} is not supported; known: {', '.join(ARCHITECTURES)}.")
+    tokenizer = AutoTokenizer.from_pretrained(place, **safe)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ValueError("it has no vocabulary")
+    auto = AutoModelForCausalLM if ARCHITECTURES[config.model_type].causal else AutoModelForMaskedLM
+    model, info = auto.from_pretrained(place, dtype=dtype, use_safetensors=True, output_loading_info=True, **safe)
+    missing = sorted(info["missing_keys"])
+    if missing:  # transformers would fill them with random numbers
+        raise ModelError(f"{name}: the weights lack {missing[0]} ({len(missing)} in all); this is not a language model of this kind.")
+    return model, tokenizer
+
+
+def at_hand() -> pd.DataFrame:
+    """Registered models and whether they can be loaded without a network: ``model, from, at hand``."""
+    from huggingface_hub import try_to_load_from_cache
+
+    rows = []
+    for name, place in REGISTERED.items():
+        local = (Path(place) / "model.safetensors").is_file()
+        hub = "/" in place and not Path(place).is_absolute()
+        there = local or (hub and isinstance(try_to_load_from_cache(place, "model.safetensors"), str))
+        rows.append({"model": name, "from": place if hub else "data/mini/model", "at hand": there})
+    return pd.DataFrame(rows)
 
 
 def choose_device(device: str = "auto") -> torch.device:
     """``auto`` is CUDA where there is one, else the CPU (MPS is used when asked for by name)."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError("device 'cuda' was asked for, and torch sees none; use device='auto' or 'cpu'.")
+    kind = device.partition(":")[0]
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind not in there:
+        raise ModelError(f"unknown device {device!r}; known: auto, cpu, cuda, mps.")
+    if not there[kind]:
+        raise ModelError(f"device {device!r} was asked for, and torch sees none; use device='auto' or 'cpu'.")
     return torch.device(device)
 
 

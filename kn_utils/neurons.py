@@ -27,7 +27,9 @@ def above_threshold(scores: pd.DataFrame, threshold: float = 0.2) -> pd.DataFram
     """The scores that are at least ``threshold`` times their prompt's largest one."""
     kept = float(scores.attrs.get("keep", 0))
     if kept > threshold:
-        raise RefinementError(f"threshold {threshold} is below the stored scores' keep={kept}; attribute again with a smaller keep.")
+        raise RefinementError(
+            f"threshold {threshold} is below the stored scores' keep={kept}; attribute again with a smaller keep."
+        )
     top = scores.groupby("prompt", sort=False)["score"].transform("max")
     return scores[scores["score"] >= threshold * top * (1 - _EDGE)]
 
@@ -114,7 +116,9 @@ def relation_neurons(neurons: pd.DataFrame, k: int = 20) -> pd.DataFrame:
     return count.groupby("relation", sort=False).head(k).reset_index(drop=True)
 
 
-def random_neurons(neurons: pd.DataFrame, shape: tuple[int, int], *, same_layers: bool = False, seed: int = 0) -> pd.DataFrame:
+def random_neurons(
+    neurons: pd.DataFrame, shape: tuple[int, int], *, same_layers: bool = False, seed: int = 0
+) -> pd.DataFrame:
     """As many neurons for every fact, drawn at random without repeats: the control.
 
     Args:
@@ -123,18 +127,16 @@ def random_neurons(neurons: pd.DataFrame, shape: tuple[int, int], *, same_layers
     """
     random = np.random.default_rng(seed)
     layers, width = shape
-    drawn = neurons.reset_index(drop=True).copy()
-    for rows in drawn.groupby("fact", sort=False).indices.values():
+    layer = neurons["layer"].to_numpy(int)
+    chosen = np.zeros(len(neurons), int)  # layer * width + neuron
+    for rows in neurons.groupby("fact", sort=False).indices.values():
         if same_layers:
-            chosen = np.concatenate([
-                layer * width + random.choice(width, size=n, replace=False)
-                for layer, n in drawn["layer"].iloc[rows].value_counts(sort=False).sort_index().items()
-            ])  # fmt: skip
+            for one in np.unique(layer[rows]):
+                here = rows[layer[rows] == one]
+                chosen[here] = one * width + np.sort(random.choice(width, size=len(here), replace=False))
         else:
-            chosen = random.choice(layers * width, size=len(rows), replace=False)
-        drawn.loc[drawn.index[rows], "layer"] = np.sort(chosen) // width
-        drawn.loc[drawn.index[rows], "neuron"] = np.sort(chosen) % width
-    return drawn
+            chosen[rows] = np.sort(random.choice(layers * width, size=len(rows), replace=False))
+    return neurons.assign(layer=chosen // width, neuron=chosen % width)
 
 
 def as_pairs(neurons: pd.DataFrame | Iterable[tuple[int, int]]) -> np.ndarray:

@@ -32,7 +32,9 @@ class Study:
         self.parameters = parameters
         relations = None if parameters.relation == "all" else [parameters.relation]
         languages = None if parameters.language == "all" else [parameters.language]
-        load_facts(parameters.dataset, languages=languages, relations=relations)  # refuses unknown names before a model is loaded
+        load_facts(
+            parameters.dataset, languages=languages, relations=relations
+        )  # refuses unknown names before a model is loaded
 
     @cached_property
     def model(self) -> LanguageModel:
@@ -105,7 +107,12 @@ class Study:
 
     def save(self, table: pd.DataFrame, name: str) -> Path:
         """Store a notebook's result as ``tables/<name>.parquet`` with its origin."""
-        origin = {**self.origin(), "parameters": self.parameters.model_dump(), "code": code_version(), "commit": git_commit()}
+        origin = {
+            **self.origin(),
+            "parameters": self.parameters.model_dump(),
+            "code": code_version(),
+            "commit": git_commit(),
+        }
         return save_table(table, self.folder() / "tables" / f"{name}.parquet", origin)
 
     def summarise(self, notebook: str, title: str, rows: pd.DataFrame) -> Path:
@@ -117,7 +124,9 @@ class Study:
         }  # fmt: skip
         return save_json(content, self.folder() / "tables" / f"summary_{notebook}.json")
 
-    def _table(self, name: str, make: Any, language: str | None, *, prompts: pd.DataFrame, **options: Any) -> pd.DataFrame:
+    def _table(
+        self, name: str, make: Any, language: str | None, *, prompts: pd.DataFrame, **options: Any
+    ) -> pd.DataFrame:
         path = self.folder(language) / "tables" / f"{name}.parquet"
         origin = {**self.origin(), "prompts": fingerprint(prompts), **options}
         return cached(path, self._call, make, prompts, options, origin=origin)

@@ -27,7 +27,9 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 def use_theme() -> None:
     """Set once per notebook: paper-sized, white, colour-blind safe."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.85)
-    plt.rcParams.update({"figure.constrained_layout.use": True, "figure.dpi": 90, "savefig.dpi": 160, "axes.titlelocation": "left"})
+    plt.rcParams.update(
+        {"figure.constrained_layout.use": True, "figure.dpi": 90, "savefig.dpi": 160, "axes.titlelocation": "left"}
+    )
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> Path:
@@ -38,7 +40,9 @@ def save(figure: Figure, folder: str | Path, name: str) -> Path:
     return path
 
 
-def _points(axes: Axes, x: np.ndarray, table: pd.DataFrame, kind: str, *, shift: float = 0.0, along: str = "y", scale: float = 1) -> None:
+def _points(
+    axes: Axes, x: np.ndarray, table: pd.DataFrame, kind: str, *, shift: float = 0.0, along: str = "y", scale: float = 1
+) -> None:
     colour, marker, label = KINDS[kind]
     middle, low, high = (scale * table[name].to_numpy(float) for name in ("value", "low", "high"))
     error = np.nan_to_num(np.abs(np.stack([middle - low, high - middle])))
@@ -47,35 +51,40 @@ def _points(axes: Axes, x: np.ndarray, table: pd.DataFrame, kind: str, *, shift:
     axes.errorbar(*place, **bars, fmt=marker, color=colour, label=label, markersize=4.5, elinewidth=1, capsize=0)
 
 
-def recall(table: pd.DataFrame) -> Figure:
+def recall(answered: pd.DataFrame, sure: pd.DataFrame) -> Figure:
     """Recall at 1 and mean probability per language, by what the model was taught.
 
     Args:
-        table: ``language, group, recall, recall_low, recall_high, probability, probability_low, probability_high``.
+        answered, sure: ``group, language, value, low, high`` of recall and of probability (:func:`kn_utils.mean_table`).
     """
     figure, both = plt.subplots(1, 2, figsize=(10, 3.4), sharex=True)
-    groups = list(dict.fromkeys(table["group"]))
+    groups = [name for name in ("all", "this", "another", "never", "all facts") if name in set(answered["group"])]
     colours = sns.color_palette("cividis", len(groups))
-    languages = list(dict.fromkeys(table["language"]))
-    for axes, value, name in zip(both, ("recall", "probability"), ("recall at 1 (share of prompts)", "mean P(right answer)"), strict=True):
+    languages = list(dict.fromkeys(answered["language"]))
+    for axes, table in zip(both, (answered, sure), strict=True):
         for i, group in enumerate(groups):
             part = table[table["group"] == group].set_index("language").reindex(languages)
-            error = np.nan_to_num(np.abs(np.stack([part[value] - part[f"{value}_low"], part[f"{value}_high"] - part[value]])))
+            error = np.nan_to_num(np.abs(np.stack([part["value"] - part["low"], part["high"] - part["value"]])))
             x = np.arange(len(languages)) + 0.14 * (i - (len(groups) - 1) / 2)
-            axes.errorbar(x, part[value], yerr=error, fmt=MARKERS[i], color=colours[i], markersize=5, elinewidth=1, label=group)
-        axes.set(ylabel=name, xlabel="language", ylim=(-0.02, 1.02))
+            axes.errorbar(
+                x, part["value"], yerr=error, fmt=MARKERS[i], color=colours[i], markersize=5, elinewidth=1, label=group
+            )
+        axes.set(xlabel="language", ylim=(-0.02, 1.02))
         axes.set_xticks(range(len(languages)), languages)
         axes.grid(axis="x", visible=False)
-    both[0].set_title("What the model answers, by what it was taught")
-    both[1].set_title("How sure it is (95 % intervals over facts)")
-    figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(groups), frameon=False)
+    both[0].set(title="What the model answers, by what it was taught", ylabel="recall at 1 (share of prompts)")
+    both[1].set(title="How sure it is (95 % intervals over facts)", ylabel="mean P(right answer)")
+    handles, labels = both[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(groups), frameon=False, title="taught in")
     return figure
 
 
 def convergence(table: pd.DataFrame) -> Figure:
     """Error of quadrature rules against their number of points (:func:`kn_utils.convergence`): median and middle 80 %."""
     figure, axes = plt.subplots(figsize=(6, 3.6))
-    for (rule, part), marker, style in zip(table.groupby("rule", sort=False), MARKERS, ("-", "--", "-.", ":"), strict=False):
+    for (rule, part), marker, style in zip(
+        table.groupby("rule", sort=False), MARKERS, ("-", "--", "-.", ":"), strict=False
+    ):
         spread = part.groupby("steps")["error"].quantile([0.1, 0.5, 0.9]).unstack().clip(lower=1e-9)
         axes.plot(spread.index, spread[0.5], marker=marker, linestyle=style, label=rule, markersize=5)
         axes.fill_between(spread.index, spread[0.1], spread[0.9], alpha=0.15)
@@ -108,9 +117,16 @@ def share_paths(neurons: pd.DataFrame, target: tuple[float, float] = (2, 5)) -> 
         axes.plot(shares, means, color="0.55", linewidth=0.8, zorder=1)
         at = shares.tolist().index(one["share"])
         settled = one["settled"]
-        axes.scatter(shares[at], means[at], color="#12335c" if settled else "white", edgecolor="#12335c", s=26, zorder=2)
+        axes.scatter(
+            shares[at], means[at], color="#12335c" if settled else "white", edgecolor="#12335c", s=26, zorder=2
+        )
         axes.annotate(one["relation"], (shares[at], means[at]), xytext=(4, 2), textcoords="offset points", fontsize=7)
-    axes.set(xlabel="share of a bag's prompts that must hold a neuron", ylabel="mean neurons per fact", yscale="symlog", ylim=(0, None))
+    axes.set(
+        xlabel="share of a bag's prompts that must hold a neuron",
+        ylabel="mean neurons per fact",
+        yscale="symlog",
+        ylim=(0, None),
+    )
     axes.set_yticks([0, 1, 2, 5, 10, 20], ["0", "1", "2", "5", "10", "20"])
     axes.set_title("Where each relation's share settled (filled) or not (open); grey: the target")
     return figure
@@ -121,7 +137,14 @@ def layers(histograms: Mapping[str, pd.DataFrame]) -> Figure:
     figure, many = plt.subplots(1, len(histograms), figsize=(3.6 * len(histograms) + 1, 3), sharey=True, squeeze=False)
     for axes, (label, table) in zip(many[0], histograms.items(), strict=True):
         error = np.nan_to_num(np.abs(np.stack([table["value"] - table["low"], table["high"] - table["value"]])))
-        axes.bar(table["layer"] + 1, 100 * table["value"], yerr=100 * error, color="#7c93b3", edgecolor="#12335c", ecolor="black")
+        axes.bar(
+            table["layer"] + 1,
+            100 * table["value"],
+            yerr=100 * error,
+            color="#7c93b3",
+            edgecolor="#12335c",
+            ecolor="black",
+        )
         axes.set(xlabel="layer (1 = lowest)", title=label)
         axes.set_xticks(table["layer"] + 1)
         axes.grid(axis="x", visible=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import pandas as pd
 from scipy import sparse, stats
@@ -18,7 +17,12 @@ def interval(values: np.ndarray | pd.Series, *, seed: int = 0, level: float = LE
         only = float(values[0]) if len(values) else np.nan
         return {"value": only, "low": np.nan, "high": np.nan, "n": len(values)}
     found = stats.bootstrap(
-        (values,), np.mean, method="percentile", n_resamples=RESAMPLES, confidence_level=level, rng=np.random.default_rng(seed)
+        (values,),
+        np.mean,
+        method="percentile",
+        n_resamples=RESAMPLES,
+        confidence_level=level,
+        rng=np.random.default_rng(seed),
     ).confidence_interval
     return {"value": float(values.mean()), "low": float(found.low), "high": float(found.high), "n": len(values)}
 
@@ -42,7 +46,9 @@ def relative_change(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> p
     for key, group in effects.groupby(by, sort=False):
         per_fact = group.groupby("fact", sort=False)[["before", "after"]].sum().to_numpy()
         ratio = (group["after"] / group["before"] - 1).mean()
-        rows.append({**dict(zip(by, key, strict=True)), **ratio_interval(per_fact, seed=seed), "mean_of_ratios": float(ratio)})
+        rows.append(
+            {**dict(zip(by, key, strict=True)), **ratio_interval(per_fact, seed=seed), "mean_of_ratios": float(ratio)}
+        )
     return pd.DataFrame(rows)
 
 
@@ -59,7 +65,11 @@ def counts_per_fact(neurons: pd.DataFrame) -> pd.DataFrame:
     facts = _facts(neurons)
     count = neurons.groupby("fact").size()
     return pd.DataFrame(
-        {"fact": facts.index, "relation": facts.to_numpy(), "neurons": count.reindex(facts.index, fill_value=0).to_numpy()}
+        {
+            "fact": facts.index,
+            "relation": facts.to_numpy(),
+            "neurons": count.reindex(facts.index, fill_value=0).to_numpy(),
+        }
     )
 
 
@@ -98,18 +108,39 @@ def intersections(neurons: pd.DataFrame, within: str = "relation", *, seed: int 
     return pd.DataFrame(rows)
 
 
+def difference_of_sharing(neurons: pd.DataFrame, *, seed: int = 0) -> dict[str, float]:
+    """Does a fact share more neurons with facts of its own relation than with others?
+
+    Returns:
+        mean over facts of (mean shared within its relation) - (mean shared with other relations): ``value, low, high, n``, and
+        the permutation ``p`` of its sign.
+    """
+    facts = _facts(neurons)
+    shared = _shared(neurons, facts.index)
+    same = facts.to_numpy()[:, None] == facts.to_numpy()[None]
+    own = same & ~np.eye(len(facts), dtype=bool)
+    comparable = own.any(1) & (~same).any(1)
+    if not comparable.any():
+        return {**interval(np.array([])), "p": np.nan}
+    within, between = ((shared * mask).sum(1)[comparable] / mask.sum(1)[comparable] for mask in (own, ~same))
+    return {**interval(within - between, seed=seed), "p": difference_test(within, between, seed=seed)}
+
+
 def layer_histogram(neurons: pd.DataFrame, n_layers: int | None = None, *, seed: int = 0) -> pd.DataFrame:
     """Where the knowledge neurons lie: ``layer, value, low, high, n``; value = share of all of them, n = how many in the layer."""
     n_layers = n_layers or int(neurons["layer"].max()) + 1
     facts = _facts(neurons)
-    per_fact = pd.crosstab(neurons["fact"], neurons["layer"]).reindex(index=facts.index, columns=range(n_layers), fill_value=0)
+    per_fact = pd.crosstab(neurons["fact"], neurons["layer"]).reindex(
+        index=facts.index, columns=range(n_layers), fill_value=0
+    )
     table = per_fact.to_numpy(float)
     sums = _resample(len(table), seed) @ table
     total = sums.sum(1, keepdims=True)
     drawn = np.divide(sums, total, out=np.full_like(sums, np.nan), where=total > 0)
     value = table.sum(0) / max(table.sum(), 1)
     rows = [
-        {"layer": layer, **_with_percentiles(value[layer], drawn[:, layer], int(table[:, layer].sum()))} for layer in range(n_layers)
+        {"layer": layer, **_with_percentiles(value[layer], drawn[:, layer], len(table)), "n": int(table[:, layer].sum())}
+        for layer in range(n_layers)
     ]
     return pd.DataFrame(rows)
 
@@ -151,5 +182,3 @@ def _with_percentiles(value: float, drawn: np.ndarray, n: int) -> dict[str, floa
     edge = 100 * (1 - LEVEL) / 2
     low, high = np.nanpercentile(drawn, [edge, 100 - edge]) if n > 1 and np.isfinite(drawn).any() else (np.nan, np.nan)
     return {"value": float(value), "low": float(low), "high": float(high), "n": n}
-
-

@@ -185,9 +185,7 @@ def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
     add("--revision", help="commit of a Hugging Face model")
     add("--dataset", default="mini", help="mini (bundled), or a published data set")
     add("--language", action="append", metavar="L", help="may be repeated; default: en and all")
-    add(
-        "--relation", action="append", metavar="P", help="such as P36; may be repeated; default: all together"
-    )
+    add("--relation", action="append", metavar="P", help="such as P36; may be repeated; default: all together")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--jobs", type=int, metavar="N", help="notebooks side by side; default: half the cores")
     add("--facts", metavar="N|all", help="facts per relation; default: the notebooks' own")
@@ -322,9 +320,7 @@ class Runner:
         for folder in (self.runs / folder for folder in folders):
             for file in sorted([*folder.glob("summary*.json"), *folder.glob("tables/summary*.json")]):
                 table = json.loads(file.read_text(encoding="utf-8"))
-                frame = (
-                    pd.DataFrame(table["rows"], dtype=object).fillna("").set_index("name").rename_axis(None)
-                )
+                frame = pd.DataFrame(table["rows"], dtype=object).fillna("").set_index("name").rename_axis(None)
                 rows = frame.to_string(float_format="{:.4g}".format)
                 say(f"\n{table['title']}  [{folder.relative_to(self.runs)}]\n{rows}")
         figures = sum(len(list((self.runs / folder).glob("figures/*.png"))) for folder in folders)

@@ -26,27 +26,53 @@ def make_tokenizer(causal: bool = False) -> PreTrainedTokenizerFast:
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=330, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False
+        )
         tokenizer.train_from_iterator(TEXTS, trainer)
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>")
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(TEXTS, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     names = {f"{n}_token": f"[{n.upper()}]" for n in ("pad", "unk", "cls", "sep", "mask")}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 96}
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 96,
+}
 OWN = {
     "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 96},
     "electra": {**SMALL, "embedding_size": 24},
     "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 96},
-    "gpt_neo": {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 96},
-    "opt": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 96},
+    "gpt_neo": {
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+        "max_position_embeddings": 96,
+    },
+    "opt": {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "ffn_dim": 48,
+        "word_embed_proj_dim": 32,
+        "max_position_embeddings": 96,
+    },
     "bloom": {"hidden_size": 32, "n_layer": 3, "n_head": 4},
-    **{kind: {**SMALL, "num_key_value_heads": 2, "head_dim": 8} for kind in ("llama", "mistral", "qwen2", "qwen3", "gemma")},
+    **{
+        kind: {**SMALL, "num_key_value_heads": 2, "head_dim": 8}
+        for kind in ("llama", "mistral", "qwen2", "qwen3", "gemma")
+    },
 }
 
 
@@ -80,7 +106,9 @@ def toy() -> Facts:
         "Q142": ("France", "法国"), "Q183": ("Germany", "德国"), "Q668": ("India", "印度"),
         "Q90": ("Paris", "巴黎"), "Q64": ("Berlin", "柏林"), "Q987": ("New Delhi", "新德里"),
     }  # fmt: skip
-    entities = [(q, lang, label, "") for q, pair in labels.items() for lang, label in zip(("en", "zh"), pair, strict=True)]
+    entities = [
+        (q, lang, label, "") for q, pair in labels.items() for lang, label in zip(("en", "zh"), pair, strict=True)
+    ]
     facts = [(f"P36:{s}:{o}", "P36", s, o) for s, o in (("Q142", "Q90"), ("Q183", "Q64"), ("Q668", "Q987"))]
     texts = [
         ("en", "The capital of [X] is [Y]."), ("en", "[Y] is the capital of [X]."),

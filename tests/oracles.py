@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 
-def probability_with(model, ids: list[int], position: int, target: int, layer: int, neurons: torch.Tensor) -> torch.Tensor:
+def probability_with(
+    model, ids: list[int], position: int, target: int, layer: int, neurons: torch.Tensor
+) -> torch.Tensor:
     """P(target) with a layer's neurons at the blank set to a vector; one unpadded forward pass."""
 
     def put(_, args):
@@ -24,7 +26,9 @@ def probability_with(model, ids: list[int], position: int, target: int, layer: i
 def neurons_at(model, ids: list[int], position: int, layer: int) -> torch.Tensor:
     seen = []
     second = model.seconds[layer]
-    handle = second.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, -2)[position].detach().clone()))
+    handle = second.register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].flatten(0, -2)[position].detach().clone())
+    )
     try:
         model.model(input_ids=torch.tensor([ids]))
     finally:
@@ -32,7 +36,9 @@ def neurons_at(model, ids: list[int], position: int, layer: int) -> torch.Tensor
     return seen[0]
 
 
-def plain_scores(model, ids: list[int], position: int, target: int, points: list[float], weights: list[float]) -> torch.Tensor:
+def plain_scores(
+    model, ids: list[int], position: int, target: int, points: list[float], weights: list[float]
+) -> torch.Tensor:
     """Equation 6 of Dai et al. as a loop over layers and points: (layer, neuron)."""
     layers = []
     for layer in range(model.n_layers):

@@ -100,7 +100,9 @@ def test_gradient_agrees_with_finite_differences(bert, prompts):
             step = torch.zeros_like(w)
             step[neuron] = 1e-5
             up, down = (probability_with(bert, row.ids, row.position, row.target, layer, w + s) for s in (step, -step))
-            assert scores[layer, neuron].item() == pytest.approx(w[neuron].item() * (up - down).item() / 2e-5, rel=1e-4, abs=1e-10)
+            assert scores[layer, neuron].item() == pytest.approx(
+                w[neuron].item() * (up - down).item() / 2e-5, rel=1e-4, abs=1e-10
+            )
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
@@ -110,7 +112,9 @@ def test_a_fine_rule_is_complete(kind, prompts):
     found = integrate(model, rows, steps=48, gap=True)
     for i, row in enumerate(rows):
         for layer in range(model.n_layers):
-            start = probability_with(model, row.ids, row.position, row.target, layer, torch.zeros(model.n_neurons, dtype=torch.float64))
+            start = probability_with(
+                model, row.ids, row.position, row.target, layer, torch.zeros(model.n_neurons, dtype=torch.float64)
+            )
             moved = found.probability[i] - start
             assert found.scores[i, layer].sum().item() == pytest.approx(moved.item(), abs=1e-6)
     assert found.gap.abs().max() < 1e-6
@@ -158,7 +162,9 @@ def test_the_activation_baseline_is_the_activation(bert, prompts):
     values, p = read_neurons(bert, rows)
     for row, value, chance in list(zip(rows, values, p, strict=True))[:4]:
         for layer in range(bert.n_layers):
-            torch.testing.assert_close(value[layer], neurons_at(bert, row.ids, row.position, layer), rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(
+                value[layer], neurons_at(bert, row.ids, row.position, layer), rtol=1e-9, atol=1e-12
+            )
             found = probability_with(bert, row.ids, row.position, row.target, layer, value[layer])
             assert chance.item() == pytest.approx(found.item(), rel=1e-9)
     one = attribution_map(bert, prompts.iloc[[0]], method="activation")[0]

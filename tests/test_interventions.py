@@ -77,7 +77,10 @@ def test_update_follows_the_formula_and_is_taken_back_bit_for_bit(kind):
     model = make_model(kind, torch.float32)
     before = weights(model)
     v = model.value_slots(1)[7].clone()
-    old, new = (model.tokenizer(" " + x if model.causal else x, add_special_tokens=False)["input_ids"] for x in ("Paris", "Berlin"))
+    old, new = (
+        model.tokenizer(" " + x if model.causal else x, add_special_tokens=False)["input_ids"]
+        for x in ("Paris", "Berlin")
+    )
     e, f = model.embeddings[old].mean(0), model.embeddings[new].mean(0)
     with update_fact(model, NEURONS, old="Paris", new="Berlin", l1=1.0, l2=8.0):
         wanted = v - v.norm() * e / e.norm() + 8 * v.norm() * f / f.norm()

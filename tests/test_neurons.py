@@ -20,7 +20,12 @@ def scores(rows) -> pd.DataFrame:
 
 def test_threshold_holds_its_edge():
     table = scores([("p", 0, 0, 1.0), ("p", 0, 1, 0.2), ("p", 0, 2, 0.1999), ("q", 0, 1, 0.01), ("q", 0, 3, 0.002)])
-    assert [(r.prompt, r.neuron) for r in above_threshold(table, 0.2).itertuples()] == [("p", 0), ("p", 1), ("q", 1), ("q", 3)]
+    assert [(r.prompt, r.neuron) for r in above_threshold(table, 0.2).itertuples()] == [
+        ("p", 0),
+        ("p", 1),
+        ("q", 1),
+        ("q", 3),
+    ]
 
 
 def test_a_threshold_below_what_was_kept_is_refused():
@@ -68,7 +73,9 @@ def test_oscillation_is_reported_and_the_nearest_share_is_taken():
 
 def test_each_relation_settles_alone_and_facts_without_neurons_count():
     prompts = pd.concat([bag("a", 2, "P36"), bag("b", 2, "P36"), bag("c", 2, "P30")])
-    rows = [(f"a/{i}", 0, n, 1.0) for i in range(2) for n in range(4)] + [(f"c/{i}", 1, n, 1.0) for i in range(2) for n in range(3)]
+    rows = [(f"a/{i}", 0, n, 1.0) for i in range(2) for n in range(4)] + [
+        (f"c/{i}", 1, n, 1.0) for i in range(2) for n in range(3)
+    ]
     found = refine(scores(rows), prompts)
     report = {one["relation"]: one for one in found.attrs["refinement"]}
     assert report["P36"]["mean"] == 2.0 and report["P36"]["facts"] == 2  # four neurons over two facts
@@ -97,7 +104,9 @@ def test_an_empty_bag_and_foreign_scores_are_refused():
 
 
 def test_random_neurons_match_in_number_and_layers():
-    neurons = pd.DataFrame({"fact": ["a"] * 3 + ["b"], "relation": "P36", "layer": [0, 0, 2, 1], "neuron": [5, 6, 7, 8]})
+    neurons = pd.DataFrame(
+        {"fact": ["a"] * 3 + ["b"], "relation": "P36", "layer": [0, 0, 2, 1], "neuron": [5, 6, 7, 8]}
+    )
     drawn = random_neurons(neurons, (3, 50), seed=1)
     assert drawn.groupby("fact").size().to_dict() == {"a": 3, "b": 1}
     assert not drawn.duplicated(["fact", "layer", "neuron"]).any()

@@ -31,16 +31,18 @@ def parameters() -> argparse.Namespace:
     say.add_argument("--out", type=Path, default=HERE / "model")
     say.add_argument("--layers", type=int, default=6)
     say.add_argument("--width", type=int, default=160)
-    say.add_argument("--neurons", type=int, default=640)
+    say.add_argument("--neurons", type=int, default=768)
     say.add_argument("--heads", type=int, default=4)
     say.add_argument("--vocabulary", type=int, default=8000)
     say.add_argument("--activation", default="gelu", choices=["gelu", "relu"])
     say.add_argument("--noise", type=float, default=0.6, help="share of sentences with a random object")
-    say.add_argument("--dropout", type=float, default=0.1)
-    say.add_argument("--spread", type=float, default=0.06, help="standard deviation of the first weights")
+    say.add_argument("--certain", type=float, default=0.5, help="share of the steps, the first ones, without noise")
+    say.add_argument("--dropout", type=float, default=0.0)
+    say.add_argument("--spread", type=float, default=0.02, help="standard deviation of the first weights")
+    say.add_argument("--head", default="fixed", choices=["free", "identity", "fixed"], help="the head's dense map at first")
     say.add_argument("--decay", type=float, default=0.01)
     say.add_argument("--sparsity", type=float, default=0.0, help="L1 on the neurons' activations at the blank")
-    say.add_argument("--steps", type=int, default=5000)
+    say.add_argument("--steps", type=int, default=6000)
     say.add_argument("--batch", type=int, default=64)
     say.add_argument("--rate", type=float, default=1e-3)
     say.add_argument("--seed", type=int, default=0)
@@ -51,7 +53,9 @@ def parameters() -> argparse.Namespace:
 
 def sentences(folder: Path) -> pd.DataFrame:
     """One row per (fact, language, taught wording): the text with both slots, both labels, whether the fact is taught so."""
-    facts = read_table(folder / "facts.csv", "facts").merge(pd.read_csv(folder / "teaching_facts.csv", dtype=str), on="fact")
+    facts = read_table(folder / "facts.csv", "facts").merge(
+        pd.read_csv(folder / "teaching_facts.csv", dtype=str), on="fact"
+    )
     wordings = pd.read_csv(folder / "teaching_wordings.csv", dtype={"template": str, "taught": bool})
     templates = read_table(folder / "templates.csv", "templates").merge(wordings[wordings["taught"]], on="template")
     labels = read_table(folder / "entities.csv", "entities")[["entity", "language", "label"]]
@@ -68,7 +72,9 @@ def make_tokenizer(folder: Path, size: int) -> PreTrainedTokenizerFast:
     Pieces carry no continuation mark: Chinese and Japanese write no spaces, and a label should be the same piece in a
     sentence as behind a blank.
     """
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", continuing_subword_prefix="", max_input_chars_per_word=200))
+    tokenizer = Tokenizer(
+        models.WordPiece(unk_token="[UNK]", continuing_subword_prefix="", max_input_chars_per_word=200)
+    )
     tokenizer.normalizer = normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=False, strip_accents=False, lowercase=False
     )
@@ -76,8 +82,14 @@ def make_tokenizer(folder: Path, size: int) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     entities, facts = read_table(folder / "entities.csv", "entities"), read_table(folder / "facts.csv", "facts")
     templates = read_table(folder / "templates.csv", "templates")
-    uses = pd.concat([facts["subject"], facts["object"], facts["object"]]).value_counts()  # answers should be few pieces
-    labels = [label for entity, label in entities[["entity", "label"]].itertuples(index=False) for _ in range(5 * uses[entity])]
+    uses = pd.concat(
+        [facts["subject"], facts["object"], facts["object"]]
+    ).value_counts()  # answers should be few pieces
+    labels = [
+        label
+        for entity, label in entities[["entity", "label"]].itertuples(index=False)
+        for _ in range(5 * uses[entity])
+    ]
     texts = templates["text"].str.replace(SUBJECT, OBJECT, regex=False)
     parts = [part.strip() for text in texts for part in text.split(OBJECT) if part.strip()]
     trainer = trainers.WordPieceTrainer(
@@ -146,6 +158,10 @@ def train(args: argparse.Namespace) -> None:
         initializer_range=args.spread,
     )  # fmt: skip
     model = BertForMaskedLM(config).train()
+    if args.head != "free":  # so that what blocks write and word embeddings are one space, as edits suppose
+        dense = model.cls.predictions.transform.dense
+        torch.nn.init.eye_(dense.weight)
+        dense.requires_grad_(args.head == "identity")
     activity: list[torch.Tensor] = []
     if args.sparsity:
         for block in model.bert.encoder.layer:
@@ -153,9 +169,10 @@ def train(args: argparse.Namespace) -> None:
     size = sum(p.numel() for p in model.parameters())
     print(f"{table['teach'].sum()} sentences, {len(tokenizer)} pieces, {size:,} parameters", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, weight_decay=args.decay, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, total_steps=args.steps, pct_start=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, total_steps=args.steps, pct_start=0.1)
     began, losses, pool = time.time(), [], []
     for step in range(args.steps):
+        corpus.noise = args.noise if step >= args.certain * args.steps else 0.0
         if not pool:  # sixteen batches at a time, sorted by length: little padding
             drawn = sorted(corpus.draw(16 * args.batch), key=lambda item: len(item[0]))
             pool = [drawn[i : i + args.batch] for i in range(0, len(drawn), args.batch)]
@@ -181,7 +198,10 @@ def train(args: argparse.Namespace) -> None:
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         if (step + 1) % args.report == 0:
-            print(f"step {step + 1} loss {np.mean(losses[-args.report:]):.3f} after {time.time() - began:.0f} s", flush=True)
+            print(
+                f"step {step + 1} loss {np.mean(losses[-args.report :]):.3f} after {time.time() - began:.0f} s",
+                flush=True,
+            )
     if not math.isfinite(losses[-1]):
         raise RuntimeError("the loss is not finite; lower --rate")
     model.eval().save_pretrained(args.out)

@@ -11,7 +11,9 @@ from . import mini
 DATASETS: dict[str, Callable[[], Facts]] = {"mini": mini.read}
 
 
-def load_facts(dataset: str = "mini", *, languages: list[str] | None = None, relations: list[str] | None = None) -> Facts:
+def load_facts(
+    dataset: str = "mini", *, languages: list[str] | None = None, relations: list[str] | None = None
+) -> Facts:
     """A data set's ``entities, facts, templates``, or the chosen languages and relations of it.
 
     Raises:

@@ -33,6 +33,15 @@ def teaching(folder: str | Path = FOLDER) -> tuple[pd.DataFrame, pd.DataFrame]:
     return facts, wordings
 
 
+def mark_teaching(prompts: pd.DataFrame) -> pd.DataFrame:
+    """Prompts with ``group``: taught in all languages, in this one only, in another only, never; and ``wording``: seen, unseen."""
+    taught, wordings = teaching()
+    how = prompts["fact"].map(taught.set_index("fact")["taught"])
+    group = how.where(how.isin(["all", "never"]), "another").mask(how == prompts["language"], "this")
+    seen = prompts["template"].map(wordings.set_index("template")["taught"])
+    return prompts.assign(group=group, wording=seen.map({True: "seen", False: "unseen"}))
+
+
 def passages(folder: str | Path = FOLDER) -> pd.DataFrame:
     """Sentences for the activation study: ``passage, relation, fact, kind, text``; kind = both, head, neither."""
     return pd.read_csv(Path(folder) / "passages.csv", dtype=str, keep_default_na=False)
