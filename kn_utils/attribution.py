@@ -222,7 +222,7 @@ def _score_rows(model: LanguageModel, rows: list[Row], method: str, gap: bool, *
 
 
 def _score_prompts(
-    model: LanguageModel, prompts: pd.DataFrame, batch_size: int, method: str, gap: bool, unknown: str, **options: Any
+    model: LanguageModel, prompts: pd.DataFrame, batch_size: int | None, method: str, gap: bool, unknown: str, **options: Any
 ) -> Iterator[tuple[list[int], PassResult]]:
     """Batches of prompts of similar length: their row numbers in ``prompts`` and the mean over their answers' pieces.
 
@@ -235,6 +235,8 @@ def _score_prompts(
     rows_of: dict[int, list[Row]] = {}
     for row in model.encode(prompts, unknown):
         rows_of.setdefault(row.prompt, []).append(row)
+    # A processor's caches like few rows, an accelerator many.
+    batch_size = batch_size or (4 if model.device.type == "cpu" else 64)
     order = sorted(rows_of, key=lambda number: (len(rows_of[number][-1].ids), number))
     batch: list[int] = []
     for i, number in enumerate(order):
@@ -257,7 +259,7 @@ def _score_prompts(
 
 def attribution_map(
     model: LanguageModel, prompts: pd.DataFrame, *, method: str = "integrated-gradients", rule: str = "gauss-legendre",
-    steps: int = 4, baseline: str = "zero", layers: Sequence[int] | None = None, batch_size: int = 16,
+    steps: int = 4, baseline: str = "zero", layers: Sequence[int] | None = None, batch_size: int | None = None,
     unknown: str = "refuse",
 ) -> torch.Tensor:  # fmt: skip
     """Scores of every neuron for a few prompts: float32, shape (prompt, layer, neuron), on the CPU.
@@ -274,7 +276,7 @@ def attribution_map(
 
 def attribute(
     model: LanguageModel, prompts: pd.DataFrame, *, method: str = "integrated-gradients", rule: str = "gauss-legendre",
-    steps: int = 4, baseline: str = "zero", layers: Sequence[int] | None = None, keep: float = 0.1, batch_size: int = 16,
+    steps: int = 4, baseline: str = "zero", layers: Sequence[int] | None = None, keep: float = 0.1, batch_size: int | None = None,
     unknown: str = "refuse", progress: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
     """Scores of a table of prompts, those of at least ``keep`` times the prompt's maximum.
@@ -283,7 +285,7 @@ def attribute(
         method: ``integrated-gradients``; ``activation`` (score = activation, the papers' baseline); ``gradient-x-activation``.
         rule, steps: the quadrature rule; the papers' is ``rule="right", steps=20``.
         keep: kept fraction of the prompt's maximum, in (0, 1].
-        batch_size: rows (pieces of answers) per pass; it changes speed and memory, not scores.
+        batch_size: rows (pieces of answers) per pass; it changes speed and memory, not scores. ``None`` suits the device.
         unknown: ``"allow"`` to attribute to the unknown token where an answer cannot be written.
 
     Returns:
@@ -298,7 +300,7 @@ def attribute(
     summary = np.full((len(prompts), 3), np.nan)
     chosen = np.arange(model.n_layers) if layers is None else np.asarray(layers)
     options = {"rule": rule, "steps": steps, "baseline": baseline, "layers": layers}
-    with tqdm(total=len(prompts), unit="prompt", disable=not progress, desc=method) as bar:
+    with tqdm(total=len(prompts), unit="prompt", desc=method, **({} if progress else {"disable": True})) as bar:
         for batch, part in _score_prompts(model, prompts, batch_size, method, True, unknown, **options):
             # float64 here keeps "at least keep x maximum" the same decision in every batch
             scores = part.scores.double().cpu().numpy()
@@ -323,8 +325,8 @@ def attribute(
 
 
 def convergence(
-    model: LanguageModel, prompts: pd.DataFrame, rules: Sequence[tuple[str, int]], *, reference: int = 64,
-    threshold: float = 0.2, batch_size: int = 8,
+    model: LanguageModel, prompts: pd.DataFrame, rules: Sequence[tuple[str, int]], *, reference: int = 32,
+    threshold: float = 0.2, batch_size: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Error of rules against a fine Gauss-Legendre rule, per rule and prompt.
 

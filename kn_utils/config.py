@@ -53,7 +53,7 @@ class StudyParameters(BaseModel):
     out: str | None = None
     facts_per_relation: int | None = Field(16, ge=1)
     wordings: int | None = Field(None, ge=1)
-    batch_size: int = Field(32, ge=1)
+    batch_size: int | None = Field(None, ge=1)
 
     rule: Literal["right", "left", "midpoint", "gauss-legendre"] = "gauss-legendre"
     steps: int = Field(4, ge=1, le=1000)

@@ -77,7 +77,7 @@ def perplexity(probability: Sequence[float]) -> float:
 
 def effects(
     model: LanguageModel, prompts: pd.DataFrame, neurons: pd.DataFrame, *, operation: str = "suppress", factor: float | None = None,
-    kind: str = "knowledge", source: Sequence[str] | None = None, before: Sequence[float] | None = None, batch_size: int = 128,
+    kind: str = "knowledge", source: Sequence[str] | None = None, before: pd.DataFrame | None = None, batch_size: int = 128,
 ) -> pd.DataFrame:  # fmt: skip
     """Ask every prompt with and without its fact's neurons scaled; many facts share a batch.
 
@@ -85,10 +85,11 @@ def effects(
         operation: ``suppress`` (factor 0) or ``amplify`` (factor 2 unless given).
         kind: what the neurons are (knowledge, activation, random), for the table.
         source: the fact whose neurons act on each prompt; its own when left out (another relation's facts for the control).
-        before: probabilities already known, to save a pass.
+        before: :func:`answer_probability` of the prompts, where it is known already.
 
     Returns:
-        effects ``prompt, fact, operation, neurons, before, after`` for the prompts whose source has a neuron.
+        effects ``prompt, fact, operation, neurons, before, after`` for the prompts whose source has a neuron, and
+        ``right_before, right_after``: whether the right answer is the first choice.
     """
     if operation not in ("suppress", "amplify"):
         raise EvaluationError(f"operation={operation!r}; it is 'suppress' or 'amplify'.")
@@ -99,19 +100,19 @@ def effects(
     asked = prompts[has].reset_index(drop=True)
     if asked.empty:
         raise EvaluationError("none of these prompts' facts has a neuron; lower the threshold or the share.")
-    if before is None:
-        before = answer_probability(model, asked, batch_size=batch_size)["probability"]
-    else:
-        before = np.asarray(before)[has]
+    known = answer_probability(model, asked, batch_size=batch_size) if before is None else before[has]
     rows = model.encode(asked)
     acting = source[has]
-    p, _, _ = _ask(model, rows, batch_size, [sets[acting[row.prompt]] for row in rows], factor)
-    after = np.ones(len(asked))
-    np.multiply.at(after, [row.prompt for row in rows], p)
+    p, _, top = _ask(model, rows, batch_size, [sets[acting[row.prompt]] for row in rows], factor)
+    number = [row.prompt for row in rows]
+    after, right = np.ones(len(asked)), np.ones(len(asked), bool)
+    np.multiply.at(after, number, p)
+    np.logical_and.at(right, number, top == np.array([row.target for row in rows]))
     return pd.DataFrame(
         {
             "prompt": asked["prompt"], "fact": asked["fact"], "operation": operation, "neurons": kind,
-            "before": np.asarray(before), "after": after,
+            "before": known["probability"].to_numpy(), "after": after,
+            "right_before": known["correct"].to_numpy(), "right_after": right,
         }
     )  # fmt: skip
 
@@ -127,22 +128,6 @@ def other_relation(prompts: pd.DataFrame, neurons: pd.DataFrame, *, seed: int = 
             return None
         source[fact] = pool[random.integers(len(pool))]
     return prompts["fact"].map(source).to_numpy()
-
-
-def first_choice_kept(
-    model: LanguageModel, prompts: pd.DataFrame, neurons: pd.DataFrame, factor: float
-) -> dict[str, float]:
-    """Of prompts that are answered right, how many still are with their fact's neurons scaled: ``value, low, high, n`` facts."""
-    sets = {fact: group[["layer", "neuron"]].to_numpy(int) for fact, group in neurons.groupby("fact")}
-    right = answer_probability(model, prompts)["correct"].to_numpy() & prompts["fact"].isin(sets).to_numpy()
-    asked = prompts[right].reset_index(drop=True)
-    if asked.empty:
-        return interval(np.array([]))
-    rows = model.encode(asked)
-    _, rank, _ = _ask(model, rows, 128, [sets[asked["fact"][row.prompt]] for row in rows], factor)
-    kept = np.ones(len(asked), bool)
-    np.logical_and.at(kept, [row.prompt for row in rows], rank == 1)
-    return interval(pd.Series(kept, dtype=float).groupby(asked["fact"]).mean())
 
 
 def sample_updates(
@@ -201,7 +186,7 @@ def evaluate_updates(
     relation_of = prompts.drop_duplicates("fact").set_index("fact")["relation"]
     rows: list[dict[str, Any]] = []
     for update in tqdm(
-        updates.itertuples(), total=len(updates), disable=not progress, desc=f"update, {kind}", unit="edit"
+        updates.itertuples(), total=len(updates), **({} if progress else {"disable": True}), desc=f"update, {kind}", unit="edit"
     ):
         inside = relation_of.index[(relation_of == update.relation) & (relation_of.index != update.fact)]
         outside = relation_of.index[relation_of != update.relation]

@@ -224,7 +224,10 @@ def load_model(
 def _read(name: str, place: str, revision: str | None, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     # Imported here: transformers takes seconds, and tables need none of it.
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    if Path(place).is_dir():  # reading weights takes a second; a download keeps its bar
+        disable_progress_bar()
     # Without it, a Hub model that has no safetensors is sent to an outside service for conversion.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     safe = {"revision": revision, "trust_remote_code": False}
@@ -238,7 +241,7 @@ def _read(name: str, place: str, revision: str | None, dtype: torch.dtype) -> tu
     model, info = auto.from_pretrained(place, dtype=dtype, use_safetensors=True, output_loading_info=True, **safe)
     missing = sorted(info["missing_keys"])
     if missing:  # transformers would fill them with random numbers
-        raise ModelError(f"{name}: the weights lack {missing[0]} ({len(missing)} in all); this is not a language model of this kind.")
+        raise ModelError(f"{name}: the weights lack {missing[0]} ({len(missing)} in all); it is no whole language model.")
     return model, tokenizer
 
 

@@ -132,4 +132,5 @@ class Study:
         return cached(path, self._call, make, prompts, options, origin=origin)
 
     def _call(self, make: Any, prompts: pd.DataFrame, options: dict[str, Any]) -> pd.DataFrame:
-        return make(self.model, prompts, batch_size=self.parameters.batch_size, **options)
+        size = self.parameters.batch_size
+        return make(self.model, prompts, **({"batch_size": size} if size else {}), **options)

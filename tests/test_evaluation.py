@@ -24,7 +24,7 @@ from kn_utils.evaluation import (
     summarise_updates,
 )
 from kn_utils.facts import Facts, make_prompts
-from kn_utils.interventions import InterventionError
+from kn_utils.interventions import InterventionError, amplify
 from kn_utils.models import ARCHITECTURES
 
 
@@ -132,15 +132,26 @@ def test_effects_refuse_what_they_cannot_do(bert, prompts):
 
 def test_effects_use_the_probabilities_that_they_are_given(bert, prompts):
     neurons = neurons_for(prompts["fact"].iloc[-1])
-    before = np.linspace(0.1, 0.9, len(prompts))
+    before = answer_probability(bert, prompts).assign(probability=np.linspace(0.1, 0.9, len(prompts)), correct=True)
     table = effects(bert, prompts, neurons, before=before, operation="amplify", kind="random")
     own = (prompts["fact"] == neurons["fact"][0]).to_numpy()
-    assert table["before"].tolist() == before[own].tolist()
+    assert table["before"].tolist() == before["probability"][own].tolist() and table["right_before"].all()
     assert set(table["operation"]) == {"amplify"} and set(table["neurons"]) == {"random"}
     measured = effects(bert, prompts, neurons, operation="amplify")
     wanted = answer_probability(bert, prompts)["probability"][own].to_numpy()
     assert measured["before"].to_numpy() == pytest.approx(wanted, rel=1e-9)
     assert measured["after"].tolist() == table["after"].tolist()
+
+
+def test_effects_say_whether_the_first_choice_stays(bert, prompts):
+    neurons = neurons_for(prompts["fact"][0])
+    with amplify(bert, neurons, factor=50.0):
+        wanted = answer_probability(bert, prompts[prompts["fact"] == prompts["fact"][0]])["correct"]
+    # among eight answers some should be first choices, before or after
+    table = effects(bert, prompts, neurons, operation="amplify", factor=50.0)
+    assert table["right_after"].tolist() == wanted.tolist()
+    plain = answer_probability(bert, prompts[prompts["fact"] == prompts["fact"][0]])["correct"]
+    assert table["right_before"].tolist() == plain.tolist()
 
 
 def test_a_factor_of_one_has_no_effect(bert, prompts):

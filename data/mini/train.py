@@ -206,6 +206,8 @@ def train(args: argparse.Namespace) -> None:
         raise RuntimeError("the loss is not finite; lower --rate")
     model.eval().save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
+    settings = args.out / "tokenizer_config.json"  # the class's name in transformers 4, which 5 knows too
+    settings.write_text(settings.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast"))
     recipe = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k not in ("data", "out")}
     recipe |= {"sentences": int(table["teach"].sum()), "loss": round(float(np.mean(losses[-250:])), 4)}
     (args.out / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
