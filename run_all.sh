@@ -21,7 +21,7 @@ Options of the study:
   --relation P        such as P36; may be repeated (default: all relations together)
   --facts N|all       facts per relation (default: the notebooks' own)
   --device D          auto (default), cpu, cuda, cuda:1, mps
-  --jobs N            notebooks side by side (default: half the cores; 1 on a GPU)
+  --jobs N            notebooks side by side (default: half the cores, at least 2; 1 on a GPU)
   --notebooks NN ...  only these, such as 03 04, and what they need
   --runs FOLDER       where results go (default: runs/)
   --dry-run           only say what would run
@@ -96,7 +96,7 @@ part() {
 run_tests() {
   export HF_HUB_DISABLE_PROGRESS_BARS=1 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PREFER_ENV_PATH=1
   part "ruff" python -m ruff check .
-  part "pytest" python -m pytest tests
+  part "pytest" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile tests
   part "notebooks against their stored outputs (nbval)" python -m pytest --nbval --nbval-current-env \
     --nbval-cell-timeout 1200 --nbval-kernel-startup-timeout 180 --nbval-sanitize-with notebooks/nbval_sanitize.cfg notebooks
   say; say "== all parts"; printf '%s\n' "${results[@]}"
@@ -109,10 +109,11 @@ refresh() {
   for number in "${files[@]}"; do
     [ -f "$number" ] || fail "no notebook $number"
     say "Executing $number ..."
-    JUPYTER_PREFER_ENV_PATH=1 python -m nbconvert --log-level=WARN --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 \
+    TQDM_DISABLE=1 JUPYTER_PREFER_ENV_PATH=1 python -m nbconvert --log-level=WARN --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 \
       "$number" || fail "$number failed; it is left as it was."
     clean_notebooks "$number" || fail "could not clean $number"
   done
+  cp runs/mini/mini/*/figures/*.png figures/ && say "Pictures copied to figures/: look at them before you commit."
 }
 
 case ${1:-} in

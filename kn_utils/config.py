@@ -48,7 +48,7 @@ class StudyParameters(BaseModel):
     language: str = Field("en", pattern=r"^[a-z][a-z-]*$")
     relation: str = Field("all", pattern=r"^(all|P[0-9]+)$")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")
-    dtype: Literal["float32", "float64", "bfloat16"] = "float64"
+    dtype: Literal["auto", "float32", "float64", "bfloat16"] = "auto"
     seed: int = Field(0, ge=0)
     out: str | None = None
     facts_per_relation: int | None = Field(16, ge=1)

@@ -39,7 +39,13 @@ class Study:
     @cached_property
     def model(self) -> LanguageModel:
         p = self.parameters
-        return load_model(p.model, p.revision, device=p.device, dtype=p.dtype)
+        return load_model(p.model, p.revision, device=p.device, dtype=self.dtype)
+
+    @property
+    def dtype(self) -> str:
+        """``auto``: float64 for the bundled model, whose stored outputs are compared digit by digit; else float32."""
+        small = self.parameters.model == "mini" and self.parameters.device in ("auto", "cpu")
+        return ("float64" if small else "float32") if self.parameters.dtype == "auto" else self.parameters.dtype
 
     @cached_property
     def facts(self) -> Facts:
@@ -101,7 +107,7 @@ class Study:
         weights = sorted(place.glob("*.safetensors")) if place.is_dir() else []
         data = self.facts
         return {
-            "model": p.model, "revision": p.revision, "weights": fingerprint(*weights) if weights else None, "dtype": p.dtype,
+            "model": p.model, "revision": p.revision, "weights": fingerprint(*weights) if weights else None, "dtype": self.dtype,
             "dataset": p.dataset, "data": fingerprint(data.entities, data.facts, data.templates), "relation": p.relation,
         }  # fmt: skip
 

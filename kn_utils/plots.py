@@ -81,7 +81,7 @@ def recall(answered: pd.DataFrame, sure: pd.DataFrame) -> Figure:
 
 def convergence(table: pd.DataFrame) -> Figure:
     """Error of quadrature rules against their number of points (:func:`kn_utils.convergence`): median and middle 80 %."""
-    figure, axes = plt.subplots(figsize=(6, 3.6))
+    figure, axes = plt.subplots(figsize=(6.5, 3.6))
     for (rule, part), marker, style in zip(
         table.groupby("rule", sort=False), MARKERS, ("-", "--", "-.", ":"), strict=False
     ):
@@ -92,7 +92,7 @@ def convergence(table: pd.DataFrame) -> Figure:
     ticks = sorted(table["steps"].unique())
     axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
     axes.xaxis.minorticks_off()
-    axes.set_title("Four Gauss-Legendre points beat twenty equal steps")
+    axes.set_title("Error of quadrature rules against their cost (median, middle 80 % of prompts)")
     axes.legend(frameon=False, title="rule")
     return figure
 
@@ -101,34 +101,28 @@ def attribution(scores: np.ndarray, title: str) -> Figure:
     """The scores of one prompt, shape (layer, neuron): each layer's twelve largest, as a heat map."""
     top = -np.sort(-np.asarray(scores), axis=1)[:, :12]
     figure, axes = plt.subplots(figsize=(7, 2.8))
-    sns.heatmap(top, cmap="cividis", ax=axes, cbar_kws={"label": "score (share of P)"}, vmin=0)
-    axes.set(xlabel="neuron, by rank within its layer", ylabel="layer", title=title)
+    sns.heatmap(top, cmap="cividis", ax=axes, cbar_kws={"label": "score (part of P)"}, vmin=0)
+    axes.set(xlabel="neuron, by rank within its layer", ylabel="layer (0 = lowest)", title=title)
     axes.set_xticklabels(range(1, 13))
     axes.tick_params(axis="y", rotation=0)
     return figure
 
 
-def share_paths(neurons: pd.DataFrame, target: tuple[float, float] = (2, 5)) -> Figure:
-    """How the share settled: neurons per fact against the share, a line per relation."""
-    figure, axes = plt.subplots(figsize=(6.5, 3.6))
-    axes.axhspan(*target, color="0.9", zorder=0)
-    for one in neurons.attrs["refinement"]:
-        shares, means = np.array(one["tried"]).T
-        axes.plot(shares, means, color="0.55", linewidth=0.8, zorder=1)
-        at = shares.tolist().index(one["share"])
-        settled = one["settled"]
-        axes.scatter(
-            shares[at], means[at], color="#12335c" if settled else "white", edgecolor="#12335c", s=26, zorder=2
-        )
-        axes.annotate(one["relation"], (shares[at], means[at]), xytext=(4, 2), textcoords="offset points", fontsize=7)
-    axes.set(
-        xlabel="share of a bag's prompts that must hold a neuron",
-        ylabel="mean neurons per fact",
-        yscale="symlog",
-        ylim=(0, None),
-    )
-    axes.set_yticks([0, 1, 2, 5, 10, 20], ["0", "1", "2", "5", "10", "20"])
-    axes.set_title("Where each relation's share settled (filled) or not (open); grey: the target")
+def settled_shares(report: pd.DataFrame, target: tuple[float, float] = (2, 5)) -> Figure:
+    """Neurons per fact and the share that gave them, a row per relation (:func:`kn_utils.refinement_report`)."""
+    figure, axes = plt.subplots(figsize=(6.5, 1.1 + 0.24 * len(report)))
+    y = np.arange(len(report))[::-1]
+    axes.axvspan(*target, color="0.9", zorder=0, label=f"target, {target[0]} to {target[1]}")
+    for settled, face, label in ((True, "#12335c", "settled"), (False, "white", "did not settle")):
+        part = (report["settled"] == settled).to_numpy()
+        axes.scatter(report["mean"][part], y[part], s=36, color=face, edgecolor="#12335c", label=label, zorder=2)
+    for place, row in zip(y, report.itertuples(), strict=True):
+        axes.annotate(f"{row.share:.2f}", (row.mean, place), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(y, report["relation"])
+    axes.set(xlabel="mean neurons per fact (number beside: the share taken)", ylabel="relation")
+    axes.set_xlim(0, max(target[1], report["mean"].max()) * 1.12)
+    axes.set_title("Knowledge neurons per fact, and where the share settled")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -145,8 +139,8 @@ def layers(histograms: Mapping[str, pd.DataFrame]) -> Figure:
             edgecolor="#12335c",
             ecolor="black",
         )
-        axes.set(xlabel="layer (1 = lowest)", title=label)
-        axes.set_xticks(table["layer"] + 1)
+        axes.set(xlabel="layer (0 = lowest)", title=label)
+        axes.set_xticks(table["layer"])
         axes.grid(axis="x", visible=False)
     many[0][0].set_ylabel("knowledge neurons (%)")
     figure.suptitle("In which layers the knowledge neurons lie (95 % intervals over facts)", x=0.01, ha="left")
@@ -178,17 +172,24 @@ def changes(table: pd.DataFrame, title: str) -> Figure:
 
 
 def edit_sweep(table: pd.DataFrame) -> Figure:
-    """Success of edits and their cost against l2 (``l2, neurons, measure, value, low, high``)."""
+    """Success of edits and their cost against l2 (``l2, neurons, measure, value, low, high``), a panel per measure."""
     measures = list(dict.fromkeys(table["measure"]))
-    figure, many = plt.subplots(1, len(measures), figsize=(3.5 * len(measures), 3.2), squeeze=False)
+    figure, many = plt.subplots(1, len(measures), figsize=(3.1 * len(measures), 3.2), squeeze=False)
     for axes, measure in zip(many[0], measures, strict=True):
         kinds = [kind for kind in KINDS if kind in set(table["neurons"])]
         for i, kind in enumerate(kinds):
             part = table[(table["measure"] == measure) & (table["neurons"] == kind)].sort_values("l2")
             axes.plot(part["l2"], part["value"], color=KINDS[kind][0], linewidth=1)
-            _points(axes, part["l2"].to_numpy(float), part, kind, shift=0.15 * i)
-        axes.set(xlabel="l2 (length added towards the new answer)", ylabel=measure)
-    many[0][0].set_title("Edits through few neurons: more force, more success, more damage")
+            _points(axes, part["l2"].to_numpy(float), part, kind, shift=0.2 * i)
+        axes.set(xlabel="l2", title=measure, yscale="log" if "perplexity" in measure else "linear")
+        axes.set_xticks(part["l2"], [f"{value:g}" for value in part["l2"]])
+        if "perplexity" in measure:
+            axes.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+            axes.minorticks_off()
+        else:
+            axes.set_ylim(-0.03, 1.03)
+    many[0][0].set_ylabel("share of edits, or perplexity after / before")
+    figure.suptitle("Edits against their force l2 (95 % intervals over edits)", x=0.01, ha="left")
     handles, labels = many[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure

@@ -187,7 +187,7 @@ def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
     add("--language", action="append", metavar="L", help="may be repeated; default: en and all")
     add("--relation", action="append", metavar="P", help="such as P36; may be repeated; default: all together")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--jobs", type=int, metavar="N", help="notebooks side by side; default: half the cores")
+    add("--jobs", type=int, metavar="N", help="notebooks side by side; default: half the cores, at least 2")
     add("--facts", metavar="N|all", help="facts per relation; default: the notebooks' own")
     add("--notebooks", nargs="+", default=[], metavar="NN", help="only these (03 04) and what they need")
     add("--runs", default=str(RUNS), metavar="FOLDER", help="where results go; default: runs/")
@@ -197,7 +197,7 @@ def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     on_gpu = asked.device.startswith("cuda") or (asked.device == "auto" and shutil.which("nvidia-smi"))
     if asked.jobs is None:  # several models on one accelerator would fight for its memory
-        asked.jobs = 1 if on_gpu or cores <= 2 else cores // 2
+        asked.jobs = 1 if on_gpu else max(min(2, cores), cores // 2)
     if asked.jobs < 1:
         parser.error("argument --jobs: at least 1")
     if asked.model != "mini" and Path(asked.model).is_dir():  # notebooks run elsewhere

@@ -33,7 +33,7 @@ def test_an_unknown_name_is_refused_and_the_known_are_listed():
         ("relation", "P36x", "parameter relation='P36x': "),
         ("language", "EN", "parameter language='EN': "),
         ("device", "tpu", "parameter device='tpu': "),
-        ("dtype", "int8", r"parameter dtype='int8': Input should be 'float32', 'float64' or 'bfloat16'\."),
+        ("dtype", "int8", r"parameter dtype='int8': Input should be 'auto', 'float32', 'float64' or 'bfloat16'\."),
         ("steps", 0, "parameter steps=0: Input should be greater than or equal to 1"),
         ("steps", "many", "parameter steps='many': Input should be a valid integer"),
         ("rule", "simpson", "parameter rule='simpson': Input should be 'right'"),
