@@ -188,7 +188,7 @@ def edit_sweep(table: pd.DataFrame) -> Figure:
             axes.minorticks_off()
         else:
             axes.set_ylim(-0.03, 1.03)
-    many[0][0].set_ylabel("share of edits, or perplexity after / before")
+        axes.set_ylabel("after / before" if "perplexity" in measure else "share of edits")
     figure.suptitle("Edits against their force l2 (95 % intervals over edits)", x=0.01, ha="left")
     handles, labels = many[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)

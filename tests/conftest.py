@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pandas as pd
 import pytest
 import torch
@@ -21,7 +19,6 @@ TEXTS = [
 ]  # fmt: skip
 
 
-@cache
 def make_tokenizer(causal: bool = False) -> PreTrainedTokenizerFast:
     """WordPiece with a mask for masked models; byte-level BPE, as GPT-2 has, for causal ones."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
