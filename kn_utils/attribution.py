@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from .config import StudyError
+from .config import QUIET, StudyError
 from .facts import Row
 from .models import LanguageModel, by_row
 
@@ -300,7 +300,7 @@ def attribute(
     summary = np.full((len(prompts), 3), np.nan)
     chosen = np.arange(model.n_layers) if layers is None else np.asarray(layers)
     options = {"rule": rule, "steps": steps, "baseline": baseline, "layers": layers}
-    with tqdm(total=len(prompts), unit="prompt", desc=method, **({} if progress else {"disable": True})) as bar:
+    with tqdm(total=len(prompts), unit="prompt", desc=method, disable=not progress or QUIET) as bar:
         for batch, part in _score_prompts(model, prompts, batch_size, method, True, unknown, **options):
             # float64 here keeps "at least keep x maximum" the same decision in every batch
             scores = part.scores.double().cpu().numpy()

@@ -18,6 +18,9 @@ DATA = ROOT / "data"
 FIGURES = ROOT / "figures"
 RUNS = Path(os.environ.get("KN_RUNS", ROOT / "runs"))
 
+#: No progress bars: notebooks whose outputs are stored are run so (tqdm reads this itself, but not in notebooks).
+QUIET = os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+
 #: The six languages of the study, in the order of its tables and figures.
 LANGUAGES = ("en", "nl", "ja", "vi", "zh", "ko")
 

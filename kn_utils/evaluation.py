@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from .config import StudyError
+from .config import QUIET, StudyError
 from .facts import Row, answer_pieces
 from .interventions import scale, update_fact
 from .models import LanguageModel
@@ -186,7 +186,7 @@ def evaluate_updates(
     relation_of = prompts.drop_duplicates("fact").set_index("fact")["relation"]
     rows: list[dict[str, Any]] = []
     for update in tqdm(
-        updates.itertuples(), total=len(updates), **({} if progress else {"disable": True}), desc=f"update, {kind}", unit="edit"
+        updates.itertuples(), total=len(updates), disable=not progress or QUIET, desc=f"update, {kind}", unit="edit"
     ):
         inside = relation_of.index[(relation_of == update.relation) & (relation_of.index != update.fact)]
         outside = relation_of.index[relation_of != update.relation]
