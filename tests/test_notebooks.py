@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 
@@ -151,6 +152,13 @@ def test_colab_cell_is_the_same_everywhere_and_precedes_the_parameters():
     for name in NAMES:
         sources = [cell.source for cell in read(name).cells]
         assert sources.index(cells[name][0]) < sources.index(tagged(read(name), "parameters")[0].source)
+
+
+def test_colab_cell_has_the_address_that_pyproject_gives():
+    cell = bootstrap_cells(read("00_setup_check"))[0]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    address = re.search(r'"KN_REPOSITORY", "(.*?)"', cell)[1]
+    assert address == project["tool"]["kn_utils"]["repository"]
 
 
 # Running them
