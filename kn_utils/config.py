@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
-FIGURES = ROOT / "figures"
 RUNS = Path(os.environ.get("KN_RUNS", ROOT / "runs"))
 
 #: No progress bars: notebooks whose outputs are stored are run so (tqdm reads this itself, but not in notebooks).
