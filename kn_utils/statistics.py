@@ -96,7 +96,9 @@ def intersections(neurons: pd.DataFrame, within: str = "relation", *, seed: int 
         left = np.flatnonzero(member)
         right = np.flatnonzero(member | (within == "other"))
         mask = pairs[np.ix_(left, right)].astype(float)
-        if mask.sum() == 0:
+        if mask.sum() == 0:  # one relation only, or one fact of it: nothing to compare with
+            if relation == "all":
+                rows.append({"relation": relation, "value": np.nan, "low": np.nan, "high": np.nan, "n": int(member.sum())})
             continue
         weights = _resample(len(facts), seed)
         a, b = weights[:, left], weights[:, right]

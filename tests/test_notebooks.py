@@ -196,6 +196,15 @@ def test_attribution_runs_alone_with_other_parameters(tmp_path):
 
 
 @pytest.mark.slow
+def test_statistics_run_for_one_relation_too(tmp_path):
+    options = ["-p", "relation", "P36", "-p", "facts_per_relation", "2", "-p", "out", str(tmp_path / "results")]
+    done = papermill("05_statistics", tmp_path / "out.ipynb", *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    table = pd.read_parquet(tmp_path / "results" / "tables" / "table_2.parquet")
+    assert table.loc[table["measure"] == "shared between relations", "value"].isna().all()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value", "named"),
     [

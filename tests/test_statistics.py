@@ -285,3 +285,10 @@ def test_difference_is_found_where_there_is_one_and_only_there():
     noise = first + random.normal(size=60)
     assert difference_test(first, noise - (noise - first).mean()) > 0.9
     assert difference_test(first, noise, seed=1) == difference_test(first, noise, seed=1)
+
+
+def test_one_relation_has_no_other_to_share_with():
+    neurons = pd.DataFrame({"fact": ["a", "b"], "relation": "P36", "layer": 0, "neuron": 1})
+    (row,) = intersections(neurons, "other").to_dict("records")
+    assert row["relation"] == "all" and np.isnan(row["value"]) and row["n"] == 2
+    assert intersections(neurons)["value"][0] == 1
