@@ -132,7 +132,7 @@ def layers(histograms: Mapping[str, pd.DataFrame]) -> Figure:
     for axes, (label, table) in zip(many[0], histograms.items(), strict=True):
         error = np.nan_to_num(np.abs(np.stack([table["value"] - table["low"], table["high"] - table["value"]])))
         axes.bar(
-            table["layer"] + 1,
+            table["layer"],
             100 * table["value"],
             yerr=100 * error,
             color="#7c93b3",
