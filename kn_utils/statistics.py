@@ -73,32 +73,42 @@ def counts_per_fact(neurons: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def intersections(neurons: pd.DataFrame, within: str = "relation", *, seed: int = 0) -> pd.DataFrame:
+def intersections(
+    neurons: pd.DataFrame, within: str = "relation", *, pool: str = "pairs", seed: int = 0
+) -> pd.DataFrame:
     """Mean number of neurons that two facts share, over all pairs of facts (exact, no sampling of pairs).
 
     Args:
         within: ``"relation"``: pairs of facts of one relation; ``"other"``: pairs of facts of different relations.
+        pool: ``"pairs"``: every pair counts alike; ``"relations"``: for a fact, every other relation counts alike,
+            however many facts it has. The papers' Table II pools pairs within relations, and between relations draws
+            the other relation first: there its number is that of ``"relations"``.
 
     Returns:
-        ``relation, value, low, high, n`` per relation and for ``all`` (pooled over pairs, as in the papers' Table II);
-        n facts, intervals from resampling facts.
+        ``relation, value, low, high, n`` per relation and for ``all``; n facts, intervals from resampling facts.
     """
     if within not in ("relation", "other"):
         raise ValueError(f"within={within!r}; it is 'relation' or 'other'.")
+    if pool not in ("pairs", "relations"):
+        raise ValueError(f"pool={pool!r}; it is 'pairs' or 'relations'.")
     facts = _facts(neurons)
     shared = _shared(neurons, facts.index)
     same = facts.to_numpy()[:, None] == facts.to_numpy()[None]
-    pairs = (same if within == "relation" else ~same) & ~np.eye(len(facts), dtype=bool)
+    pairs = ((same if within == "relation" else ~same) & ~np.eye(len(facts), dtype=bool)).astype(float)
+    if pool == "relations":
+        pairs /= facts.groupby(facts).transform("size").to_numpy()
     groups = {"all": np.ones(len(facts), bool)}
     groups |= {relation: (facts == relation).to_numpy() for relation in dict.fromkeys(facts)}
     rows = []
     for relation, member in groups.items():
         left = np.flatnonzero(member)
         right = np.flatnonzero(member | (within == "other"))
-        mask = pairs[np.ix_(left, right)].astype(float)
+        mask = pairs[np.ix_(left, right)]
         if mask.sum() == 0:  # one relation only, or one fact of it: nothing to compare with
             if relation == "all":
-                rows.append({"relation": relation, "value": np.nan, "low": np.nan, "high": np.nan, "n": int(member.sum())})
+                rows.append(
+                    {"relation": relation, "value": np.nan, "low": np.nan, "high": np.nan, "n": int(member.sum())}
+                )
             continue
         weights = _resample(len(facts), seed)
         a, b = weights[:, left], weights[:, right]
@@ -141,7 +151,11 @@ def layer_histogram(neurons: pd.DataFrame, n_layers: int | None = None, *, seed:
     drawn = np.divide(sums, total, out=np.full_like(sums, np.nan), where=total > 0)
     value = table.sum(0) / max(table.sum(), 1)
     rows = [
-        {"layer": layer, **_with_percentiles(value[layer], drawn[:, layer], len(table)), "n": int(table[:, layer].sum())}
+        {
+            "layer": layer,
+            **_with_percentiles(value[layer], drawn[:, layer], len(table)),
+            "n": int(table[:, layer].sum()),
+        }
         for layer in range(n_layers)
     ]
     return pd.DataFrame(rows)

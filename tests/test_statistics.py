@@ -106,6 +106,23 @@ def test_intersections_against_a_loop_over_pairs(random_neurons_table, within):
     assert table.to_dict() == pytest.approx({name: np.mean(shared) for name, shared in wanted.items()})
 
 
+def test_other_relations_can_count_alike_however_large_they_are(random_neurons_table):
+    # as the released code draws them: first the other relation, then one of its facts
+    own, relation_of = held_by(random_neurons_table), random_neurons_table.attrs["facts"]
+    kept = {fact: name for i, (fact, name) in enumerate(relation_of.items()) if name != "P2" or i < 9}
+    random_neurons_table = random_neurons_table[random_neurons_table["fact"].isin(kept)]
+    random_neurons_table.attrs["facts"] = kept
+    expected = []
+    for one in kept:
+        others = {name: [o for o in kept if kept[o] == name] for name in {"P0", "P1", "P2"} - {kept[one]}}
+        expected.append(np.mean([np.mean([len(own[one] & own[o]) for o in same]) for same in others.values()]))
+    alike = intersections(random_neurons_table, "other", pool="relations").iloc[0]
+    assert alike["value"] == pytest.approx(np.mean(expected)) and alike["low"] < alike["value"] < alike["high"]
+    assert abs(alike["value"] - intersections(random_neurons_table, "other")["value"][0]) > 1e-3
+    with pytest.raises(ValueError, match="'facts'; it is 'pairs' or 'relations'"):
+        intersections(random_neurons_table, pool="facts")
+
+
 def test_the_interval_of_an_intersection_resamples_facts(random_neurons_table):
     # by a loop over the pairs of the facts drawn (a fact that is drawn twice is no pair with itself)
     own, relation_of = held_by(random_neurons_table), random_neurons_table.attrs["facts"]
