@@ -10,12 +10,12 @@ _ROOMS = {
     "attribution": "attribute attribution_map convergence",
     "config": "ParameterError StudyParameters",
     "evaluation": "answer_probability effects evaluate_updates perplexity sample_updates",
-    "facts": "DataError Facts find_problems make_prompts",
+    "facts": "DataError Facts coverage find_problems make_prompts",
     "interventions": "amplify erase suppress update_fact",
     "models": "LanguageModel ModelError load_model",
     "neurons": "random_neurons refine refinement_report relation_neurons",
     "pipeline": "Study",
-    "sources": "load_facts",
+    "sources": "load_facts load_passages",
     "statistics": "counts_per_fact intersections layer_histogram mean_table relative_change",
 }
 _PLACE = {name: room for room, names in _ROOMS.items() for name in names.split()}

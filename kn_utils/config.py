@@ -102,9 +102,9 @@ class StudyParameters(BaseModel):
 
 
 def run_folder(model: str, dataset: str, language: str, relation: str = "all") -> Path:
-    """``runs/<model>/<dataset>/<language>[/<relation>]``; a Hub id's slash is written ``--``."""
+    """``runs/<model>/<dataset>/<language>[/<relation>]``; a Hub id's slash and a data set's colon are written ``--``."""
     name = Path(model).expanduser().resolve().name if Path(model).expanduser().is_dir() else model
-    folder = RUNS / name.replace("/", "--") / dataset / language
+    folder = RUNS / name.replace("/", "--") / dataset.replace("/", "--").replace(":", "--") / language
     return folder if relation == "all" else folder / relation
 
 

@@ -1,7 +1,7 @@
 """Facts and prompts: the tables everything starts from, their checks, and filling wordings.
 
     entities   entity, language, label, aliases
-    facts      fact, relation, subject, object           fact = "P36:Q142:Q90"
+    facts      fact, relation, subject, object           fact = "P36:Q142:Q90"; sometimes masked: the side to ask for
     templates  relation, language, template, text        text holds [X] and [Y]
     prompts    prompt, fact, relation, language, template, text, answer, masked
 
@@ -11,6 +11,7 @@ belongs to no tokenizer; :func:`encode` turns it into rows of token ids for one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,7 @@ class Facts:
     def select(self, languages: list[str] | None = None, relations: list[str] | None = None) -> Facts:
         """Only these languages and relations; an unknown one is an error that lists the known."""
         for name, asked, known in (("language", languages, self.languages), ("relation", relations, self.relations)):
-            for one in asked or []:
-                if one not in known:
-                    raise DataError(f"unknown {name} {one!r} in data set {self.dataset!r}; known: {', '.join(known)}.")
+            refuse_unknown(self.dataset, name, asked or [], known)
         entities, facts, templates = self.entities, self.facts, self.templates
         if languages is not None:
             entities = entities[entities["language"].isin(languages)]
@@ -77,6 +76,13 @@ class Facts:
             templates = templates[templates["relation"].isin(relations)]
         tables = (table.reset_index(drop=True) for table in (entities, facts, templates))
         return Facts(self.dataset, *tables, self.origin)
+
+
+def refuse_unknown(dataset: str, kind: str, asked: Iterable[str], known: Sequence[str]) -> None:
+    """An error that lists the known languages, relations or options if one of those asked for is none of them."""
+    for one in asked:
+        if one not in known:
+            raise DataError(f"unknown {kind} {one!r} in data set {dataset!r}; known: {', '.join(known) or 'none'}.")
 
 
 def relation_number(relation: str) -> int:
@@ -140,7 +146,12 @@ def find_problems(data: Facts) -> list[str]:
 
 
 def make_prompts(
-    facts: Facts, language: str = "en", relation: str = "all", *, wordings: int | None = None, masked: str = "object"
+    facts: Facts,
+    language: str = "en",
+    relation: str = "all",
+    *,
+    wordings: int | None = None,
+    masked: str | None = None,
 ) -> pd.DataFrame:
     """Fill the wordings of a language (or of ``"all"``) with the facts' labels.
 
@@ -150,7 +161,8 @@ def make_prompts(
         relation: one relation, or ``"all"``.
         wordings: at most so many wordings per language, the first ones; ``None`` takes all.
             ``language="all", wordings=1`` is the shape of the multilingual paper's data.
-        masked: ``"object"`` (the blank is ``[Y]``) or ``"subject"`` (the blank is ``[X]``).
+        masked: ``"object"`` (the blank is ``[Y]``) or ``"subject"`` (the blank is ``[X]``). ``None``: what the data
+            set says of each fact (its column ``masked``), the object where it says nothing.
 
     Returns:
         prompts, sorted by fact, then language and wording. A fact without a label in a language has no prompt there.
@@ -158,7 +170,7 @@ def make_prompts(
     Raises:
         DataError: unknown language or relation; a wording without its slots.
     """
-    if masked not in ("object", "subject"):
+    if masked not in (None, "object", "subject"):
         raise DataError(f"masked={masked!r}; it is 'object' or 'subject'.")
     chosen = facts.select(None if language == "all" else [language], None if relation == "all" else [relation])
     templates = chosen.templates
@@ -169,22 +181,42 @@ def make_prompts(
         templates = templates[templates.groupby(["relation", "language"]).cumcount() < wordings]
     labels = chosen.entities.loc[chosen.entities["label"] != "", ["entity", "language", "label"]]
     order = chosen.facts.assign(_fact=range(len(chosen.facts)))
+    if masked is not None or "masked" not in order:
+        order = order.assign(masked=masked or "object")
     table = order.merge(templates.assign(_wording=range(len(templates))), on="relation")
     for role in ("subject", "object"):
         side = labels.rename(columns={"entity": role, "label": f"{role}_label"})
         table = table.merge(side, on=[role, "language"])
     table = table.sort_values(["_fact", "_wording"], kind="stable").reset_index(drop=True)
-    slot, shown, answer = (
-        (SUBJECT, "subject_label", "object_label") if masked == "object" else (OBJECT, "object_label", "subject_label")
-    )
-    text = [t.replace(slot, label) for t, label in zip(table["text"], table[shown], strict=True)]
-    prompt = table["fact"] + "/" + table["template"] + ("" if masked == "object" else "/subject")
+    by_object = table["masked"] == "object"
+    slot = by_object.map({True: SUBJECT, False: OBJECT})
+    shown = table["subject_label"].where(by_object, table["object_label"])
+    text = [t.replace(s, label) for t, s, label in zip(table["text"], slot, shown, strict=True)]
     return pd.DataFrame(
         {
-            "prompt": prompt, "fact": table["fact"], "relation": table["relation"], "language": table["language"],
-            "template": table["template"], "text": text, "answer": table[answer], "masked": masked,
+            "prompt": table["fact"] + "/" + table["template"] + by_object.map({True: "", False: "/subject"}),
+            "fact": table["fact"], "relation": table["relation"], "language": table["language"],
+            "template": table["template"], "text": pd.Series(text, dtype=table["text"].dtype),
+            "answer": table["object_label"].where(by_object, table["subject_label"]), "masked": table["masked"],
         }
     )  # fmt: skip
+
+
+def coverage(facts: Facts) -> pd.DataFrame:
+    """How much can be asked, per relation and language: ``relation, language, facts, answers, wordings, prompts``.
+
+    ``facts`` counts those with both labels in a language that has a wording, ``answers`` their different objects;
+    a row for every relation and language, zeros included.
+    """
+    wordings = facts.templates.groupby(["relation", "language"]).size()
+    labels = facts.entities.loc[facts.entities["label"] != "", ["entity", "language"]]
+    both = facts.facts.merge(labels.rename(columns={"entity": "subject"}), on="subject")
+    both = both.merge(labels.rename(columns={"entity": "object"}), on=["object", "language"])
+    found = both.groupby(["relation", "language"]).agg(facts=("fact", "size"), answers=("object", "nunique"))
+    grid = pd.MultiIndex.from_product([facts.relations, facts.languages], names=["relation", "language"])
+    table = found.reindex(grid, fill_value=0).assign(wordings=wordings.reindex(grid, fill_value=0))
+    table.loc[table["wordings"] == 0, ["facts", "answers"]] = 0
+    return table.assign(prompts=table["facts"] * table["wordings"]).reset_index()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..config import DATA
-from ..facts import DataError, Facts, find_problems, read_table
+from ..facts import DataError, Facts, find_problems, read_table, refuse_unknown
 
 FOLDER = DATA / "mini"
 
@@ -23,6 +23,11 @@ def read(folder: str | Path = FOLDER) -> Facts:
     if problems:
         raise DataError(f"{folder}: {len(problems)} problems, the first: {problems[0]}.")
     return data
+
+
+def load(languages: list[str] | None = None, relations: list[str] | None = None) -> Facts:
+    """The bundled facts, or the chosen languages and relations of them."""
+    return read().select(languages, relations)
 
 
 def teaching(folder: str | Path = FOLDER) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -42,6 +47,10 @@ def mark_teaching(prompts: pd.DataFrame) -> pd.DataFrame:
     return prompts.assign(group=group, wording=seen.map({True: "seen", False: "unseen"}))
 
 
-def passages(folder: str | Path = FOLDER) -> pd.DataFrame:
+def passages(relations: list[str] | None = None, folder: str | Path = FOLDER) -> pd.DataFrame:
     """Sentences for the activation study: ``passage, relation, fact, kind, text``; kind = both, head, neither."""
-    return pd.read_csv(Path(folder) / "passages.csv", dtype=str, keep_default_na=False)
+    table = pd.read_csv(Path(folder) / "passages.csv", dtype=str, keep_default_na=False)
+    if relations is None:
+        return table
+    refuse_unknown("mini", "relation", relations, list(table["relation"].unique()))
+    return table[table["relation"].isin(relations)].reset_index(drop=True)
