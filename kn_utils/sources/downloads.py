@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from ..config import QUIET
 from ..facts import DataError
 from .catalogue import COLLECTIONS, Collection, RemoteFile, index
-from .transfer import TIMEOUT, TransferError, bring, digest
+from .transfer import TIMEOUT, TransferError, bring, cause, digest
 
 __all__ = [
     "COLLECTIONS", "Collection", "DownloadError", "RemoteFile",
@@ -65,6 +65,8 @@ def fetch(collection: Collection, files: Sequence[RemoteFile], *, progress: bool
     """
     root = cache_folder()
     places = [_inside(root, file.path) for file in files]
+    if not places:
+        return []
     notes = _Notes(root, collection.name)
     if missing := notes.missing(files):
         with _writing(root), _alone(root, collection.name):
@@ -97,7 +99,10 @@ def fetch_members(
     places = [_inside(root, name) for name in members]
     missing = [name for name, place in zip(members, places, strict=True) if not place.is_file()]
     if missing:
-        (packed,) = fetch(collection, [archive], progress=progress)
+        try:
+            (packed,) = fetch(collection, [archive], progress=progress)
+        except DownloadError as error:
+            raise DownloadError(f"{error}\nOr put what it holds under {root}, first {missing[0]}.") from None
         with _writing(root):
             _unpack(packed, missing, root)
     _announce(collection, _Notes(root, collection.name))
@@ -166,7 +171,7 @@ class _Notes:
         self.whole: dict[str, list[Any]] = {}
         self.told = False
         self._changed = False
-        with suppress(OSError, ValueError, AttributeError, TypeError):  # a broken note is no note
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a broken note is no note
             stored = json.loads(self.place.read_text(encoding="utf-8"))
             self.whole, self.told = dict(stored["whole"]), bool(stored["told"])
 
@@ -208,8 +213,11 @@ class _Notes:
 
 def _bring(root: Path, collection: Collection, missing: list[RemoteFile], notes: _Notes, progress: bool) -> None:
     """Download what is missing, several files at once; the first failure ends it all."""
-    for tree in {file.checksum.partition(":")[2] for file in missing if file.checksum.startswith("tree:")}:
-        _list_tree(root, tree)
+    for file in missing:
+        try:
+            _list_tree(root, file)
+        except TransferError as error:
+            raise DownloadError(_by_hand(root, collection, file, len(missing), str(error))) from None
     wanted = [_resolved(root, file) for file in missing]
     sizes = [file.size for file in wanted]
     stop = threading.Event()
@@ -238,11 +246,13 @@ def _bring(root: Path, collection: Collection, missing: list[RemoteFile], notes:
 
 
 def _by_hand(root: Path, collection: Collection, file: RemoteFile, missing: int, why: str) -> str:
-    others = f"\n{missing - 1} other files of {collection.name!r} are missing too." if missing > 1 else ""
+    place = root / file.path
+    wrong = "  (the file there has another size or checksum)" if place.exists() else ""
+    others = f"\nOther files of {collection.name!r} that are missing: {missing - 1}." if missing > 1 else ""
     return (
         f"cannot download {file.path}: {why}.\n  address   {file.url}\n  checksum  {file.checksum}\n"
-        f"  place     {root / file.path}{others}\n"
-        "Run it again with a network, or put the file there by hand (data/README.md says how)."
+        f"  place     {place}{wrong}{others}\n"
+        "Run again with a network, or put the files there by hand (see data/README.md)."
     )
 
 
@@ -252,8 +262,8 @@ def _unpack(packed: Path, members: Sequence[str], root: Path) -> None:
             for name in members:
                 if name not in archive.NameToInfo:
                     raise DownloadError(f"{packed.name} holds no {name}.")
-                kind = archive.getinfo(name).external_attr >> 16
-                if archive.getinfo(name).is_dir() or (kind and not stat.S_ISREG(kind)):
+                kind = stat.S_IFMT(archive.getinfo(name).external_attr >> 16)  # 0 where the archive does not say
+                if archive.getinfo(name).is_dir() or kind not in (0, stat.S_IFREG):
                     raise DownloadError(f"{name} in {packed.name} is a folder or a link, not a file; refused.")
                 with _moved(_inside(root, name)) as place, archive.open(name) as source, place.open("wb") as out:
                     copyfileobj(source, out)
@@ -281,19 +291,20 @@ def _list_place(root: Path, tree: str) -> Path:
     return root / NOTES / "trees" / f"{tree.replace('/', '--')}.json"
 
 
-def _list_tree(root: Path, tree: str) -> None:
-    """Ask GitHub for the blobs of a pinned commit, once: ``path -> [blob, size]``."""
-    if _list_place(root, tree).is_file():
+def _list_tree(root: Path, file: RemoteFile) -> None:
+    """Ask GitHub, once, for the blobs and sizes of the commit that a ``tree:`` checksum names."""
+    kind, _, tree = file.checksum.partition(":")
+    if kind != "tree" or _resolved(root, file) is not file:
         return
     repository, _, commit = tree.partition("@")
     address = TREES.format(repository=repository, commit=commit)
     try:
         answer = requests.get(address, timeout=TIMEOUT)
         answer.raise_for_status()
-        entries = answer.json()["tree"]
-        listed = {one["path"]: [one["sha"], one["size"]] for one in entries if one["type"] == "blob"}
+        blobs = [entry for entry in answer.json()["tree"] if entry["type"] == "blob"]
+        listed = {blob["path"]: [blob["sha"], blob["size"]] for blob in blobs}
     except (requests.RequestException, KeyError, TypeError) as error:
-        raise DownloadError(f"cannot read the list of files of {tree} at {address} ({error}).") from error
+        raise TransferError(f"its repository's list of files, {address}, cannot be read ({cause(error)})") from error
     with _moved(_list_place(root, tree)) as place:
         place.write_text(json.dumps(listed), encoding="utf-8")
 

@@ -94,11 +94,11 @@ def _ask(url: str, part: _Part) -> tuple[str | None, float]:
             return f"the server answers {code} {reason}", min(float(asked), PATIENCE) if asked.isdigit() else 0
         raise TransferError(f"the server answers {code} {reason}") from error
     except RequestException as error:
-        return f"no connection, or it broke ({_cause(error)})", 0
+        return f"no connection, or it broke ({cause(error)})", 0
     return None, 0
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """The innermost error of a chain: "Connection refused", not the four wrappings around it."""
     while inner := error.__cause__ or error.__context__:
         error = inner
@@ -119,9 +119,9 @@ class _Part:
     def __enter__(self) -> _Part:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, failed: Any, *_: Any) -> None:
         self.file.close()
-        if not self.held:
+        if failed and not self.held:
             self.name.unlink()
 
     def begin(self, response: Any, **_: Any) -> None:
@@ -148,6 +148,8 @@ class _Part:
         self.file.flush()
 
     def restart(self) -> None:
+        if not self.held:
+            return
         self.file.truncate(0)
         self.bar.update(-self.held)
         self.held = 0
