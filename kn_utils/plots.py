@@ -117,7 +117,9 @@ def settled_shares(report: pd.DataFrame, target: tuple[float, float] = (2, 5)) -
         part = (report["settled"] == settled).to_numpy()
         axes.scatter(report["mean"][part], y[part], s=36, color=face, edgecolor="#12335c", label=label, zorder=2)
     for place, row in zip(y, report.itertuples(), strict=True):
-        axes.annotate(f"{row.share:.2f}", (row.mean, place), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(
+            f"{row.share:.2f}", (row.mean, place), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8
+        )
     axes.set_yticks(y, report["relation"])
     axes.set(xlabel="mean neurons per fact (number beside: the share taken)", ylabel="relation")
     axes.set_xlim(0, max(target[1], report["mean"].max()) * 1.12)
@@ -192,4 +194,42 @@ def edit_sweep(table: pd.DataFrame) -> Figure:
     figure.suptitle("Edits against their force l2 (95 % intervals over edits)", x=0.01, ha="left")
     handles, labels = many[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def sharing(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:
+    """Neurons per fact and shared, a row per relation and a panel per data set; a paper's printed values as crosses.
+
+    Args:
+        table: ``dataset, measure, relation, value, low, high``; relation ``all`` is the top row.
+        printed: ``dataset, quantity, value``; quantity names a measure.
+    """
+    shades = dict(zip(table["measure"].unique(), ("#12335c", "#d1731f", "#9b9b9b"), strict=False))
+    datasets = list(dict.fromkeys(table["dataset"]))
+    figure, many = plt.subplots(1, len(datasets), figsize=(5 * len(datasets), 3.4), squeeze=False)
+    for axes, dataset in zip(many[0], datasets, strict=True):
+        own = table[table["dataset"] == dataset]
+        relations = list(dict.fromkeys(own["relation"]))[::-1]
+        for i, (measure, colour) in enumerate(shades.items()):
+            part = own[own["measure"] == measure].set_index("relation").reindex(relations)
+            y = np.arange(len(relations)) + 0.2 * (1 - i)
+            error = np.nan_to_num(np.abs(np.stack([part["value"] - part["low"], part["high"] - part["value"]])))
+            axes.errorbar(
+                part["value"], y, xerr=error, fmt=MARKERS[i], color=colour, markersize=5, elinewidth=1, label=measure
+            )
+            said = printed.loc[(printed["dataset"] == dataset) & (printed["quantity"] == measure), "value"]
+            axes.plot(
+                said,
+                [y[-1]] * len(said),
+                "x",
+                color="black",
+                markersize=9,
+                label="printed" if i == 2 else None,
+                zorder=3,
+            )
+        axes.set_yticks(range(len(relations)), relations)
+        axes.set(title=dataset, xlabel="neurons", xlim=(0, None), ylabel="relation")
+        axes.grid(axis="y", visible=False)
+    figure.suptitle(title, x=0.01, ha="left")
+    figure.legend(*many[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
