@@ -7,6 +7,7 @@ architecture is one row in :data:`ARCHITECTURES`.
 
 from __future__ import annotations
 
+import inspect
 import operator
 import os
 from collections.abc import Iterator
@@ -44,31 +45,34 @@ class Architecture:
 
     ``head`` is the first module of the output head, which receives the last hidden states; ``None`` where that is the
     output embedding itself. ``causal`` models are asked at the last token before the answer, masked ones at the mask.
-    ``attended`` names the module of a block whose output is all that the feed-forward part sees, its residual included
-    (blocks that normalise after adding have one); attribution then saves itself some work.
+    ``norm`` is the block's module that normalises the sum of the residual and the second map's output; ``None`` where a
+    block's output is that sum. ``settled`` (masked models) is the first module of a block that mixes no tokens any more:
+    in the last block all but the blank's token is dropped there.
     """
 
     blocks: str
     second: str
     head: str | None = None
     causal: bool = False
-    attended: str | None = None
+    norm: str | None = None
+    settled: str | None = None
     padded_positions: bool = False  # positions are counted from the padding token's id on, as fairseq did
 
 
-_ROBERTA = Architecture("roberta.encoder.layer", "output.dense", "lm_head", attended="attention", padded_positions=True)
+_BERT = {"norm": "output.LayerNorm", "settled": "attention.output"}
+_ROBERTA = Architecture("roberta.encoder.layer", "output.dense", "lm_head", padded_positions=True, **_BERT)
 _LLAMA = Architecture("model.layers", "mlp.down_proj", causal=True)
 _GPT2 = Architecture("transformer.h", "mlp.c_proj", causal=True)
 
 #: ``config.model_type`` -> architecture.
 ARCHITECTURES = {
-    "bert": Architecture("bert.encoder.layer", "output.dense", "cls", attended="attention"),
+    "bert": Architecture("bert.encoder.layer", "output.dense", "cls", **_BERT),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
-    "distilbert": Architecture("distilbert.transformer.layer", "ffn.lin2", "vocab_transform", attended="sa_layer_norm"),
-    "electra": Architecture(
-        "electra.encoder.layer", "output.dense", "generator_predictions", attended="attention"
+    "distilbert": Architecture(
+        "distilbert.transformer.layer", "ffn.lin2", "vocab_transform", norm="output_layer_norm", settled="sa_layer_norm"
     ),
+    "electra": Architecture("electra.encoder.layer", "output.dense", "generator_predictions", **_BERT),
     "gpt2": _GPT2,
     "gpt_neo": _GPT2,
     "gpt_neox": Architecture("gpt_neox.layers", "mlp.dense_4h_to_h", causal=True),
@@ -109,11 +113,14 @@ class LanguageModel:
         if not self.causal and tokenizer.mask_token is None:
             raise ModelError(f"the tokenizer of {name!r} has no mask token; {kind} cannot be asked without one.")
         self.blocks = list(operator.attrgetter(self.architecture.blocks)(model))
-        attended = self.architecture.attended
-        self.attended = [operator.attrgetter(attended)(block) for block in self.blocks] if attended else []
+        norm = self.architecture.norm
+        if kind == "opt" and not model.config.do_layer_norm_before:  # OPT-350m alone normalises after adding
+            norm = "final_layer_norm"
+        self.norms = [operator.attrgetter(norm)(block) if norm else None for block in self.blocks]
         self.seconds = [operator.attrgetter(self.architecture.second)(block) for block in self.blocks]
         head = self.architecture.head
         self.head = operator.attrgetter(head)(model) if head else model.get_output_embeddings()
+        self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         self.n_layers = len(self.blocks)
         self.n_neurons = _slots(self.seconds[0]).shape[0]
 

@@ -12,15 +12,8 @@ from captum.attr import IntegratedGradients
 from conftest import make_model
 from oracles import neurons_at, plain_scores, probability_with
 
-from kn_utils.attribution import (
-    AttributionError,
-    attribute,
-    attribution_map,
-    convergence,
-    integrate,
-    quadrature,
-    read_neurons,
-)
+from kn_utils.attribution import attribute, attribution_map, convergence
+from kn_utils.kernel import AttributionError, integrate, quadrature, read_neurons
 from kn_utils.facts import DataError, Row
 from kn_utils.models import ARCHITECTURES
 
