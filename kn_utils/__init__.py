@@ -15,7 +15,7 @@ _ROOMS = {
     "models": "LanguageModel ModelError load_model",
     "neurons": "random_neurons refine refinement_report relation_neurons",
     "pipeline": "Study",
-    "sources": "load_facts load_passages",
+    "sources": "load_facts load_passages provenance",
     "statistics": "counts_per_fact intersections layer_histogram mean_table relative_change",
 }
 _PLACE = {name: room for room, names in _ROOMS.items() for name in names.split()}

@@ -11,6 +11,9 @@ from pydantic import ValidationError, validate_call
 
 from ..facts import DataError, Facts, refuse_unknown
 from . import bing_distant, mini, mlama, mpararel, pararel, trex_multilingual
+from .tables import provenance
+
+__all__ = ["DATASETS", "load_facts", "load_passages", "parse", "provenance"]
 
 #: Data set name -> function that reads it: ``load(languages, relations, *, options)``. A new data set is a file
 #: beside this one and a row here.
@@ -26,7 +29,6 @@ CHOICES = ("languages", "relations")  # what every data set is asked for; the re
 #: Data set name -> function that reads its sentences for the study of what switches neurons on.
 PASSAGES: dict[str, Callable[..., pd.DataFrame]] = {
     "mini": mini.passages,
-    "pararel": bing_distant.passages,
     "bing_distant": bing_distant.passages,
 }
 

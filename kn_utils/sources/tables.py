@@ -174,3 +174,22 @@ def tables(
     return Facts(
         dataset, named, facts[[*COLUMNS["facts"], *(["masked"] if masked is not None else [])]], templates, origin
     )
+
+
+def provenance(data: Facts) -> pd.DataFrame:
+    """What a data set holds, what was left out of it and why, what stands out, whose it is: ``part, what, number, detail``.
+
+    ``detail`` shows the first example where there are several.
+    """
+    rows = []
+    for part in ("counts", "left_out", "noted"):
+        for what, found in data.origin.get(part, {}).items():
+            several = isinstance(found, list)
+            rows.append((part.replace("_", " "), what, len(found) if several else found, found[0] if several else ""))
+    for what in ("options", "licence", "terms", "addresses", "commits", "citation"):
+        if found := data.origin.get(what):
+            shown = found if isinstance(found, str) else ", ".join(found)
+            if isinstance(found, dict):
+                shown = ", ".join(f"{key}={value}" for key, value in found.items())
+            rows.append(("origin", what, "", shown))
+    return pd.DataFrame(rows, columns=["part", "what", "number", "detail"])
