@@ -82,7 +82,7 @@ def table_2(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             "neurons per fact": per_fact,
             "shared within a relation": intersections(neurons),
             "shared between relations": intersections(neurons, "other", pool="relations"),
-            "shared between relations, every pair alike": intersections(neurons, "other"),
+            "shared between, every pair alike": intersections(neurons, "other"),
         }
         parts += [table.assign(dataset=dataset, measure=measure) for measure, table in measures.items()]
     return pd.concat(parts, ignore_index=True)[["dataset", "measure", "relation", "value", "low", "high", "n"]]
@@ -155,9 +155,9 @@ def unknown(prompts: pd.DataFrame) -> pd.DataFrame:
 def target(scores: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     """Was the answer, or [UNK], the target of attribution? ``quantity, value``.
 
-    Two prompts of the same tokens with different answers have different scores, unless both answers were looked up as the
-    same id; and different strings share an id only as the unknown token. So identical scores prove it for both answers, and
-    then for every prompt with one of them.
+    The released script looks an answer up whole, as one token. Two prompts of the same tokens with different answers then
+    have different scores, unless both answers were looked up as the same id; and different strings share an id only as
+    the unknown token. So identical scores prove it for both answers, and then for every prompt with one of them.
     """
     said = {
         name: tuple(zip(rows["layer"], rows["neuron"], rows["score"], strict=True))
@@ -168,19 +168,21 @@ def target(scores: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
         prompts=("prompt", "size"), answers=("answer", "nunique"), score_sets=("scores", "nunique")
     )
     several = groups[groups["answers"] > 1]
-    same = several.index[several["score_sets"] == 1]
-    proved = rows["answer"].isin(rows.loc[rows["tokens"].isin(same), "answer"])
+    shared = rows.groupby(["tokens", "scores"])["answer"].transform("nunique") > 1
+    proved = rows["answer"].isin(rows.loc[shared, "answer"])
+    unwritable = rows["answer"].str.contains(" ") | (rows["answer"] != rows["answer"].str.lower())
     values = {
         "prompts": len(rows),
         "different token sequences": len(groups),
         "different sets of scores": rows["scores"].nunique(),
         "token sequences asked with several answers": len(several),
         "prompts of those": int(several["prompts"].sum()),
-        "of those sequences, with identical scores whatever the answer": len(same),
-        "most answers for one token sequence": int(several["answers"].max()),
+        "of those sequences, with identical scores whatever the answer": int((several["score_sets"] == 1).sum()),
+        "most answers for one token sequence": int(groups["answers"].max()),
         "different answers": rows["answer"].nunique(),
         "answers proved to be unknown": rows.loc[proved, "answer"].nunique(),
         "prompts whose target is proved to be unknown": int(proved.sum()),
+        "the same, counting answers with a capital or a space": int((proved | unwritable).sum()),
     }
     return pd.DataFrame(values.items(), columns=["quantity", "value"])
 
@@ -189,22 +191,26 @@ def capitals(neurons: pd.DataFrame) -> pd.DataFrame:
     """PARAREL_en by whether the answer has an upper-case letter, which an uncased vocabulary cannot hold.
 
     Returns:
-        ``relation, capital, measure, value, low, high, n``; measure = neurons per fact, shared within a relation.
+        ``relation, capital, measure, value, low, high, n, answers``; measure = neurons per fact, shared within a relation;
+        n facts with so many different answers.
     """
     rows = []
-    for relation in dict.fromkeys(neurons.attrs["facts"].values()):
-        facts = [fact for fact, one in neurons.attrs["facts"].items() if one == relation]
-        capital = [answer != answer.lower() for answer in released.answers(relation)]
+    relation_of = pd.Series(neurons.attrs["facts"])
+    for relation, facts in relation_of.groupby(relation_of, sort=False):
+        answers = pd.Series(released.answers(relation), index=facts.index)
+        capital = answers != answers.str.lower()
         for which in (True, False):
-            chosen = {fact: relation for fact, one in zip(facts, capital, strict=True) if one == which}
-            if chosen:
-                part = neurons[neurons["fact"].isin(chosen)]
-                part.attrs["facts"] = chosen
-                measures = {
-                    "neurons per fact": interval(counts_per_fact(part)["neurons"]),
-                    "shared within a relation": intersections(part).iloc[0][["value", "low", "high", "n"]].to_dict(),
-                }
-                rows += [{"relation": relation, "capital": which, "measure": name, **v} for name, v in measures.items()]
+            chosen = answers[capital == which]
+            if chosen.empty:
+                continue
+            part = neurons[neurons["fact"].isin(chosen.index)]
+            part.attrs["facts"] = dict.fromkeys(chosen.index, relation)
+            measures = {
+                "neurons per fact": interval(counts_per_fact(part)["neurons"]),
+                "shared within a relation": intersections(part).iloc[0][["value", "low", "high", "n"]].to_dict(),
+            }
+            common = {"relation": relation, "capital": which}
+            rows += [{**common, "measure": name, **v, "answers": chosen.nunique()} for name, v in measures.items()]
     return pd.DataFrame(rows)
 
 

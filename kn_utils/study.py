@@ -40,6 +40,7 @@ GRID: dict[str, tuple[str, tuple[str, ...]]] = {
     "05_statistics": ("one", ("04_refinement", "04_refinement:all")),
     "06_suppress_amplify": ("each", ("04_refinement",)),
     "07_update_facts": ("each", ("04_refinement",)),
+    "10_published_results": ("once", ()),
 }
 #: Marks the processes of a run, so that what a killed run left behind can be found again.
 MARK = "KN_STUDY_RUNS"
