@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .config import ROOT, StudyError
+from .base import ROOT, StudyError
 
 _KEY = b"kn_utils"
 

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from .config import QUIET
+from .base import QUIET
 from .facts import Row
 from .kernel import AttributionError, PassResult, integrate, read_neurons
 from .models import LanguageModel

@@ -1,4 +1,4 @@
-"""Parameters and places: what a run of the study may be told, and where its files lie.
+"""Parameters: what a run of the study may be told, and the folder that its files go to.
 
 Notebooks hand their ``parameters`` cell to :meth:`StudyParameters.from_notebook`, which refuses
 unknown names (papermill only warns about them) and wrong values with one line.
@@ -7,29 +7,12 @@ unknown names (papermill only warns about them) and wrong values with one line.
 from __future__ import annotations
 
 import ast
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / "data"
-RUNS = Path(os.environ.get("KN_RUNS", ROOT / "runs"))
-
-#: No progress bars: notebooks whose outputs are stored are run so (tqdm reads this itself, but not in notebooks).
-QUIET = os.environ.get("TQDM_DISABLE", "") not in ("", "0")
-
-#: The six languages of the study, in the order of its tables and figures.
-LANGUAGES = ("en", "nl", "ja", "vi", "zh", "ko")
-
-
-class StudyError(ValueError):
-    """A mistake that the user can mend; the message says how. Notebooks show it as one line."""
-
-    def _render_traceback_(self) -> list[str]:
-        # IPython asks an exception for its own rendering; ours needs no forty lines of frames.
-        return [f"{type(self).__name__}: {self}"]
+from .base import RUNS, StudyError
 
 
 class ParameterError(StudyError):

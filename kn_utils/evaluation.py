@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from .config import QUIET, StudyError
+from .base import QUIET, StudyError
 from .facts import Row, answer_pieces
 from .interventions import scale, update_fact
 from .models import LanguageModel

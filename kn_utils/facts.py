@@ -18,6 +18,8 @@ from typing import Any
 
 import pandas as pd
 
+from .base import StudyError
+
 SUBJECT, OBJECT = "[X]", "[Y]"
 COLUMNS = {
     "entities": ["entity", "language", "label", "aliases"],
@@ -27,11 +29,8 @@ COLUMNS = {
 }
 
 
-class DataError(ValueError):
+class DataError(StudyError):
     """A table, a wording or an answer that cannot be used; the message says which and why."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"{type(self).__name__}: {self}"]
 
 
 @dataclass(frozen=True)

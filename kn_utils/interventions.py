@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .config import StudyError
+from .base import StudyError
 from .facts import answer_pieces
 from .models import LanguageModel, by_row
 from .neurons import as_pairs

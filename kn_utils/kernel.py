@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from .config import StudyError
+from .base import StudyError
 from .facts import Row
 from .models import LanguageModel, by_row
 from .precision import computing_in
@@ -117,9 +117,7 @@ def integrate(
     return result
 
 
-def _walk(
-    model: LanguageModel, rows: list[Row], walk: _Walk
-) -> tuple[torch.Tensor, _Walk, dict[int, torch.Tensor]]:
+def _walk(model: LanguageModel, rows: list[Row], walk: _Walk) -> tuple[torch.Tensor, _Walk, dict[int, torch.Tensor]]:
     """P(answer) of every row of the grown batch, and its gradient with respect to every layer's leaves."""
     run = _last_tokens if model.causal else _whole_texts
     wanted = torch.tensor([row.target for row in rows], device=model.device)
@@ -162,7 +160,9 @@ def _last_tokens(model: LanguageModel, rows: list[Row], walk: _Walk) -> torch.Te
     if len({len(row.ids) for row in rows}) > 1:
         window = getattr(model.model.config, "sliding_window", None) or longest
         if longest > window:
-            raise AttributionError(f"texts longer than the model's window of {window} tokens need batches of equal length.")
+            raise AttributionError(
+                f"texts longer than the model's window of {window} tokens need batches of equal length."
+            )
         cache.end_together(longest - 1 - at)
         last["attention_mask"] = (torch.arange(longest, device=at.device) >= (longest - 1 - at).unsqueeze(1)).long()
         if model.takes_positions:
@@ -200,7 +200,9 @@ class _Walk:
     def __init__(self, nodes: torch.Tensor, starts: torch.Tensor | None, layers: list[int]) -> None:
         self.nodes, self.starts, self.layers = nodes, starts, layers
         self.values: dict[int, torch.Tensor] = {}  # neurons at the blank, (row, neuron)
-        self.leaves: dict[int, torch.Tensor] = {}  # way from the value to a point of the path, (path * node * row, neuron)
+        self.leaves: dict[
+            int, torch.Tensor
+        ] = {}  # way from the value to a point of the path, (path * node * row, neuron)
 
     def moves(self, layer: int) -> torch.Tensor:
         """w - b, shape (path, row, neuron)."""

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from .config import DATA, StudyError
+from .base import DATA, StudyError
 from .facts import Row, encode
 
 MINI = DATA / "mini" / "model"

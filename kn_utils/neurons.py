@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .config import StudyError
+from .base import StudyError
 
 COLUMNS = ["fact", "relation", "language", "layer", "neuron", "share"]
 _EDGE = 1e-6  # 0.7 of 10 prompts is 7 of them, whatever a float says

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from .config import StudyError
+from .base import StudyError
 from .models import LanguageModel
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -34,7 +34,9 @@ def computing_in(model: LanguageModel, precision: str | None = None) -> Iterator
         raise PrecisionError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}.")
     if precision is not None and model.dtype != torch.float32:
         held = str(model.dtype).removeprefix("torch.")
-        raise PrecisionError(f"precision={precision!r} needs weights in float32, these are {held}; load with dtype='float32'.")
+        raise PrecisionError(
+            f"precision={precision!r} needs weights in float32, these are {held}; load with dtype='float32'."
+        )
     if precision == "tf32" and model.device.type != "cuda":
         raise PrecisionError(f"precision='tf32' exists on CUDA only, the model is on {model.device.type}.")
     before = torch.get_float32_matmul_precision()

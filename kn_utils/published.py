@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from .artifacts import package_version, written
-from .config import DATA, StudyError
+from .base import DATA, StudyError
 from .reanalysis import SETTINGS, compute
 from .sources import released
 from .sources.catalogue import COMMITS

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import pandas as pd
 
-from .config import LANGUAGES
+from .base import LANGUAGES
 from .facts import relation_number
 from .neurons import refine
 from .sources import released

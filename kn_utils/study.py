@@ -26,7 +26,8 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from kn_utils.config import ROOT, RUNS, StudyParameters, run_folder
+from kn_utils.base import ROOT, RUNS
+from kn_utils.config import StudyParameters, run_folder
 from kn_utils.sources import load_facts
 
 #: A row is a notebook; the languages it runs for ("once" = language all, "each" = every language asked for,

@@ -13,8 +13,8 @@ from conftest import make_model
 from oracles import neurons_at, plain_scores, probability_with
 
 from kn_utils.attribution import attribute, attribution_map, convergence
-from kn_utils.kernel import AttributionError, integrate, quadrature, read_neurons
 from kn_utils.facts import DataError, Row
+from kn_utils.kernel import AttributionError, integrate, quadrature, read_neurons
 from kn_utils.models import ARCHITECTURES
 
 POINTS = {

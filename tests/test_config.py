@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from kn_utils.artifacts import ArtifactError
-from kn_utils.config import RUNS, ParameterError, StudyParameters, run_folder
+from kn_utils.base import RUNS
+from kn_utils.config import ParameterError, StudyParameters, run_folder
 from kn_utils.facts import DataError
 from kn_utils.models import ModelError
 

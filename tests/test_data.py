@@ -8,7 +8,7 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from kn_utils.config import DATA
+from kn_utils.base import DATA
 
 MINI = DATA / "mini"
 LANGUAGES = ["en", "nl", "ja", "vi", "zh", "ko"]

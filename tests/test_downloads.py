@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from kn_utils.config import ROOT
+from kn_utils.base import ROOT
 from kn_utils.sources import downloads, transfer
 from kn_utils.sources.catalogue import COLLECTIONS, COMMITS, Collection, RemoteFile, index
 from kn_utils.sources.downloads import DownloadError, at_hand, cache_folder, fetch, fetch_members

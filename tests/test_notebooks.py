@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from kn_utils.config import ROOT
+from kn_utils.base import ROOT
 from kn_utils.study import GRID
 
 FOLDER = ROOT / "notebooks"

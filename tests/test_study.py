@@ -15,7 +15,7 @@ import nbformat
 import psutil
 import pytest
 
-from kn_utils.config import ROOT
+from kn_utils.base import ROOT
 from kn_utils.study import GRID, MARK, Plan
 
 PARAMETERS = """\

@@ -27,7 +27,7 @@ import requests
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from ..config import QUIET
+from ..base import QUIET
 from ..facts import DataError
 from .catalogue import COLLECTIONS, Collection, RemoteFile, index
 from .transfer import TIMEOUT, TransferError, bring, cause, digest

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..config import DATA
+from ..base import DATA
 from ..facts import DataError, Facts, find_problems, read_table, refuse_unknown
 
 FOLDER = DATA / "mini"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..config import LANGUAGES as STUDIED
+from ..base import LANGUAGES as STUDIED
 from ..facts import Facts
 from .tables import choose_languages, choose_relations, index, obtain, origin, read_facts, read_json_lines, tables
 

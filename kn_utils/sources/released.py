@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from ..config import LANGUAGES
+from ..base import LANGUAGES
 from ..facts import COLUMNS, OBJECT, SUBJECT, DataError
 from .tables import obtain, read_lines
 

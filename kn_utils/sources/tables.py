@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..config import LANGUAGES
+from ..base import LANGUAGES
 from ..facts import COLUMNS, OBJECT, SUBJECT, DataError, Facts, refuse_unknown
 from .catalogue import COLLECTIONS, COMMITS, index
 from .downloads import fetch

@@ -1,0 +1,24 @@
+"""What every room needs and no library gives: places, switches, languages, and errors that users can read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "data"
+RUNS = Path(os.environ.get("KN_RUNS", ROOT / "runs"))
+
+#: No progress bars: notebooks whose outputs are stored are run so (tqdm reads this itself, but not in notebooks).
+QUIET = os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+
+#: The six languages of the study, in the order of its tables and figures.
+LANGUAGES = ("en", "nl", "ja", "vi", "zh", "ko")
+
+
+class StudyError(ValueError):
+    """A mistake that the user can mend; the message says how. Notebooks show it as one line."""
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython asks an exception for its own rendering; ours needs no forty lines of frames.
+        return [f"{type(self).__name__}: {self}"]
