@@ -1,139 +1,174 @@
 """Attribution: how much an answer's probability leans on each feed-forward neuron, for tables of prompts.
 
-The integral itself is :mod:`kn_utils.kernel`; here are its uses.
+The integral itself is :mod:`kn_utils.kernel`; batches, memory and long runs are :mod:`kn_utils.streaming`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from .artifacts import code_version, fingerprint
 from .base import QUIET
+from .batching import Batch, Room, batches, memory_budget
 from .facts import Row
-from .kernel import AttributionError, PassResult, integrate, read_neurons
+from .kernel import AttributionError, PassResult, integrate, quadrature, read_neurons
 from .models import LanguageModel
+from .streaming import Collected, Job, Parts, score_batch, side_by_side
 
 METHODS = ("integrated-gradients", "activation", "gradient-x-activation")
 
 
-def _score_rows(model: LanguageModel, rows: list[Row], method: str, gap: bool, **options: Any) -> PassResult:
-    if method == "integrated-gradients":
-        return integrate(model, rows, gap=gap, **options)
-    if method == "gradient-x-activation":  # the gradient at w: the right rule of one step
-        return integrate(model, rows, **{**options, "rule": "right", "steps": 1})
-    if method == "activation":
-        values, p = read_neurons(model, rows)
-        chosen = options.get("layers")
-        return PassResult(values if chosen is None else values[:, list(chosen)], p, None)
-    raise AttributionError(f"unknown method {method!r}; known: {', '.join(METHODS)}.")
+@dataclass(frozen=True)
+class Settings:
+    """What scores depend on besides model and prompts: the arguments of :func:`attribute`."""
 
+    method: str = "integrated-gradients"
+    rule: str = "gauss-legendre"
+    steps: int = 4
+    baseline: str = "zero"
+    multiplier: str = "difference"
+    layers: tuple[int, ...] | None = None
+    precision: str | None = None
+    batch_size: int | None = None
+    unknown: str = "refuse"
+    keep: float = 0.1
+    gap: bool = True
 
-def _score_prompts(
-    model: LanguageModel, prompts: pd.DataFrame, batch_size: int | None, method: str, gap: bool, unknown: str, **options: Any
-) -> Iterator[tuple[list[int], PassResult]]:
-    """Batches of prompts of similar length: their row numbers in ``prompts`` and the mean over their answers' pieces.
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise AttributionError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}.")
+        quadrature(self.rule, self.steps)  # refuses what it does not know
 
-    The probability of an answer of several pieces is the product of its pieces' probabilities.
-    """
-    if prompts.empty:
-        raise AttributionError(
-            "no prompts: the table is empty. Is there a fact of this relation with a label in this language?"
-        )
-    rows_of: dict[int, list[Row]] = {}
-    for row in model.encode(prompts, unknown):
-        rows_of.setdefault(row.prompt, []).append(row)
-    # A processor's caches like few rows, an accelerator many.
-    batch_size = batch_size or (4 if model.device.type == "cpu" else 64)
-    order = sorted(rows_of, key=lambda number: (len(rows_of[number][-1].ids), number))
-    batch: list[int] = []
-    for i, number in enumerate(order):
-        batch.append(number)
-        following = rows_of[order[i + 1]] if i + 1 < len(order) else None
-        if following is None or sum(len(rows_of[n]) for n in batch) + len(following) > batch_size:
-            rows = [row for n in batch for row in rows_of[n]]
-            part = _score_rows(model, rows, method, gap, **options)
-            sizes = [len(rows_of[n]) for n in batch]
-            yield (
-                batch,
-                PassResult(
-                    torch.stack([piece.mean(0) for piece in part.scores.split(sizes)]),
-                    torch.stack([piece.prod() for piece in part.probability.split(sizes)]),
-                    None if part.gap is None else torch.stack([piece.mean(0) for piece in part.gap.split(sizes)]),
-                ),
-            )
-            batch = []
+    def chosen(self, model: LanguageModel) -> list[int]:
+        return list(range(model.n_layers)) if self.layers is None else list(self.layers)
+
+    def score(self, model: LanguageModel, rows: list[Row], layers: list[int]) -> PassResult:
+        if self.method == "activation":
+            values, p = read_neurons(model, rows, self.precision)
+            return PassResult(values[:, layers], p, None)
+        rule, steps, gap = self.rule, self.steps, self.gap
+        if self.method == "gradient-x-activation":  # the gradient at w: the right rule of one step
+            rule, steps, gap = "right", 1, False
+        return integrate(
+            model, rows, rule=rule, steps=steps, baseline=self.baseline, multiplier=self.multiplier, layers=layers, gap=gap,
+            precision=self.precision,
+        )  # fmt: skip
+
+    def batches(self, model: LanguageModel, prompts: pd.DataFrame, budget: int | None = None) -> Iterator[Batch]:
+        """The table's batches: of ``batch_size`` rows, else of ``budget`` tokens in the widest layer."""
+        if self.batch_size is not None:
+            return batches(model, prompts, lambda length: 1, self.batch_size, self.unknown)
+        points = {"activation": 0, "gradient-x-activation": 1}.get(self.method, self.steps + self.gap)
+        copies = points * len(self.chosen(model))
+
+        def tokens(length: int) -> int:
+            many = 1 + copies * (length if self.baseline == "replacement-each" else 1)
+            return many + length if model.causal else many * length
+
+        return batches(model, prompts, tokens, budget or memory_budget(model, self.precision), self.unknown)
 
 
 def attribution_map(
     model: LanguageModel, prompts: pd.DataFrame, *, method: str = "integrated-gradients", rule: str = "gauss-legendre",
-    steps: int = 4, baseline: str = "zero", layers: Sequence[int] | None = None, batch_size: int | None = None,
-    unknown: str = "refuse",
+    steps: int = 4, baseline: str = "zero", multiplier: str = "difference", layers: Sequence[int] | None = None,
+    precision: str | None = None, batch_size: int | None = None, unknown: str = "refuse",
 ) -> torch.Tensor:  # fmt: skip
     """Scores of every neuron for a few prompts: float32, shape (prompt, layer, neuron), on the CPU.
 
     An answer of n pieces gives the mean of its n maps. For a whole data set use :func:`attribute`.
     """
-    maps: list[torch.Tensor | None] = [None] * len(prompts)
-    options = {"rule": rule, "steps": steps, "baseline": baseline, "layers": layers}
-    for batch, part in _score_prompts(model, prompts, batch_size, method, False, unknown, **options):
-        for number, scores in zip(batch, part.scores.float().cpu(), strict=True):
-            maps[number] = scores
-    return torch.stack(maps)
+    chosen = None if layers is None else tuple(layers)
+    settings = Settings(method, rule, steps, baseline, multiplier, chosen, precision, batch_size, unknown, gap=False)
+    return torch.stack(_maps(model, prompts, settings)).float()
+
+
+def _maps(model: LanguageModel, prompts: pd.DataFrame, settings: Settings) -> list[torch.Tensor]:
+    _refuse_nothing(prompts)
+    room = Room(partial(settings.score, model), settings.chosen(model))
+    maps: dict[int, torch.Tensor] = {}
+    for batch in settings.batches(model, prompts):
+        maps |= dict(zip(batch.prompts, score_batch(room, batch).scores.cpu(), strict=True))
+    return [maps[number] for number in range(len(prompts))]
+
+
+def _refuse_nothing(prompts: pd.DataFrame) -> None:
+    if prompts.empty:
+        raise AttributionError(
+            "no prompts: the table is empty. Is there a fact of this relation with a label in this language?"
+        )
 
 
 def attribute(
     model: LanguageModel, prompts: pd.DataFrame, *, method: str = "integrated-gradients", rule: str = "gauss-legendre",
-    steps: int = 4, baseline: str = "zero", layers: Sequence[int] | None = None, keep: float = 0.1, batch_size: int | None = None,
-    unknown: str = "refuse", progress: bool = True,
-) -> pd.DataFrame:  # fmt: skip
+    steps: int = 4, baseline: str = "zero", multiplier: str = "difference", layers: Sequence[int] | None = None,
+    keep: float = 0.1, precision: str | None = None, batch_size: int | None = None, unknown: str = "refuse",
+    progress: bool = True, out: str | Path | None = None, origin: dict[str, Any] | None = None,
+    devices: Sequence[str] | None = None,
+) -> pd.DataFrame | Path:  # fmt: skip
     """Scores of a table of prompts, those of at least ``keep`` times the prompt's maximum.
 
     Args:
         method: ``integrated-gradients``; ``activation`` (score = activation, the papers' baseline); ``gradient-x-activation``.
         rule, steps: the quadrature rule; the papers' is ``rule="right", steps=20``.
+        baseline, multiplier: where the path starts and what multiplies the gradient, see :func:`kn_utils.kernel.integrate`.
         keep: kept fraction of the prompt's maximum, in (0, 1].
-        batch_size: rows (pieces of answers) per pass; it changes speed and memory, not scores. ``None`` suits the device.
+        precision: of matrix products: ``"bfloat16"``, ``"tf32"`` (CUDA), ``"float32"``; ``None``: the weights' own.
+        batch_size: rows (pieces of answers) per pass; ``None`` suits device and memory. It changes speed, not scores. A pass
+            that runs out of memory is made again in halves.
         unknown: ``"allow"`` to attribute to the unknown token where an answer cannot be written.
+        out: a parquet file to stream to. Finished batches are on disk before the next begins; the same call after an
+            interruption goes on where it stopped and ends with the same file.
+        origin: stored in ``out``'s metadata.
+        devices: split the prompts between one process per device, such as ``["cuda:0", "cuda:1"]``.
 
     Returns:
         scores ``prompt, layer, neuron, score`` in the order of ``prompts``, then layer and neuron. ``scores.attrs["prompts"]``
         holds, per prompt: ``probability`` of the answer, ``maximum`` score, largest completeness ``gap`` over layers.
+        With ``out``, the path: ``artifacts.load_table`` reads it, and the table per prompt from ``<out>.prompts.parquet``.
 
     Raises:
-        AttributionError: no prompts, an unknown rule or method, scores that are not finite.
+        AttributionError: no prompts, an unknown rule or method, scores that are not finite, one text too large for memory.
         DataError: an answer that the tokenizer cannot write.
     """
-    parts: list[tuple[np.ndarray, ...]] = []
-    summary = np.full((len(prompts), 3), np.nan)
-    chosen = np.arange(model.n_layers) if layers is None else np.asarray(layers)
-    options = {"rule": rule, "steps": steps, "baseline": baseline, "layers": layers}
+    chosen = None if layers is None else tuple(layers)
+    settings = Settings(method, rule, steps, baseline, multiplier, chosen, precision, batch_size, unknown, keep)
+    _refuse_nothing(prompts)
+    budget = memory_budget(model, precision)
+    sink: Collected | Parts = Collected()
+    if out is not None:
+        sink = Parts(
+            Path(out), {
+                "prompts": fingerprint(prompts), "settings": asdict(settings), "weights": model.checksum(),
+                "device": model.device.type, "code": code_version(), "budget": budget,
+            },
+        )  # fmt: skip
+        budget = sink.budget
+    elif devices is not None:
+        raise AttributionError("several devices leave their scores in a file: give its name as out.")
+    job = Job(model, prompts, settings, budget, sink)
     with tqdm(total=len(prompts), unit="prompt", desc=method, disable=not progress or QUIET) as bar:
-        for batch, part in _score_prompts(model, prompts, batch_size, method, True, unknown, **options):
-            # float64 here keeps "at least keep x maximum" the same decision in every batch
-            scores = part.scores.double().cpu().numpy()
-            top = scores.max((1, 2))
-            row, layer, neuron = np.nonzero((scores >= keep * top[:, None, None]) & (scores > 0))
-            parts.append((np.asarray(batch)[row], chosen[layer], neuron, scores[row, layer, neuron]))
-            gap = np.full(len(batch), np.nan) if part.gap is None else part.gap.abs().amax(1).double().cpu().numpy()
-            summary[batch] = np.stack([part.probability.double().cpu().numpy(), top, gap], 1)
-            bar.update(len(batch))
-    number, layer, neuron, score = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.lexsort((neuron, layer, number))
-    scores = pd.DataFrame(
-        {
-            "prompt": prompts["prompt"].to_numpy()[number[order]],
-            "layer": layer[order].astype("int16"), "neuron": neuron[order].astype("int32"),
-            "score": score[order].astype("float32"),
-        }
-    )  # fmt: skip
-    columns = zip(("probability", "maximum", "gap"), summary.T.tolist(), strict=True)
-    scores.attrs["prompts"] = {"prompt": prompts["prompt"].tolist(), **dict(columns)}
-    return scores
+        try:
+            for done, fresh in job.run() if devices is None else side_by_side(job, devices):
+                if not fresh and not bar.disable:  # an earlier run's prompts say nothing about this one's speed
+                    bar.initial += done
+                bar.update(done)
+        except KeyboardInterrupt:
+            if isinstance(sink, Parts):
+                print(
+                    f"stopped; what is finished lies in {sink.folder}: the same call goes on from there",
+                    file=sys.stderr,
+                )
+            raise
+    return sink.assemble(prompts, origin or {})
 
 
 def convergence(

@@ -7,6 +7,7 @@ architecture is one row in :data:`ARCHITECTURES`.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import operator
 import os
@@ -145,6 +146,15 @@ class LanguageModel:
         """Input word embeddings, shape (token, hidden)."""
         return self.model.get_input_embeddings().weight
 
+    def checksum(self) -> str:
+        """A digest of all weights as they are now; an edit of a single one changes it."""
+        digest = hashlib.sha256(str(self.dtype).encode())
+        whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        for name, weight in self.model.state_dict().items():
+            # Sums of bit patterns are exact, whatever order a device adds in.
+            digest.update(f"{name} {weight.view(whole[weight.element_size()]).sum(dtype=torch.int64).item()}".encode())
+        return digest.hexdigest()[:16]
+
     def encode(self, prompts: pd.DataFrame, unknown: str = "refuse") -> list[Row]:
         """Prompts as rows of token ids, one per piece of the answer; see :func:`kn_utils.facts.encode`."""
         config = self.model.config
@@ -214,10 +224,14 @@ def load_model(
     place = str(Path(REGISTERED.get(name, name)).expanduser()) if name.startswith("~") else REGISTERED.get(name, name)
     if not Path(place).is_dir():
         if name in REGISTERED and Path(place).is_absolute():
-            raise ModelError(f"the bundled model is missing from {place}; bring it back with `git checkout data/mini/model`.")
+            raise ModelError(
+                f"the bundled model is missing from {place}; bring it back with `git checkout data/mini/model`."
+            )
         if place.count("/") != 1 or place.startswith((".", "/", "~")):
             known = ", ".join(REGISTERED)
-            raise ModelError(f"unknown model {name!r}: neither a registered name ({known}), nor a folder, nor a Hub id owner/name.")
+            raise ModelError(
+                f"unknown model {name!r}: neither a registered name ({known}), nor a folder, nor a Hub id owner/name."
+            )
     try:
         model, tokenizer = _read(name, place, revision, DTYPES[dtype])
     except (OSError, ValueError, SafetensorError) as error:
@@ -240,7 +254,9 @@ def _read(name: str, place: str, revision: str | None, dtype: torch.dtype) -> tu
     safe = {"revision": revision, "trust_remote_code": False}
     config = AutoConfig.from_pretrained(place, **safe)
     if config.model_type not in ARCHITECTURES:
-        raise ModelError(f"{name}: architecture {config.model_type!r} is not supported; known: {', '.join(ARCHITECTURES)}.")
+        raise ModelError(
+            f"{name}: architecture {config.model_type!r} is not supported; known: {', '.join(ARCHITECTURES)}."
+        )
     tokenizer = AutoTokenizer.from_pretrained(place, **safe)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise ValueError("it has no vocabulary")
@@ -248,7 +264,9 @@ def _read(name: str, place: str, revision: str | None, dtype: torch.dtype) -> tu
     model, info = auto.from_pretrained(place, dtype=dtype, use_safetensors=True, output_loading_info=True, **safe)
     missing = sorted(info["missing_keys"])
     if missing:  # transformers would fill them with random numbers
-        raise ModelError(f"{name}: the weights lack {missing[0]} ({len(missing)} in all); it is no whole language model.")
+        raise ModelError(
+            f"{name}: the weights lack {missing[0]} ({len(missing)} in all); it is no whole language model."
+        )
     return model, tokenizer
 
 

@@ -1,0 +1,136 @@
+"""Batches: prompts that go through the model together, as many as suit device and memory, and halves when these do not fit."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from .facts import Row
+from .kernel import AttributionError, PassResult
+from .models import LanguageModel
+
+WINDOW = 1024  # prompts whose rows and scores are in memory together
+CPU_TOKENS = 2500  # tokens of the widest layer: more no longer fit a processor's caches, and cost time
+DEVICE_TOKENS = 2**16  # on an accelerator; products of this size keep it busy
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts (by number) and their rows (one per piece of the answer), and the window of the table that they are from."""
+
+    window: int
+    number: int
+    prompts: list[int]
+    rows: list[list[Row]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.window:06d}-{self.number:06d}"
+
+
+def batches(
+    model: LanguageModel, prompts: pd.DataFrame, cost: Callable[[int], int], budget: int, unknown: str = "refuse"
+) -> Iterator[Batch]:
+    """Prompts of similar length together, the sum over their rows of ``cost(row's length)`` at most ``budget``.
+
+    A prompt that costs more is a batch of its own. Only :data:`WINDOW` prompts are encoded at a time.
+    """
+    for window, first in enumerate(range(0, len(prompts), WINDOW)):
+        rows: dict[int, list[Row]] = {}
+        for row in model.encode(prompts.iloc[first : first + WINDOW], unknown):
+            rows.setdefault(first + row.prompt, []).append(row)
+        order = sorted(rows, key=lambda prompt: (len(rows[prompt][-1].ids), prompt))
+        number, chosen, size = 0, [], 0
+        for prompt in order:
+            # The longest comes last, and the others are padded to it.
+            size, price = size + len(rows[prompt]), cost(len(rows[prompt][-1].ids))
+            if chosen and size * price > budget:
+                yield Batch(window, number, chosen, [rows[p] for p in chosen])
+                number, chosen, size = number + 1, [], len(rows[prompt])
+            chosen.append(prompt)
+        yield Batch(window, number, chosen, [rows[p] for p in chosen])
+
+
+def memory_budget(model: LanguageModel, precision: str | None = None) -> int:
+    """Tokens of the widest layer that fit into half of the free memory, by a model of what a pass keeps to go back.
+
+    Per layer and token: about twelve vectors of the hidden size and three of the neurons. The batch grows evenly on its
+    way up, so a token of the widest layer stands for half a token in every layer. Per row: the logits three times; a masked
+    model's row has eight tokens or more.
+    """
+    hidden, vocabulary = model.embeddings.shape[1], model.model.get_output_embeddings().weight.shape[0]
+    per_token = model.n_layers / 2 * (12 * hidden + 3 * model.n_neurons) + 3 * vocabulary / (1 if model.causal else 8)
+    each = torch.finfo(model.dtype).bits / 8 * (0.7 if precision == "bfloat16" else 1)
+    fits = int(0.5 * free_memory(model.device) / (each * per_token))
+    return max(1, min(fits, CPU_TOKENS if model.device.type == "cpu" else DEVICE_TOKENS))
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that can still be taken on a device; 2 GiB where nobody says."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 2.0**31
+
+
+class Room:
+    """Scores rows in as many passes as memory asks for; what it learnt from one batch holds for the next.
+
+    Args:
+        score: (rows, layers) -> scores of these rows at these layers.
+        layers: the layers that are asked for.
+    """
+
+    def __init__(self, score: Callable[[list[Row], list[int]], PassResult], layers: list[int]) -> None:
+        self.score, self.layers, self.most = score, layers, sys.maxsize
+
+    def __call__(self, rows: list[Row], layers: list[int] | None = None) -> PassResult:
+        layers = layers or self.layers
+        if len(rows) > self.most:
+            return _joined([self(rows[i : i + self.most], layers) for i in range(0, len(rows), self.most)])
+        try:
+            return self.score(rows, layers)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            said = str(error).splitlines()[0]
+        # Out of the handler: the failed pass's tensors are gone now.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(rows) > 1:
+            self.most = (len(rows) + 1) // 2
+            print(f"out of memory with {len(rows)} rows; going on with {self.most} at a time", file=sys.stderr)
+            return self(rows, layers)
+        if len(layers) == 1:
+            raise AttributionError(
+                f"one text of {len(rows[0].ids)} tokens does not fit into memory ({said}); take fewer steps, "
+                "precision='bfloat16', or a device with more memory."
+            )
+        half = len(layers) // 2
+        low, high = self(rows, layers[:half]), self(rows, layers[half:])
+        gap = None if low.gap is None else torch.cat([low.gap, high.gap], 1)
+        return PassResult(torch.cat([low.scores, high.scores], 1), low.probability, gap)
+
+
+def _joined(parts: list[PassResult]) -> PassResult:
+    gap = None if parts[0].gap is None else torch.cat([part.gap for part in parts])
+    return PassResult(torch.cat([part.scores for part in parts]), torch.cat([part.probability for part in parts]), gap)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """CUDA, MPS and the processor's allocator each say it in their own way."""
+    said = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in said for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
