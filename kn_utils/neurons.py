@@ -46,7 +46,8 @@ def refine(
         share: where the share of a bag's prompts starts; it moves by ``step`` per round.
         target: the mean number of neurons per fact at which it stops. ``None`` leaves the share as it is.
         floor: also ask for this many prompts (the released code: 3; then bags of fewer can never have neurons).
-        rounds: stop after so many moves and take where it stands (the released code: 6). Without it the share moves until
+        rounds: stop after so many moves and take where it stands (Dai et al.'s code makes 6 passes, so 5 moves; the
+            multilingual study's 8, so 7). Without it the share moves until
             it settles or comes back to where it was; then the share whose mean lies nearest to the target is taken.
 
     Returns:
