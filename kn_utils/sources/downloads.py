@@ -73,6 +73,12 @@ def fetch(collection: Collection, files: Sequence[RemoteFile], *, progress: bool
             notes = _Notes(root, collection.name)
             if missing := notes.missing(missing):  # another process may have brought them meanwhile
                 _bring(root, collection, missing, notes, progress)
+            _announce(collection, notes)
+    elif not notes.told:
+        with suppress(OSError), _alone(root, collection.name):  # so that of two processes one tells it
+            notes.save()
+            notes = _Notes(root, collection.name)
+            _announce(collection, notes)
     _announce(collection, notes)
     return places
 
