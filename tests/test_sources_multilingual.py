@@ -129,7 +129,9 @@ def test_mpararel_has_several_wordings_per_language(mpararel):
         "P36-en-1", "P36-en-2", "P19-en-1", "P36-zh-1", "P36-zh-2", "P36-nl-1"
     ]  # fmt: skip
     assert data.facts["fact"].tolist() == ["P36:Q142:Q90", "P36:Q819:Q9326", "P36:Q17:Q1490", "P19:Q142:Q90"]
-    assert data.origin["left_out"] == {"no wording": ["P19 in zh", "P19 in nl"]}
+    assert data.origin["left_out"] == {
+        "relations without a wording": ["P19 in zh", "P19 in nl"], "facts in too few languages": 0,
+    }  # fmt: skip
     assert data.origin["noted"]["wordings checked by a person"] == 1
     assert data.origin["noted"]["wordings that repeat another but for spaces"] == 1
     counts = coverage(data).set_index(["relation", "language"])
@@ -146,6 +148,16 @@ def test_chinese_is_written_in_two_ways(mpararel):
     first = both[both["fact"] == "P36:Q142:Q90"]
     assert first["language"].tolist() == ["zh-hant", "zh-hans", "zh-hans"]
     assert first["text"].tolist() == [*hant["text"], *usual["text"][:2]] and first["prompt"].is_unique
+
+
+@pytest.mark.parametrize(("least", "wanted"), [(1, 3), (2, 2), (3, 2), (4, 2)])
+def test_facts_may_have_to_be_there_in_several_languages(mpararel, mlama, least, wanted):
+    for dataset, languages in (("mpararel", ["en", "nl"]), ("mlama", ["en", "ko"])):
+        data = load_facts(f"{dataset}:min_languages={least}", languages=languages, relations=["P36"])
+        prompts = make_prompts(data, "all")
+        per_fact = prompts.groupby("fact")["language"].nunique()
+        assert len(data.facts) == len(per_fact) == wanted and (per_fact >= min(least, 2)).all()
+        assert data.origin["left_out"]["facts in too few languages"] == 3 - wanted
 
 
 # T-REx_multilingual
@@ -214,7 +226,7 @@ def test_released_build_by_hand(xfactr):
         "Bob\tTab is [Y] citizen .",
     ]
     assert prompts["answer"].tolist() == ["Chad", "Fiji", "Chad"]
-    assert data.origin["left_out"] == {"facts with labels in fewer than 2 languages": 1}
+    assert data.origin["left_out"] == {"facts in too few languages": 1}
 
 
 @pytest.mark.parametrize(

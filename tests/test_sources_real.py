@@ -108,6 +108,12 @@ def test_mlama_counts():
     assert dict(zip(subjects, found["answer"], strict=True)) == rows
 
 
+@pytest.mark.parametrize(("least", "facts"), [(6, 9327), (4, 19121)])
+def test_mlama_and_the_clean_build_hold_the_same_facts(least, facts):
+    data = load_facts("mlama", min_languages=least)
+    assert data.facts.equals(load_facts("trex_multilingual", min_languages=least).facts) and len(data.facts) == facts
+
+
 def test_mlama_candidates():
     found = candidates(load_facts("mlama"))
     sizes = found.groupby(["relation", "language"])["object"].nunique()

@@ -183,7 +183,7 @@ def test_options_behind_the_name():
 @pytest.mark.parametrize(("dataset", "message"), [
     ("trex", "unknown dataset 'trex'; known: mini, pararel, trex_multilingual, mpararel, mlama, bing_distant."),
     ("pararel:fact=all", "unknown option 'fact' in data set 'pararel'; known: facts, min_wordings."),
-    ("mlama:build=clean", "unknown option 'build' in data set 'mlama'; known: none."),
+    ("bing_distant:build=clean", "unknown option 'build' in data set 'bing_distant'; known: none."),
     ("pararel:facts", "dataset 'pararel:facts': 'facts' should be option=value, options separated by commas."),
     ("pararel:", "dataset 'pararel:': '' should be option=value, options separated by commas."),
     ("pararel:facts=none", "data set 'pararel', facts='none': Input should be 'all' or 'vocabulary'."),

@@ -8,9 +8,21 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import PositiveInt
+
 from ..base import LANGUAGES as STUDIED
 from ..facts import Facts
-from .tables import choose_languages, choose_relations, index, obtain, origin, read_facts, read_json_lines, tables
+from .tables import (
+    choose_languages,
+    choose_relations,
+    in_enough_languages,
+    index,
+    obtain,
+    origin,
+    read_facts,
+    read_json_lines,
+    tables,
+)
 
 DATASET = "mpararel"
 FOLDER = "coastalcph/mpararel/data/mpararel_reviewed"
@@ -22,6 +34,7 @@ def load(
     relations: list[str] | None = None,
     *,
     chinese: Literal["hans", "hant"] = "hans",
+    min_languages: PositiveInt = 1,
 ) -> Facts:
     """mParaRel in some of its languages (``None``: the six of this study) and relations (``None``: all with wordings).
 
@@ -30,6 +43,8 @@ def load(
             so that they can stand side by side.
         relations: such as ``["P36"]``. Some have no wording in some language; it then has no prompts there.
         chinese: ``"hans"`` (simplified) or ``"hant"`` (traditional).
+        min_languages: keep facts that have both labels in at least so many of the languages asked for (in all of
+            them if they are fewer); with 1 the languages hold different facts.
 
     Raises:
         DataError: unknown language or relation.
@@ -50,10 +65,13 @@ def load(
     ]
     names = [(relation, language) for relation in relations for language in languages]
     places = obtain(DATASET, [f"{FOLDER}/tuples/{written[language]}/{relation}.jsonl" for relation, language in names])
-    triples, labels = read_facts(dict(zip(names, places, strict=True)))
-    note = origin(DATASET, [DATASET], {"chinese": chinese})
-    without = [f"{relation} in {language}" for relation, language in names if relation not in files[language]]
-    note["left_out"] = {"no wording": without} if without else {}
+    found, labels = read_facts(dict(zip(names, places, strict=True)))
+    triples = in_enough_languages(found, labels, languages, min(min_languages, len(languages)))
+    note = origin(DATASET, [DATASET], {"chinese": chinese, "min_languages": min_languages})
+    note["left_out"] = {
+        "relations without a wording": [f"{r} in {language}" for r, language in names if r not in files[language]],
+        "facts in too few languages": len(found) - len(triples),
+    }
     data = tables(DATASET, labels, triples, [row[:3] for row in rows], note)
     note["noted"]["wordings checked by a person"] = sum(row[3] for row in rows)
     return data

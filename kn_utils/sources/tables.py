@@ -88,6 +88,17 @@ def read_facts(places: Mapping[tuple[str, str], Path]) -> tuple[list[Triple], di
     return triples, labels
 
 
+def in_enough_languages(
+    triples: Sequence[Triple], labels: Mapping[tuple[str, str], str], languages: Sequence[str], least: int
+) -> list[Triple]:
+    """The facts with both labels in at least so many of the languages."""
+    return [
+        (relation, subject, answer)
+        for relation, subject, answer in triples
+        if sum((subject, one) in labels and (answer, one) in labels for one in languages) >= least
+    ]
+
+
 def origin(dataset: str, collections: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
     """The beginning of ``Facts.origin``: what was read, from where, under which licence."""
     sources = [COLLECTIONS[name] for name in collections]

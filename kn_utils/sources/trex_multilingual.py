@@ -18,7 +18,17 @@ from pydantic import PositiveInt
 
 from ..facts import OBJECT, SUBJECT, DataError, Facts
 from . import mlama
-from .tables import Triple, choose_languages, choose_relations, index, obtain, origin, read_lines, tables
+from .tables import (
+    Triple,
+    choose_languages,
+    choose_relations,
+    in_enough_languages,
+    index,
+    obtain,
+    origin,
+    read_lines,
+    tables,
+)
 
 DATASET = "trex_multilingual"
 FOLDER = "jzbjyb/X-FACTR/data"
@@ -83,9 +93,9 @@ def load(
     for language in languages:
         if not any((s, language) in known and (o, language) in known for _, s, o in triples):
             raise DataError(f"{DATASET}: no fact has labels in {language}" + f" ({labels})." * bool(labels))
-    kept = [t for t in triples if sum((t[1], lang) in known and (t[2], lang) in known for lang in languages) >= least]
+    kept = in_enough_languages(triples, known, languages, least)
     wordings, left_out = _wordings(languages, relations)
-    note["left_out"] = {f"facts with labels in fewer than {least} languages": len(triples) - len(kept), **left_out}
+    note["left_out"] = {"facts in too few languages": len(triples) - len(kept), **left_out}
     masked = [_coin(":".join(triple), seed) for triple in kept] if released else None
     return tables(DATASET, known, kept, wordings, note, masked)
 
