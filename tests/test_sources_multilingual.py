@@ -63,6 +63,7 @@ def test_mlama_from_its_archive(mlama):
     data = load_facts("mlama", languages=["ko", "en", "nl"], relations=["P36"])
     assert data.facts["fact"].tolist() == ["P36:Q142:Q90", "P36:Q819:Q9326", "P36:Q17:Q1490"]
     assert data.languages == ["ko", "en", "nl"]
+    assert data.templates["template"].tolist() == ["P36-ko-1", "P36-en-1", "P36-nl-1"]  # not the other relations'
     prompts = make_prompts(data, "all")
     assert prompts[["language", "text", "answer"]].to_numpy().tolist() == [
         ["ko", "프랑스는 [Y].", "파리"], ["en", "France: [Y] .", "Paris"], ["nl", "Frankrijk en [Y].", "Parijs"],
