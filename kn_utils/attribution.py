@@ -67,7 +67,7 @@ class Settings:
         """The table's batches: of ``batch_size`` rows, else of ``budget`` tokens in the widest layer."""
         if self.batch_size is not None:
             return batches(model, prompts, lambda length: 1, self.batch_size, self.unknown)
-        points = {"activation": 0, "gradient-x-activation": 1}.get(self.method, self.steps + self.gap)
+        points = {"activation": 0, "gradient-x-activation": 1}.get(self.method, self.steps)
         copies = points * len(self.chosen(model))
 
         def tokens(length: int) -> int:

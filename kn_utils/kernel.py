@@ -83,7 +83,7 @@ def integrate(
             ``replacement-each``, one path per replaced token and the mean of their scores, as AMIG's text says.
         multiplier: ``difference`` (w - b); ``activation`` (w alone, AMIG's equation 4, which is not complete).
         layers: only these layers (their scores are stacked in this order); ``None`` takes all.
-        gap: also compute sum((w - b) gradient) - (P(w) - P(b)), at the cost of one more point per path.
+        gap: also compute sum((w - b) gradient) - (P(w) - P(b)), at the cost of one more pass without gradients.
         precision: of the matrix products, see :mod:`kn_utils.precision`.
     """
     chosen = list(range(model.n_layers)) if layers is None else list(layers)
@@ -94,49 +94,60 @@ def integrate(
         if value not in known:
             raise AttributionError(f"unknown {name} {value!r}; known: {', '.join(known)}.")
     order = sorted(set(chosen))
-    nodes, weights = quadrature(rule, steps)
-    if gap:  # the path's start, with no weight in the sum
-        nodes, weights = np.append(nodes, 0.0), np.append(weights, 0.0)
     exact = torch.float64 if model.dtype == torch.float64 else torch.float32
-    a, c = (torch.as_tensor(x, dtype=exact, device=model.device) for x in (nodes, weights))
+    a, c = (torch.as_tensor(x, dtype=exact, device=model.device) for x in quadrature(rule, steps))
+    wanted = torch.tensor([[row.target] for row in rows], device=model.device)
     with computing_in(model, precision):
         starts, share = _starts(model, rows, order, baseline, exact)
-        p, walk, gradients = _walk(model, rows, _Walk(a, starts, order))
+        walk = _Walk(a, starts, order)
+        p, gradients = _gradients(model, rows, walk, wanted)
+        if gap:
+            first = _probabilities(model, rows, _Walk(torch.zeros_like(a[:1]), starts, order), wanted)
     size, paths = len(rows), len(share)
-    points = p[size:].view(len(order), paths, len(a), size)
-    scores, gaps = [], []
-    for i, layer in enumerate(order):
+    scores, moved = [], []
+    for layer in order:
         mean = torch.einsum("k,jkbn->jbn", c, gradients[layer].view(paths, len(a), size, -1)) * share[:, :, None]
-        moved = (mean * walk.moves(layer)).sum(0)
-        scores.append(moved if multiplier == "difference" else mean.sum(0) * walk.values[layer])
-        gaps.append(moved.sum(1) - (p[:size] - (share * points[i, :, -1]).sum(0)))
+        moved.append((mean * walk.moves(layer)).sum(0))
+        scores.append(moved[-1] if multiplier == "difference" else mean.sum(0) * walk.values[layer])
+    gaps = None
+    if gap:  # P at the paths' starts: (layer, path, row) behind the base rows
+        start = (first[size:].view(len(order), paths, size) * share).sum(1)
+        gaps = torch.stack(moved).sum(-1) - (first[:size] - start)
     place = [order.index(layer) for layer in chosen]
-    result = PassResult(torch.stack(scores, 1)[:, place], p[:size], torch.stack(gaps, 1)[:, place] if gap else None)
+    result = PassResult(torch.stack(scores, 1)[:, place], p[:size], None if gaps is None else gaps.T[:, place])
     if not torch.isfinite(result.scores).all():
         raise AttributionError("scores are not finite; check the weights and activations for NaN and infinite values.")
     return result
 
 
-def _walk(model: LanguageModel, rows: list[Row], walk: _Walk) -> tuple[torch.Tensor, _Walk, dict[int, torch.Tensor]]:
-    """P(answer) of every row of the grown batch, and its gradient with respect to every layer's leaves."""
-    run = _last_tokens if model.causal else _whole_texts
-    wanted = torch.tensor([row.target for row in rows], device=model.device)
+def _gradients(
+    model: LanguageModel, rows: list[Row], walk: _Walk, wanted: torch.Tensor
+) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+    """P(answer) of the base rows, and every layer's gradients of P with respect to its points, (path * node * row, neuron)."""
     with torch.enable_grad():
-        logits = run(model, rows, walk)
-    wanted = wanted.repeat(len(logits) // len(rows)).unsqueeze(1)
-    with torch.no_grad():  # d log P / d logits = one-hot - softmax; written down, it spares several passes over them
+        logits = _run(model, rows, walk)
+    wanted = wanted.repeat(len(logits) // len(rows), 1)
+    with torch.no_grad():  # d log P / d logits = one-hot - softmax: written down, it spares several passes over them
         slope = logits.detach().to(walk.nodes.dtype).softmax(-1)
         p = slope.gather(1, wanted)
         slope.scatter_add_(1, wanted, torch.full_like(p, -1.0))
         slope[: len(rows)] = 0
-    gradients = torch.autograd.grad(logits, [walk.leaves[layer] for layer in walk.layers], slope.to(logits.dtype))
-    p = p.squeeze(1)
-    per_layer = p[len(rows) :].view(len(walk.layers), -1, 1)
-    exact = {
-        layer: -(gradient.to(p.dtype) * per_layer[i])
-        for i, (layer, gradient) in enumerate(zip(walk.layers, gradients, strict=True))
-    }
-    return p, walk, exact
+    found = torch.autograd.grad(logits, [walk.leaves[layer] for layer in walk.layers], slope.to(logits.dtype))
+    points = p[len(rows) :].view(len(walk.layers), -1, 1)
+    gradients = {layer: -points[i] * found[i].to(p.dtype) for i, layer in enumerate(walk.layers)}
+    return p[: len(rows), 0], gradients
+
+
+def _probabilities(model: LanguageModel, rows: list[Row], walk: _Walk, wanted: torch.Tensor) -> torch.Tensor:
+    """P(answer) of every row of the grown batch."""
+    with torch.no_grad():
+        logits = _run(model, rows, walk)
+        p = logits.to(walk.nodes.dtype).softmax(-1)
+        return p.gather(1, wanted.repeat(len(logits) // len(rows), 1)).squeeze(1)
+
+
+def _run(model: LanguageModel, rows: list[Row], walk: _Walk) -> torch.Tensor:
+    return _last_tokens(model, rows, walk) if model.causal else _whole_texts(model, rows, walk)
 
 
 def _whole_texts(model: LanguageModel, rows: list[Row], walk: _Walk) -> torch.Tensor:
