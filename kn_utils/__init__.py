@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 _ROOMS = {
-    "attribution": "attribute attribution_map convergence",
+    "attribution": "attribute attribution_map completeness convergence",
     "config": "ParameterError StudyParameters",
     "evaluation": "answer_probability effects evaluate_updates perplexity sample_updates",
     "facts": "DataError Facts coverage find_problems make_prompts",

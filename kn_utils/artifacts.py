@@ -74,29 +74,37 @@ def load_table(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     return table, note.get("origin", {})
 
 
+def stored(path: str | Path, origin: dict[str, Any]) -> pd.DataFrame | None:
+    """The table at ``path`` if it has this origin (and was made by this code); else ``None``, and a line that says why."""
+    path = Path(path)
+    if not path.is_file():
+        return None
+    try:
+        table, found = load_table(path)
+    except ArtifactError:
+        print(f"{path.name}: cannot be read, computing it again", file=sys.stderr)
+        return None
+    wanted = full_origin(origin)
+    if found == wanted:
+        return table
+    why = ", ".join(key for key in wanted if found.get(key) != wanted[key]) or "its origin"
+    print(f"{path.name}: {why} changed, computing it again", file=sys.stderr)
+    return None
+
+
+def full_origin(origin: dict[str, Any]) -> dict[str, Any]:
+    """An origin as it is stored: with the code's version, and as JSON gives it back."""
+    return json.loads(json.dumps({**origin, "code": code_version()}))
+
+
 def cached(
-    path: str | Path,
-    make: Callable[..., pd.DataFrame],
-    *args: Any,
-    origin: dict[str, Any],
-    say: bool = True,
-    **kwargs: Any,
+    path: str | Path, make: Callable[..., pd.DataFrame], *args: Any, origin: dict[str, Any], **kwargs: Any
 ) -> pd.DataFrame:
     """The table at ``path`` if it has this origin; else ``make(*args, **kwargs)``, stored there."""
-    path = Path(path)
-    wanted = json.loads(json.dumps({**origin, "code": code_version()}))
-    if path.is_file():
-        try:
-            table, stored = load_table(path)
-            if stored == wanted:
-                return table
-            why = ", ".join(key for key in wanted if stored.get(key) != wanted[key]) or "its origin"
-            note = f"{path.name}: {why} changed, computing it again"
-        except ArtifactError:
-            note = f"{path.name}: cannot be read, computing it again"
-        if say:
-            print(note, file=sys.stderr)
-    save_table(make(*args, **kwargs), path, wanted)
+    table = stored(path, origin)
+    if table is not None:
+        return table
+    save_table(make(*args, **kwargs), path, full_origin(origin))
     return load_table(path)[0]  # what later runs will see, dtypes included
 
 
@@ -108,7 +116,16 @@ def save_json(content: dict[str, Any], path: str | Path) -> Path:
 
 
 #: Modules that say how results look, not what they are: changing them makes no table stale.
-_PRESENTATION = {"plots.py", "study.py", "benchmark.py", "config.py", "artifacts.py"}
+_PRESENTATION = {
+    "plots.py",
+    "study.py",
+    "benchmark.py",
+    "config.py",
+    "base.py",
+    "artifacts.py",
+    "published.py",
+    "reanalysis.py",
+}
 
 
 @cache
@@ -142,7 +159,11 @@ def machine() -> pd.DataFrame:
     import torch
 
     names = ("torch", "transformers", "numpy", "pandas", "scipy")
-    facts = {"python": platform.python_version()} | {name: version(name) for name in names} | {"kn_utils": package_version()}
+    facts = (
+        {"python": platform.python_version()}
+        | {name: version(name) for name in names}
+        | {"kn_utils": package_version()}
+    )
     facts["processor"] = f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
     facts["threads"] = str(torch.get_num_threads())
     facts["memory"] = (

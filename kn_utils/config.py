@@ -32,7 +32,7 @@ class StudyParameters(BaseModel):
     dataset: str = Field("mini", min_length=1)
     language: str = Field("en", pattern=r"^[a-z][a-z-]*$")
     relation: str = Field("all", pattern=r"^(all|P[0-9]+)$")
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+|:all)?)$")
     dtype: Literal["auto", "float32", "float64", "bfloat16"] = "auto"
     seed: int = Field(0, ge=0)
     out: str | None = None
@@ -42,6 +42,9 @@ class StudyParameters(BaseModel):
 
     rule: Literal["right", "left", "midpoint", "gauss-legendre"] = "gauss-legendre"
     steps: int = Field(4, ge=1, le=1000)
+    baseline: Literal["zero", "replacement", "replacement-each"] = "zero"
+    multiplier: Literal["difference", "activation"] = "difference"
+    precision: Literal["float32", "tf32", "bfloat16"] | None = None
     keep: float = Field(0.1, gt=0, le=1)
 
     threshold: float = Field(0.2, gt=0, le=1)
@@ -51,6 +54,8 @@ class StudyParameters(BaseModel):
     l1: float = Field(1.0, ge=0)
     l2: float = Field(8.0, ge=0)
     edits_per_relation: int = Field(10, ge=1)
+
+    download: bool = False
 
     @classmethod
     def check(cls, **values: Any) -> StudyParameters:

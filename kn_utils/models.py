@@ -284,7 +284,7 @@ def at_hand() -> pd.DataFrame:
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU (MPS is used when asked for by name)."""
+    """``auto`` is CUDA where there is one, else the CPU; MPS is used when asked for by name; ``cuda:all`` is the first one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = device.partition(":")[0]
@@ -293,7 +293,7 @@ def choose_device(device: str = "auto") -> torch.device:
         raise ModelError(f"unknown device {device!r}; known: auto, cpu, cuda, mps.")
     if not there[kind]:
         raise ModelError(f"device {device!r} was asked for, and torch sees none; use device='auto' or 'cpu'.")
-    return torch.device(device)
+    return torch.device("cuda:0" if device == "cuda:all" else device)
 
 
 def check_finite(model: nn.Module, name: str = "the model") -> None:

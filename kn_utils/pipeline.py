@@ -7,8 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import cuda
 
-from .artifacts import cached, code_version, fingerprint, git_commit, save_json, save_table
+from .artifacts import (
+    cached,
+    code_version,
+    fingerprint,
+    full_origin,
+    git_commit,
+    load_table,
+    save_json,
+    save_table,
+    stored,
+)  # fmt: skip
 from .attribution import attribute
 from .config import StudyParameters, run_folder
 from .evaluation import answer_probability
@@ -16,6 +27,7 @@ from .facts import Facts, make_prompts
 from .models import REGISTERED, LanguageModel, load_model
 from .neurons import random_neurons, refine
 from .sources import load_facts
+from .streaming import prompts_file
 
 #: Threshold of the activation baseline (Dai et al.'s code; activations are less peaked than attributions).
 ACTIVATION_THRESHOLD = 0.5
@@ -44,14 +56,18 @@ class Study:
     @property
     def dtype(self) -> str:
         """``auto``: float64 for the bundled model, whose stored outputs are compared digit by digit; else float32."""
-        small = self.parameters.model == "mini" and self.parameters.device in ("auto", "cpu")
-        return ("float64" if small else "float32") if self.parameters.dtype == "auto" else self.parameters.dtype
+        p = self.parameters
+        small = p.model == "mini" and p.device in ("auto", "cpu") and p.precision is None
+        return ("float64" if small else "float32") if p.dtype == "auto" else p.dtype
 
     @cached_property
     def facts(self) -> Facts:
         """The facts of the relation(s), at most ``facts_per_relation`` of each, drawn by the seed; all languages."""
         p = self.parameters
-        data = load_facts(p.dataset, relations=None if p.relation == "all" else [p.relation])
+        relations = None if p.relation == "all" else [p.relation]
+        data = load_facts(p.dataset, relations=relations)
+        if p.language not in ("all", *data.languages):  # one that is not among the data set's usual ones
+            data = load_facts(p.dataset, languages=[p.language], relations=relations)
         return data.sample(p.facts_per_relation, p.seed)
 
     def folder(self, language: str | None = None) -> Path:
@@ -79,14 +95,21 @@ class Study:
         return self._table("probabilities", answer_probability, language, prompts=self.prompts(language))
 
     def scores(self, language: str | None = None, method: str = "integrated-gradients") -> pd.DataFrame:
-        """Attribution scores (or those of the activation baseline) of :meth:`prompts`."""
-        p = self.parameters
-        options = {"method": method, "keep": p.keep}
+        """Attribution scores (or those of the activation baseline) of :meth:`prompts`; streamed, so a broken run goes on."""
+        p, name = self.parameters, "scores" if method == "integrated-gradients" else f"scores-{method}"
+        options: dict[str, Any] = {"method": method, "keep": p.keep, "precision": p.precision}
         if method == "integrated-gradients":
-            options |= {"rule": p.rule, "steps": p.steps}
-        name = "scores" if method == "integrated-gradients" else f"scores-{method}"
-        table = self._table(name, attribute, language, prompts=self.prompts(language), **options)
-        table.attrs["keep"] = p.keep
+            options |= {"rule": p.rule, "steps": p.steps, "baseline": p.baseline, "multiplier": p.multiplier}
+        path, prompts = self.folder(language) / "tables" / f"{name}.parquet", self.prompts(language)
+        origin = {**self.origin(), "prompts": fingerprint(prompts), **options}
+        table = stored(path, origin)
+        if table is None:
+            every = [f"cuda:{i}" for i in range(cuda.device_count())] if p.device == "cuda:all" else None
+            attribute(
+                self.model, prompts, **options, batch_size=p.batch_size, out=path, origin=full_origin(origin), devices=every
+            )  # fmt: skip
+            table = load_table(path)[0]
+        table.attrs |= {"prompts": load_table(prompts_file(path))[0].to_dict("list"), "keep": p.keep}
         return table
 
     def neurons(self, language: str | None = None, method: str = "integrated-gradients") -> pd.DataFrame:

@@ -118,7 +118,7 @@ def test_cached_computes_again_when_the_code_changes(tmp_path, monkeypatch, caps
     cached(path, make, 1, origin={})
     assert make.calls == 2
     assert capsys.readouterr().err == "t.parquet: code changed, computing it again\n"
-    cached(path, make, 1, origin={}, say=False)
+    cached(path, make, 1, origin={})
     assert make.calls == 2
 
 
