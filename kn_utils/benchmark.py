@@ -58,11 +58,11 @@ def published(
     keep = {"use_cache": False} if model.causal else {}
 
     def probability(count: int) -> torch.Tensor:
-        inputs = {"input_ids": ids.repeat(count, 1), "attention_mask": mask.repeat(count, 1), **keep}
+        inputs = {"input_ids": ids.repeat(count, 1), "attention_mask": mask.repeat(count, 1)}
         if head == "blank":
             logits = model.logits(inputs, torch.full((count,), row.position, device=model.device))
         else:
-            logits = model.model(**inputs).logits[:, row.position]
+            logits = model.model(**inputs, **keep).logits[:, row.position]
         return logits.softmax(-1)[:, row.target]
 
     scores = []
