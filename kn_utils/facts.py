@@ -253,19 +253,6 @@ def answer_pieces(tokenizer: Any, answer: str, before: str = " ", unknown: str =
     return pieces
 
 
-def piece_counts(tokenizer: Any, prompts: pd.DataFrame) -> pd.DataFrame:
-    """Share of prompts whose answer takes 1, 2, 3 or more pieces, and none (it cannot be written), per language."""
-    counts = []
-    for text, answer in zip(prompts["text"], prompts["answer"], strict=True):
-        pieces = answer_pieces(tokenizer, answer, text.split(OBJECT)[0].split(SUBJECT)[0], unknown="allow")
-        counts.append(
-            "unknown" if tokenizer.unk_token_id in pieces else "3 or more" if len(pieces) > 2 else str(len(pieces))
-        )
-    table = pd.crosstab(prompts["language"], pd.Series(counts, index=prompts.index, name="pieces"), normalize="index")
-    table = table.reindex(columns=["1", "2", "3 or more", "unknown"], fill_value=0.0)
-    return table.loc[list(dict.fromkeys(prompts["language"]))]
-
-
 def encode(
     tokenizer: Any,
     prompts: pd.DataFrame,

@@ -233,3 +233,31 @@ def sharing(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:
     figure.suptitle(title, x=0.01, ha="left")
     figure.legend(*many[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
+
+
+def answer_pieces(shares: pd.DataFrame, title: str) -> Figure:
+    """Answers by their number of pieces, stacked: a bar per language, a panel per data set.
+
+    Args:
+        shares: index (dataset, language); columns ``pieces_1, pieces_2, pieces_3, unwritable`` (shares of prompts).
+    """
+    kinds = [
+        ("pieces_1", "one piece", "#12335c", ""), ("pieces_2", "two", "#d1731f", "//"),
+        ("pieces_3", "three or more", "#cfcfcf", ""), ("unwritable", "cannot be written", "black", ""),
+    ]  # fmt: skip
+    datasets = list(dict.fromkeys(shares.index.get_level_values(0)))
+    figure, many = plt.subplots(1, len(datasets), figsize=(2.9 * len(datasets), 3.2), sharey=True, squeeze=False)
+    for axes, dataset in zip(many[0], datasets, strict=True):
+        part = shares.loc[dataset]
+        floor = np.zeros(len(part))
+        for column, label, colour, hatch in kinds:
+            style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
+            axes.bar(range(len(part)), part[column], bottom=floor, label=label, **style)
+            floor += part[column].to_numpy()
+        axes.set_xticks(range(len(part)), part.index)
+        axes.set(title=dataset, xlabel="language", ylim=(0, 1))
+        axes.grid(axis="x", visible=False)
+    many[0][0].set_ylabel("share of prompts")
+    figure.suptitle(title, x=0.01, ha="left")
+    figure.legend(*many[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
