@@ -16,7 +16,7 @@ a copy is the blank's token alone, and reads the prefix's keys and values, which
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,10 +99,11 @@ def integrate(
     wanted = torch.tensor([[row.target] for row in rows], device=model.device)
     with computing_in(model, precision):
         starts, share = _starts(model, rows, order, baseline, exact)
+        run = _last_tokens(model, rows) if model.causal else _whole_texts(model, rows)
         walk = _Walk(a, starts, order)
-        p, gradients = _gradients(model, rows, walk, wanted)
+        p, gradients = _gradients(run, walk, wanted)
         if gap:
-            first = _probabilities(model, rows, _Walk(torch.zeros_like(a[:1]), starts, order), wanted)
+            first = _probabilities(run, _Walk(torch.zeros_like(a[:1]), starts, order), wanted)
     size, paths = len(rows), len(share)
     scores, moved = [], []
     for layer in order:
@@ -120,46 +121,48 @@ def integrate(
     return result
 
 
-def _gradients(
-    model: LanguageModel, rows: list[Row], walk: _Walk, wanted: torch.Tensor
-) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+#: Runs the model while a walk's hooks are in place; the logits at the blanks of the grown batch, (row, token).
+Run = Callable[["_Walk"], torch.Tensor]
+
+
+def _gradients(run: Run, walk: _Walk, wanted: torch.Tensor) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
     """P(answer) of the base rows, and every layer's gradients of P with respect to its points, (path * node * row, neuron)."""
+    size = len(wanted)
     with torch.enable_grad():
-        logits = _run(model, rows, walk)
-    wanted = wanted.repeat(len(logits) // len(rows), 1)
+        logits = run(walk)
+    wanted = wanted.repeat(len(logits) // size, 1)
     with torch.no_grad():  # d log P / d logits = one-hot - softmax: written down, it spares several passes over them
         slope = logits.detach().to(walk.nodes.dtype).softmax(-1)
         p = slope.gather(1, wanted)
         slope.scatter_add_(1, wanted, torch.full_like(p, -1.0))
-        slope[: len(rows)] = 0
+        slope[:size] = 0
     found = torch.autograd.grad(logits, [walk.leaves[layer] for layer in walk.layers], slope.to(logits.dtype))
-    points = p[len(rows) :].view(len(walk.layers), -1, 1)
+    points = p[size:].view(len(walk.layers), -1, 1)
     gradients = {layer: -points[i] * found[i].to(p.dtype) for i, layer in enumerate(walk.layers)}
-    return p[: len(rows), 0], gradients
+    return p[:size, 0], gradients
 
 
-def _probabilities(model: LanguageModel, rows: list[Row], walk: _Walk, wanted: torch.Tensor) -> torch.Tensor:
+def _probabilities(run: Run, walk: _Walk, wanted: torch.Tensor) -> torch.Tensor:
     """P(answer) of every row of the grown batch."""
     with torch.no_grad():
-        logits = _run(model, rows, walk)
-        p = logits.to(walk.nodes.dtype).softmax(-1)
-        return p.gather(1, wanted.repeat(len(logits) // len(rows), 1)).squeeze(1)
+        p = run(walk).to(walk.nodes.dtype).softmax(-1)
+        return p.gather(1, wanted.repeat(len(p) // len(wanted), 1)).squeeze(1)
 
 
-def _run(model: LanguageModel, rows: list[Row], walk: _Walk) -> torch.Tensor:
-    return _last_tokens(model, rows, walk) if model.causal else _whole_texts(model, rows, walk)
-
-
-def _whole_texts(model: LanguageModel, rows: list[Row], walk: _Walk) -> torch.Tensor:
-    """A masked model: every copy is a whole text, since all its tokens see the blank. Logits at the blanks."""
+def _whole_texts(model: LanguageModel, rows: list[Row]) -> Run:
+    """A masked model: every copy is a whole text, since all its tokens see the blank."""
     inputs, at, _ = model.batch(rows)
     if len({len(row.ids) for row in rows}) == 1:
         del inputs["attention_mask"]
-    with walk.installed(model, at):
-        return model.model(**inputs).logits[:, 0]
+
+    def run(walk: _Walk) -> torch.Tensor:
+        with walk.installed(model, at):
+            return model.model(**inputs).logits[:, 0]
+
+    return run
 
 
-def _last_tokens(model: LanguageModel, rows: list[Row], walk: _Walk) -> torch.Tensor:
+def _last_tokens(model: LanguageModel, rows: list[Row]) -> Run:
     """A left-to-right model: the prefixes once, without gradients; then the last tokens, which grow into copies."""
     inputs, at, _ = model.batch(rows)
     ids, longest = inputs["input_ids"], inputs["input_ids"].shape[1]
@@ -179,8 +182,12 @@ def _last_tokens(model: LanguageModel, rows: list[Row], walk: _Walk) -> torch.Te
         if model.takes_positions:
             last["position_ids"] = at.unsqueeze(1)
     cache.frozen = True
-    with walk.installed(model, torch.zeros_like(at)):
-        return model.model(**last, past_key_values=cache).logits[:, 0]
+
+    def run(walk: _Walk) -> torch.Tensor:
+        with walk.installed(model, torch.zeros_like(at)):
+            return model.model(**last, past_key_values=cache).logits[:, 0]
+
+    return run
 
 
 class PrefixCache(DynamicCache):
