@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import platform
 import sys
 import time
@@ -25,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .artifacts import code_version, git_commit, save_json
 from .attribution import Settings, agreement
-from .base import DATA
+from .base import DATA, ROOT
 from .batching import Batch, Room
 from .facts import OBJECT, SUBJECT, Row
 from .kernel import quadrature
@@ -326,6 +327,15 @@ def machine(device: torch.device) -> dict[str, Any]:
         "processor": names[0] if names else platform.processor(), "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version(),
     }  # fmt: skip
+
+
+def measured(folder: Path = ROOT / "figures") -> pd.DataFrame:
+    """What is stored in ``figures/benchmark_*.json``: the tables of :func:`compare`, with ``model`` and ``device``."""
+    tables = []
+    for path in sorted(folder.glob("benchmark_*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        tables.append(pd.DataFrame(content["rows"]).assign(model=content["model"], device=content["machine"]["device"]))
+    return pd.concat(tables, ignore_index=True)
 
 
 if __name__ == "__main__":

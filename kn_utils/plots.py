@@ -97,6 +97,24 @@ def convergence(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def benchmark(table: pd.DataFrame) -> Figure:
+    """Seconds per prompt of each method (:func:`kn_utils.benchmark.measured`), one panel per model, with the ratio at the bar."""
+    models = list(table["model"].unique())
+    figure, panels = plt.subplots(1, len(models), figsize=(3.2 + 3.4 * len(models), 3), sharey=True, squeeze=False)
+    methods = list(table["method"].unique())[::-1]
+    for axes, model in zip(panels[0], models, strict=True):
+        part = table[table["model"] == model].set_index("method").reindex(methods)
+        colours = [KINDS["knowledge" if "kernel" in method else "random"][0] for method in methods]
+        axes.barh(methods, part["seconds"], color=colours, height=0.6)
+        for place, (seconds, ratio) in enumerate(zip(part["seconds"], part["ratio"], strict=True)):
+            if pd.notna(seconds):
+                axes.text(seconds * 1.15, place, f"{ratio:.2g} x", va="center", fontsize=8)
+        axes.set(xscale="log", xlabel="seconds per prompt (log)", title=f"{model}, {part['device'].dropna().iloc[0]}")
+        axes.set_xlim(right=part["seconds"].max() * 6)
+    figure.suptitle("Attribution of one prompt, all layers: the published procedure and the kernel")
+    return figure
+
+
 def attribution(scores: np.ndarray, title: str) -> Figure:
     """The scores of one prompt, shape (layer, neuron): each layer's twelve largest, as a heat map."""
     top = -np.sort(-np.asarray(scores), axis=1)[:, :12]
