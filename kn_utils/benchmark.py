@@ -338,5 +338,14 @@ def measured(folder: Path = ROOT / "figures") -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def markdown(table: pd.DataFrame) -> str:
+    """The measured table as README shows it."""
+    lines = ["| model | method | s per prompt | times faster | error | same neurons |", "|---|---|---|---|---|---|"]
+    for row in table.itertuples():
+        exact = ["", ""] if pd.isna(row.error) else [f"{row.error:.1e}", f"{row.jaccard:.3f}"]
+        lines.append(f"| {' | '.join([row.model, row.method, f'{row.seconds:.3g}', f'{row.ratio:.2g}', *exact])} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     main()

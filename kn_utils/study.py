@@ -138,7 +138,7 @@ class Plan:
         """
         cells = json.loads(self.source(job).read_text(encoding="utf-8"))["cells"]
         code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-        folders = sorted({ROOT / "data" / self.dataset, ROOT / "data" / self.model})
+        folders = sorted(ROOT / "data" / name for name in {self.dataset, self.model, "published"})
         inputs = [fingerprint(folder) for folder in (ROOT / "kn_utils", *folders)]
         inputs.append(digest((ROOT / "requirements.lock").read_bytes()))
         return digest(json.dumps([code, self.parameters(job), inputs]).encode())
