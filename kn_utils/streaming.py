@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import pickle
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import parent_process
 from pathlib import Path
 from queue import Empty
 from typing import Any, Protocol
@@ -26,7 +30,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.multiprocessing
 
-from .artifacts import load_table, save_json, save_table, written
+from .artifacts import ArtifactError, load_table, save_json, save_table, written
 from .batching import WINDOW, Batch, Room
 from .facts import Row
 from .kernel import AttributionError, PassResult
@@ -71,7 +75,7 @@ class Parts:
         if changed:
             if stored is not None:
                 print(f"{self.folder.name}: {', '.join(changed)} changed, starting anew", file=sys.stderr)
-            shutil.rmtree(self.folder, ignore_errors=True)
+            _remove(self.folder)  # before the new plan is there: no old part may be taken for one of its own
             save_json(note, plan)
         #: Batches are cut as in the run that is taken up: another cut would round differently.
         self.budget: int = note["budget"] if changed else stored["budget"]
@@ -86,7 +90,8 @@ class Parts:
     def close(self, window: int) -> None:
         """A finished window's parts become one; a long run would leave too many files."""
         names = sorted(path.stem for path in self.folder.glob(f"{window:06d}-*.parquet"))
-        for kind in ("notes-", "") if names else ():
+        done = self._file("", f"{window:06d}").is_file()  # by a run that was stopped while it deleted
+        for kind in ("notes-", "") if names and not done else ():
             tables = [load_table(self._file(kind, name))[0] for name in names]
             save_table(pd.concat(tables, ignore_index=True), self._file(kind, f"{window:06d}"))
         for kind in ("", "notes-"):
@@ -101,11 +106,14 @@ class Parts:
         note = json.dumps({"origin": origin, "attrs": {}}, ensure_ascii=False, sort_keys=True).encode()
         for target, kind, columns in ((prompts_file(self.out), "notes-", NOTES), (self.out, "", SCORES)):
             schema = pa.schema([("prompt", pa.string()), *columns.items()], {b"kn_utils": note})
-            with written(target) as place, pq.ParquetWriter(place, schema) as file:
+            made = self.folder / target.name  # half a file of a killed run goes with the folder
+            with written(made) as place, pq.ParquetWriter(place, schema) as file:
                 for window in windows:
                     part = load_table(self._file(kind, f"{window:06d}"))[0]
                     file.write_table(pa.Table.from_pandas(_in_order([part], prompts), schema, preserve_index=False))
-        shutil.rmtree(self.folder)
+            with _told(f"write {target}"):
+                os.replace(made, target)
+        _remove(self.folder)
         return self.out
 
     def _file(self, kind: str, name: str) -> Path:
@@ -133,8 +141,22 @@ def prompts_file(out: Path) -> Path:
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):  # not there, or not whole
         return None
+
+
+def _remove(folder: Path) -> None:
+    with _told(f"remove {folder}"), suppress(FileNotFoundError, NotADirectoryError):
+        (folder / "plan.json").unlink(missing_ok=True)  # first: what a killed process leaves of the rest is not used
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(f"cannot {what}: {error.strerror or error}. Choose another folder (out).") from error
 
 
 class Settings(Protocol):
@@ -229,10 +251,11 @@ def side_by_side(job: Job, devices: Sequence[str]) -> Iterator[tuple[int, bool]]
             worker.start()
         running = len(workers)
         while running:
+            # Asked before the queue is: what a dead process sent is in there by then.
+            dead = [worker.exitcode for worker in workers if worker.exitcode not in (None, 0)]
             try:
                 message = queue.get(timeout=1)
             except Empty:
-                dead = [worker.exitcode for worker in workers if worker.exitcode not in (None, 0)]
                 if dead:
                     raise AttributionError(
                         f"a process ended with exit code {dead[0]}; finished batches are kept, the same call goes on from there."
@@ -246,7 +269,9 @@ def side_by_side(job: Job, devices: Sequence[str]) -> Iterator[tuple[int, bool]]
                 yield message
     finally:
         for worker in workers:
-            worker.terminate()
+            if worker.is_alive():  # one that was never started is not
+                worker.terminate()
+                worker.join()
 
 
 def _work(job: Job, device: str, threads: int, queue: Any) -> None:
@@ -254,7 +279,18 @@ def _work(job: Job, device: str, threads: int, queue: Any) -> None:
         torch.set_num_threads(threads)
         job.model.model.to(device)
         for done in job.run():
+            if not parent_process().is_alive():  # killed: it can neither stop us nor use what we make
+                return
             queue.put(done)
         queue.put(None)
     except Exception as error:  # shown by the parent process
-        queue.put(error)
+        queue.put(_sendable(error))
+        sys.exit(1)
+
+
+def _sendable(error: Exception) -> Exception:
+    """Some exceptions cannot be pickled, or not be made again from what was; the queue would drop them without a word."""
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
