@@ -51,3 +51,41 @@ def plain_scores(
             total += c * torch.autograd.grad(p, leaf)[0]
         layers.append(w * total)
     return torch.stack(layers)
+
+
+def scores_from(
+    model, ids: list[int], position: int, target: int, points: list[float], weights: list[float], baseline: str, token: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Averaged paths, from their definition: one forward pass per replaced token, one gradient per path, layer and point.
+
+    ``zero``: from 0. ``replacement``: from the mean over t of the neurons at the blank of the text whose token t is ``token``.
+    ``replacement-each``: one path from each of these texts, and the mean of the paths' scores.
+
+    Returns:
+        scores (layer, neuron) with multiplier w - b; with multiplier w; and P(w) - mean P(b), (layer,).
+    """
+    difference, activation, change = [], [], []
+    for layer in range(model.n_layers):
+        w = neurons_at(model, ids, position, layer)
+        texts = [ids[:t] + [token] + ids[t + 1 :] for t in range(len(ids))]
+        starts = [torch.zeros_like(w)]
+        if baseline != "zero":
+            starts = [neurons_at(model, text, position, layer) for text in texts]
+        if baseline == "replacement":
+            starts = [sum(starts) / len(starts)]
+        found = torch.zeros(2, len(w), dtype=w.dtype)
+        with torch.no_grad():
+            moved = probability_with(model, ids, position, target, layer, w)
+        for b in starts:
+            with torch.no_grad():
+                moved = moved - probability_with(model, ids, position, target, layer, b) / len(starts)
+            for a, c in zip(points, weights, strict=True):
+                leaf = ((1 - a) * b + a * w).requires_grad_()
+                with torch.enable_grad():
+                    p = probability_with(model, ids, position, target, layer, leaf)
+                slope = torch.autograd.grad(p, leaf)[0]
+                found += c / len(starts) * torch.stack([(w - b) * slope, w * slope])
+        difference.append(found[0])
+        activation.append(found[1])
+        change.append(moved)
+    return torch.stack(difference), torch.stack(activation), torch.stack(change)
