@@ -21,44 +21,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import DynamicCache
 
-from .base import StudyError
 from .facts import Row
 from .models import LanguageModel, by_row
 from .precision import computing_in
+from .quadrature import AttributionError, quadrature
 
-RULES = ("right", "left", "midpoint", "gauss-legendre")
 BASELINES = ("zero", "replacement", "replacement-each")
 MULTIPLIERS = ("difference", "activation")
-
-
-class AttributionError(StudyError):
-    """Scores that cannot be computed as asked, or that are not finite."""
-
-
-def quadrature(rule: str = "gauss-legendre", steps: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes a_k in [0, 1] and weights c_k (sum 1) of a rule.
-
-    ``right``: a_k = k/m, k = 1..m, the papers' equation. ``left``: k = 0..m-1, what the released code computes.
-    ``midpoint``: (k - 1/2)/m. ``gauss-legendre``: exact for polynomials of degree 2m - 1.
-    """
-    if steps < 1:
-        raise AttributionError(f"steps={steps}; a rule needs at least one step.")
-    even = np.full(steps, 1 / steps)
-    if rule == "right":
-        return np.arange(1, steps + 1) / steps, even
-    if rule == "left":
-        return np.arange(steps) / steps, even
-    if rule == "midpoint":
-        return (np.arange(steps) + 0.5) / steps, even
-    if rule == "gauss-legendre":
-        nodes, weights = np.polynomial.legendre.leggauss(steps)
-        return (nodes + 1) / 2, weights / 2
-    raise AttributionError(f"unknown rule {rule!r}; known: {', '.join(RULES)}.")
 
 
 @dataclass(frozen=True)
@@ -107,7 +80,8 @@ def integrate(
     size, paths = len(rows), len(share)
     scores, moved = [], []
     for layer in order:
-        mean = torch.einsum("k,jkbn->jbn", c, gradients[layer].view(paths, len(a), size, -1)) * share[:, :, None]
+        # No matrix product: the caller's TF32 or autocast would round it.
+        mean = (gradients[layer].view(paths, len(a), size, -1) * c[:, None, None]).sum(1) * share[:, :, None]
         moved.append((mean * walk.moves(layer)).sum(0))
         scores.append(moved[-1] if multiplier == "difference" else mean.sum(0) * walk.values[layer])
     gaps = None
