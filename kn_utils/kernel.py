@@ -290,9 +290,10 @@ def read_neurons(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Activations at the blank (row, layer, neuron) and P(answer) (row,), without gradients."""
     inputs, at, wanted = model.batch(rows)
+    exact = torch.float64 if model.dtype == torch.float64 else torch.float32
     with torch.no_grad(), computing_in(model, precision), _reading(model, at) as values:
-        p = model.logits(inputs, at).softmax(-1)
-    return torch.stack(values, 1), p[torch.arange(len(rows), device=at.device), wanted]
+        p = model.logits(inputs, at).to(exact).softmax(-1)
+    return torch.stack(values, 1).to(exact), p[torch.arange(len(rows), device=at.device), wanted]
 
 
 @contextmanager
