@@ -84,7 +84,7 @@ def free_memory(device: torch.device) -> float:
 
 
 class Room:
-    """Scores rows in as many passes as memory asks for; what it learnt from one batch holds for the next.
+    """Scores rows in as many passes as memory asks for; what it learns from one batch holds for texts as long or longer.
 
     Args:
         score: (rows, layers) -> scores of these rows at these layers.
@@ -92,40 +92,53 @@ class Room:
     """
 
     def __init__(self, score: Callable[[list[Row], list[int]], PassResult], layers: list[int]) -> None:
-        self.score, self.layers, self.most = score, layers, sys.maxsize
+        self.score, self.layers = score, layers
+        #: Length of the longest text -> how many rows, and how many layers of one row, are tried at once.
+        self.most_rows: dict[int, int] = {}
+        self.most_layers: dict[int, int] = {}
 
     def __call__(self, rows: list[Row], layers: list[int] | None = None) -> PassResult:
         layers = layers or self.layers
-        if len(rows) > self.most:
-            return _joined([self(rows[i : i + self.most], layers) for i in range(0, len(rows), self.most)])
+        longest = max(len(row.ids) for row in rows)
+        some = _least(self.most_rows, longest, len(rows))
+        if some < len(rows):
+            return _joined([self(rows[i : i + some], layers) for i in range(0, len(rows), some)], 0)
+        some = _least(self.most_layers, longest, len(layers))
+        if some < len(layers):
+            return _joined([self(rows, layers[i : i + some]) for i in range(0, len(layers), some)], 1)
         try:
             return self.score(rows, layers)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            said = str(error).splitlines()[0]
+            said = str(error).partition("\n")[0]
         # Out of the handler: the failed pass's tensors are gone now.
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(rows) > 1:
-            self.most = (len(rows) + 1) // 2
-            print(f"out of memory with {len(rows)} rows; going on with {self.most} at a time", file=sys.stderr)
-            return self(rows, layers)
-        if len(layers) == 1:
+            some = self.most_rows[longest] = (len(rows) + 1) // 2
+        elif len(layers) > 1:
+            some = self.most_layers[longest] = (len(layers) + 1) // 2
+        else:
             raise AttributionError(
-                f"one text of {len(rows[0].ids)} tokens does not fit into memory ({said}); take fewer steps, "
+                f"one text of {longest} tokens does not fit into memory ({said}); take fewer steps, "
                 "precision='bfloat16', or a device with more memory."
             )
-        half = len(layers) // 2
-        low, high = self(rows, layers[:half]), self(rows, layers[half:])
-        gap = None if low.gap is None else torch.cat([low.gap, high.gap], 1)
-        return PassResult(torch.cat([low.scores, high.scores], 1), low.probability, gap)
+        what = f"{len(rows)} rows" if len(rows) > 1 else f"{len(layers)} layers of one row"
+        print(f"out of memory with {what} of {longest} tokens; going on with {some} at a time", file=sys.stderr)
+        return self(rows, layers)
 
 
-def _joined(parts: list[PassResult]) -> PassResult:
-    gap = None if parts[0].gap is None else torch.cat([part.gap for part in parts])
-    return PassResult(torch.cat([part.scores for part in parts]), torch.cat([part.probability for part in parts]), gap)
+def _least(learnt: dict[int, int], length: int, default: int) -> int:
+    return min((some for known, some in learnt.items() if known <= length), default=default)
+
+
+def _joined(parts: list[PassResult], dim: int) -> PassResult:
+    """One result from those of several groups of rows (``dim`` 0) or of layers (1)."""
+    gap = None if parts[0].gap is None else torch.cat([part.gap for part in parts], dim)
+    probability = parts[0].probability if dim else torch.cat([part.probability for part in parts])
+    return PassResult(torch.cat([part.scores for part in parts], dim), probability, gap)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
