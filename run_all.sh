@@ -16,11 +16,11 @@ usage() {
 
 Options of the study:
   --model NAME        mini (bundled, default), a local folder, or a Hugging Face id; --revision COMMIT for the last
-  --dataset NAME      mini (bundled, default), or a published data set
+  --dataset NAME      mini (bundled, default), or a published data set, its options behind a colon
   --language L        en, nl, ja, vi, zh, ko or all; may be repeated (default: en and all)
   --relation P        such as P36; may be repeated (default: all relations together)
   --facts N|all       facts per relation (default: the notebooks' own)
-  --device D          auto (default), cpu, cuda, cuda:1, mps
+  --device D          auto (default), cpu, cuda, cuda:1, cuda:all, mps
   --jobs N            notebooks side by side (default: half the cores, at least 2; 1 on a GPU)
   --notebooks NN ...  only these, such as 03 04, and what they need
   --runs FOLDER       where results go (default: runs/)

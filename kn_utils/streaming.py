@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import pickle
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,6 +30,7 @@ import torch
 import torch.multiprocessing
 
 from .artifacts import ArtifactError, load_table, save_json, save_table, written
+from .base import StudyError
 from .batching import WINDOW, Batch, Room
 from .facts import Row
 from .kernel import AttributionError, PassResult
@@ -289,8 +289,5 @@ def _work(job: Job, device: str, threads: int, queue: Any) -> None:
 
 
 def _sendable(error: Exception) -> Exception:
-    """Some exceptions cannot be pickled, or not be made again from what was; the queue would drop them without a word."""
-    try:
-        return pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
+    """Ours are made of one line; another library's might not survive the way between processes."""
+    return error if isinstance(error, StudyError) else RuntimeError(f"{type(error).__name__}: {error}")
