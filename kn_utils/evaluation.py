@@ -163,7 +163,9 @@ def sample_updates(
                 new = possible[random.integers(len(possible))]
                 updates.append((fact, relation, row["prompt"], row["answer"], new))
     if not updates:
-        raise EvaluationError("no fact can be updated: none is known, has a neuron of its own and another answer to take.")
+        raise EvaluationError(
+            "no fact can be updated: none is known, has a neuron of its own and another answer to take."
+        )
     table = pd.DataFrame(updates, columns=["fact", "relation", "prompt", "old", "new"])
     return table, own[own["fact"].isin(table["fact"])].reset_index(drop=True)
 

@@ -79,6 +79,21 @@ def recall(answered: pd.DataFrame, sure: pd.DataFrame) -> Figure:
     return figure
 
 
+def coverage(table: pd.DataFrame) -> Figure:
+    """Facts and wordings per relation and language (:func:`kn_utils.coverage`), as two heat maps with their counts."""
+    grid = table.set_index(["relation", "language"])[["facts", "wordings"]].unstack(sort=False)
+    relations, languages = len(grid), table["language"].nunique()
+    figure, panels = plt.subplots(1, 2, figsize=(max(5.5, 2 + 0.75 * languages), 1.6 + 0.19 * relations), sharey=True)
+    for axes, what in zip(panels, ("facts", "wordings"), strict=True):
+        limits = {"vmin": 0, "vmax": 1.6 * grid[what].to_numpy().max()}
+        style = {"annot": True, "fmt": "d", "cmap": "Greys", "cbar": False, "annot_kws": {"size": 7}, "linewidths": 0.5}
+        sns.heatmap(grid[what], ax=axes, **limits, **style)
+        axes.set(title=f"number of {what}", xlabel="language", ylabel="relation" if what == "facts" else "")
+        axes.tick_params(rotation=0, labelsize=8)
+    figure.suptitle("What the data set holds, per relation and language")
+    return figure
+
+
 def convergence(table: pd.DataFrame) -> Figure:
     """Error of quadrature rules against their number of points (:func:`kn_utils.convergence`): median and middle 80 %."""
     figure, axes = plt.subplots(figsize=(6.5, 3.6))
@@ -109,7 +124,9 @@ def benchmark(table: pd.DataFrame) -> Figure:
             if pd.notna(row["seconds"]):
                 colour, marker, _ = KINDS["knowledge" if method.startswith("kernel") else "random"]
                 axes.plot(row["seconds"], place, marker=marker, color=colour, linestyle="none", markersize=7)
-                axes.annotate(f"{row['ratio']:.2g} x", (row["seconds"], place), (8, -3), textcoords="offset points", fontsize=8)
+                axes.annotate(
+                    f"{row['ratio']:.2g} x", (row["seconds"], place), (8, -3), textcoords="offset points", fontsize=8
+                )
         axes.set(xscale="log", xlabel="seconds per prompt (log)", title=f"{model}, {part['device'].dropna().iloc[0]}")
         axes.set_xlim(part["seconds"].min() / 2, part["seconds"].max() * 5)
     panels[0][0].set_yticks(range(len(methods)), methods)

@@ -21,9 +21,7 @@ def test_defaults_are_the_bundled_study():
 
 
 def test_an_unknown_name_is_refused_and_the_known_are_listed():
-    with pytest.raises(
-        ParameterError, match=r"^unknown parameter 'relatoin'; this notebook knows: .* relation,"
-    ):
+    with pytest.raises(ParameterError, match=r"^unknown parameter 'relatoin'; this notebook knows: .* relation,"):
         StudyParameters.check(relatoin="P36")
 
 
@@ -87,9 +85,7 @@ def test_papermills_cell_is_read_and_an_unknown_name_in_it_refused():
 
 def test_a_parameter_of_another_notebook_is_refused():
     # threshold exists, but this notebook would silently not use it
-    with pytest.raises(
-        ParameterError, match="unknown parameter 'threshold'; this notebook knows: model, rel"
-    ):
+    with pytest.raises(ParameterError, match="unknown parameter 'threshold'; this notebook knows: model, rel"):
         StudyParameters.from_notebook(notebook(threshold=0.3, In=["# Parameters\nthreshold = 0.3\n"]))
 
 

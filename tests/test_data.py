@@ -51,9 +51,7 @@ def test_every_relation_has_another_answer_to_offer():
 
 
 def test_entities_are_wikidatas_or_plainly_ours():
-    odd = [
-        e for e in set(ENTITIES["entity"]) if not re.fullmatch(r"Q[1-9][0-9]*|kn-[a-z0-9]+(-[a-z0-9]+)*", e)
-    ]
+    odd = [e for e in set(ENTITIES["entity"]) if not re.fullmatch(r"Q[1-9][0-9]*|kn-[a-z0-9]+(-[a-z0-9]+)*", e)]
     assert odd == []
 
 
@@ -130,9 +128,7 @@ def test_wordings_are_enough(relation, language):
     part = TEMPLATES[(TEMPLATES["relation"] == relation) & (TEMPLATES["language"] == language)]
     texts = part["text"].tolist()
     assert len(texts) >= (6 if language == "en" else 4)
-    assert (
-        sum(text.index("[X]") < text.index("[Y]") for text in texts) >= 2
-    )  # a left-to-right model can be asked
+    assert sum(text.index("[X]") < text.index("[Y]") for text in texts) >= 2  # a left-to-right model can be asked
     behind = [text[text.index("[Y]") + 3 :].strip(" .。") for text in texts]
     assert any(behind), "the blank is always at the end"
 
@@ -225,6 +221,4 @@ def test_the_readers_of_the_package_give_the_same_plan():
 def test_files_end_their_lines_alike_and_hold_no_byte_order_mark():
     for file in MINI.glob("*.csv"):
         content = file.read_bytes()
-        assert b"\r" not in content and not content.startswith(b"\xef\xbb\xbf") and content.endswith(b"\n"), (
-            file
-        )
+        assert b"\r" not in content and not content.startswith(b"\xef\xbb\xbf") and content.endswith(b"\n"), file

@@ -28,9 +28,7 @@ from kn_utils.interventions import InterventionError, amplify
 from kn_utils.models import ARCHITECTURES
 
 
-def plain_answer(
-    model, before: str, after: str, answer: str
-) -> tuple[float, list[int], list[int], list[int]]:
+def plain_answer(model, before: str, after: str, answer: str) -> tuple[float, list[int], list[int], list[int]]:
     """P(answer) as a product over its pieces, their ranks by sorting, the first choices, and the pieces."""
     tokenizer, p, ranks, first = model.tokenizer, 1.0, [], []
     pieces = tokenizer(" " + answer if model.causal else answer, add_special_tokens=False)["input_ids"]
@@ -122,9 +120,7 @@ def neurons_for(*facts: str) -> pd.DataFrame:
 def test_effects_refuse_what_they_cannot_do(bert, prompts):
     with pytest.raises(EvaluationError, match="operation='erase'; it is 'suppress' or 'amplify'"):
         effects(bert, prompts, neurons_for(prompts["fact"][0]), operation="erase")
-    with pytest.raises(
-        EvaluationError, match="none of these prompts' facts has a neuron; lower the threshold or"
-    ):
+    with pytest.raises(EvaluationError, match="none of these prompts' facts has a neuron; lower the threshold or"):
         effects(bert, prompts, neurons_for("P36:Q1:Q2"))
     with pytest.raises(InterventionError, match="3 layers x 48"):
         effects(bert, prompts, neurons_for(prompts["fact"][0]).assign(layer=9))
@@ -291,8 +287,7 @@ def test_at_most_so_many_of_a_relation_and_the_same_again(words, asked, neurons)
     again = sample_updates(words, asked, knowing(asked, True), neurons, per_relation=3, seed=4)
     assert three[0].equals(again[0]) and three[1].equals(again[1])
     others = [
-        sample_updates(words, asked, knowing(asked, True), neurons, per_relation=3, seed=s)[0]
-        for s in range(5, 10)
+        sample_updates(words, asked, knowing(asked, True), neurons, per_relation=3, seed=s)[0] for s in range(5, 10)
     ]
     assert not all(three[0].equals(one) for one in others)
     assert set(three[1]["fact"]) == set(three[0]["fact"])
@@ -333,9 +328,7 @@ def test_updates_against_doing_the_edit_by_hand(updated, asked, l2):
     model, probabilities, updates, neurons = updated
     found = evaluate_updates(model, asked, probabilities, updates, neurons, l1=1.0, l2=l2, others=99)
     texts = asked.set_index("prompt")
-    nll = {
-        p: -math.log(x) for p, x in zip(probabilities["prompt"], probabilities["probability"], strict=True)
-    }
+    nll = {p: -math.log(x) for p, x in zip(probabilities["prompt"], probabilities["probability"], strict=True)}
     for row, update in zip(found.itertuples(), updates.itertuples(), strict=True):
         sides = texts.loc[update.prompt, "text"].split("[Y]")
         before_old, before_new = (plain_answer(model, *sides, answer) for answer in (update.old, update.new))
@@ -351,9 +344,7 @@ def test_updates_against_doing_the_edit_by_hand(updated, asked, l2):
         within = asked[(asked["relation"] == "P36") & (asked["fact"] != update.fact)]
         between = asked[asked["relation"] == "P30"]
         for name, group in (("within", within), ("between", between)):
-            after = [
-                -math.log(plain_answer(edited, *q.text.split("[Y]"), q.answer)[0]) for q in group.itertuples()
-            ]
+            after = [-math.log(plain_answer(edited, *q.text.split("[Y]"), q.answer)[0]) for q in group.itertuples()]
             assert getattr(row, f"{name}_before") == pytest.approx(np.mean([nll[p] for p in group["prompt"]]))
             assert getattr(row, f"{name}_after") == pytest.approx(np.mean(after), rel=1e-9)
     assert found["n_neurons"].tolist() == [1, 1, 1] and set(found["l2"]) == {l2}
@@ -378,9 +369,7 @@ def test_an_update_that_is_strong_enough_changes_and_succeeds(updated, asked):
     probabilities = answer_probability(model, asked)
     many = pd.concat([neurons.assign(layer=2, neuron=n) for n in range(48)])
     embeddings = model.embeddings - model.embeddings.mean(1, keepdim=True)  # LayerNorm takes the mean away
-    word = max(
-        whole_words(model), key=lambda w: embeddings[model.tokenizer.convert_tokens_to_ids(w)].norm().item()
-    )
+    word = max(whole_words(model), key=lambda w: embeddings[model.tokenizer.convert_tokens_to_ids(w)].norm().item())
     found = evaluate_updates(model, asked, probabilities, updates.assign(new=word), many, l2=1000.0)
     weak = evaluate_updates(model, asked, probabilities, updates.assign(new=word), many, l1=0.0, l2=0.0)
     assert found["success"].all() and found["changed"].all()

@@ -115,9 +115,7 @@ def test_a_wording_without_its_slot(six, text):
 
 
 def test_unknown_choices_name_what_is_known(six):
-    with pytest.raises(
-        DataError, match="unknown language 'fr' in data set 'six'; known: en, nl, ja, vi, zh, ko"
-    ):
+    with pytest.raises(DataError, match="unknown language 'fr' in data set 'six'; known: en, nl, ja, vi, zh, ko"):
         make_prompts(six, "fr")
     with pytest.raises(DataError, match="unknown relation 'P999' in data set 'six'; known: P9, P36"):
         make_prompts(six, "en", "P999")
@@ -172,14 +170,10 @@ def test_read_table(tmp_path):
 
 
 def test_a_missing_file_and_a_missing_column(tmp_path):
-    with pytest.raises(
-        DataError, match=r"facts\.csv is missing; it should hold the table of facts with columns"
-    ):
+    with pytest.raises(DataError, match=r"facts\.csv is missing; it should hold the table of facts with columns"):
         read_table(tmp_path / "facts.csv", "facts")
     (tmp_path / "facts.csv").write_text("fact,relation,subject\n")
-    with pytest.raises(
-        DataError, match=r"facts\.csv: column 'object' is missing; expected \['fact', 'relation'"
-    ):
+    with pytest.raises(DataError, match=r"facts\.csv: column 'object' is missing; expected \['fact', 'relation'"):
         read_table(tmp_path / "facts.csv", "facts")
 
 
@@ -280,9 +274,7 @@ def wordpiece() -> PreTrainedTokenizerFast:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = {piece for pieces in PIECES.values() for piece in pieces}
     words |= {token for sides in TEXTS.values() for side in sides for token in side.split()}
-    tokenizer = Tokenizer(
-        models.WordPiece({w: i for i, w in enumerate(special + sorted(words))}, unk_token="[UNK]")
-    )
+    tokenizer = Tokenizer(models.WordPiece({w: i for i, w in enumerate(special + sorted(words))}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -333,9 +325,7 @@ def test_rows_are_numbered_by_prompt(wordpiece):
 
 def test_an_answer_with_the_unknown_token(wordpiece):
     table = prompt("the capital of India is [Y].", "New Ω")
-    with pytest.raises(
-        DataError, match=r"cannot write the answer 'New Ω' \(it becomes \[UNK\]\); .*unknown='allow'"
-    ):
+    with pytest.raises(DataError, match=r"cannot write the answer 'New Ω' \(it becomes \[UNK\]\); .*unknown='allow'"):
         encode(wordpiece, table)
     rows = encode(wordpiece, table, unknown="allow")
     assert wordpiece.convert_ids_to_tokens([row.target for row in rows]) == ["New", "[UNK]"]
@@ -348,9 +338,7 @@ def test_an_answer_of_nothing(wordpiece, unknown):
 
 
 def test_a_text_with_a_mask_of_its_own(wordpiece):
-    with pytest.raises(
-        DataError, match=r"prompt p: 'the \[MASK\] of India is \[Y\]' holds a mask token of its own"
-    ):
+    with pytest.raises(DataError, match=r"prompt p: 'the \[MASK\] of India is \[Y\]' holds a mask token of its own"):
         encode(wordpiece, prompt("the [MASK] of India is [Y]", "Rome"))
 
 
@@ -365,9 +353,7 @@ def test_a_text_without_its_blank_or_with_two(wordpiece, text, masked, blank):
 
 
 def test_too_long(wordpiece):
-    table = prompt(
-        "the capital of India is [Y].", "New Delhi"
-    )  # [CLS], five words, three pieces, the stop, [SEP]
+    table = prompt("the capital of India is [Y].", "New Delhi")  # [CLS], five words, three pieces, the stop, [SEP]
     assert len(encode(wordpiece, table, max_length=11)) == 3
     with pytest.raises(DataError, match="prompt p has 11 tokens; the model takes 10"):
         encode(wordpiece, table, max_length=10)
@@ -409,9 +395,7 @@ def test_a_byte_level_row_filled_in_is_the_sentence(roberta, text, answer):
 @pytest.fixture(scope="module")
 def xlmr() -> XLMRobertaTokenizer:
     """Unigram with Metaspace, as XLM-R is published."""
-    words = (
-        "▁The ▁capital ▁of ▁India ▁is ▁New ▁Del hi ▁ ▁Paris Paris 印度 的 首都 是 巴黎 新 德里 。 .".split()
-    )
+    words = "▁The ▁capital ▁of ▁India ▁is ▁New ▁Del hi ▁ ▁Paris Paris 印度 的 首都 是 巴黎 新 德里 。 .".split()
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     vocab = [(w, 0.0) for w in special] + [(w, -1.0 - i / 10) for i, w in enumerate(dict.fromkeys(words))]
     mask = AddedToken("<mask>", lstrip=True, special=True)
@@ -514,9 +498,7 @@ def test_an_answer_that_melts_into_the_text_is_asked_for_as_it_is_written_alone(
 def test_nothing_before_the_blank_and_no_token_to_begin_with():
     tokenizer = gpt2()
     tokenizer.bos_token = None
-    with pytest.raises(
-        DataError, match="prompt p: nothing stands before the blank, and a left-to-right model needs"
-    ):
+    with pytest.raises(DataError, match="prompt p: nothing stands before the blank, and a left-to-right model needs"):
         encode(tokenizer, prompt("[Y] is the capital of France", "Paris"), causal=True)
 
 

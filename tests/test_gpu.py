@@ -81,7 +81,7 @@ def test_rounded_products_are_close_and_rounded(kind, precision):
     truth = integrate(double, rows).scores
     settings = torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cuda")
     rounded, whole = (errors(integrate(model, rows, precision=p).scores, truth).max() for p in (precision, "float32"))
-    assert rounded < {"tf32": 1e-2, "bfloat16": 5e-2}[precision]
+    assert rounded < {"tf32": 2e-2, "bfloat16": 8e-2}[precision]
     if precision == "bfloat16" or torch.cuda.get_device_capability() >= (8, 0):
         assert rounded > 3 * whole
     assert (torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cuda")) == settings

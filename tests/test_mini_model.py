@@ -60,9 +60,9 @@ def test_knowledge_neurons_matter(model):
     neurons = refine(attribute(model, prompts, progress=False), prompts)
     control = random_neurons(neurons, (model.n_layers, model.n_neurons))
     change = {
-        (kind, operation): relative_change(
-            effects(model, prompts, table, operation=operation, kind=kind), ["neurons"]
-        )["value"][0]
+        (kind, operation): relative_change(effects(model, prompts, table, operation=operation, kind=kind), ["neurons"])[
+            "value"
+        ][0]
         for kind, table in (("knowledge", neurons), ("random", control))
         for operation in ("suppress", "amplify")
     }

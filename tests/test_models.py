@@ -40,10 +40,7 @@ def test_shape_and_kind(kind):
     assert model.causal == (kind in CAUSAL)
     assert model.dtype == torch.float64 and model.device == torch.device("cpu")
     assert not model.model.training and not any(p.requires_grad for p in model.model.parameters())
-    assert (
-        repr(model)
-        == f"LanguageModel('random {kind}', {kind}, {SHAPE[kind][0]} layers x {SHAPE[kind][1]} neurons)"
-    )
+    assert repr(model) == f"LanguageModel('random {kind}', {kind}, {SHAPE[kind][0]} layers x {SHAPE[kind][1]} neurons)"
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
@@ -71,18 +68,14 @@ def test_batches_are_padded_right_and_logits_are_those_of_a_full_pass(kind, prom
     inputs, at, wanted = model.batch(rows)
     for i, row in enumerate(rows):
         n = len(row.ids)
-        assert inputs["input_ids"][i, :n].tolist() == row.ids and set(
-            inputs["input_ids"][i, n:].tolist()
-        ) <= {0}
+        assert inputs["input_ids"][i, :n].tolist() == row.ids and set(inputs["input_ids"][i, n:].tolist()) <= {0}
         assert inputs["attention_mask"][i].tolist() == [1] * n + [0] * (inputs["input_ids"].shape[1] - n)
     assert at.tolist() == [row.position for row in rows] and wanted.tolist() == [row.target for row in rows]
     found = model.logits(inputs, at)
     assert found.shape == (len(rows), len(model.tokenizer))
     for logits, row in zip(found, rows, strict=True):
         alone = model.model(input_ids=torch.tensor([row.ids])).logits[0, row.position]
-        torch.testing.assert_close(
-            logits, alone, rtol=1e-5, atol=1e-6
-        )  # BLOOM and GPT-Neo compute parts in float32
+        torch.testing.assert_close(logits, alone, rtol=1e-5, atol=1e-6)  # BLOOM and GPT-Neo compute parts in float32
 
 
 def test_the_head_sees_everything_again_afterwards(bert, prompts):
@@ -112,22 +105,16 @@ def test_a_prompt_that_is_let_through_can_be_run(kind, prompts):
 def test_a_masked_model_needs_a_mask(bert):
     tokenizer = make_tokenizer()
     tokenizer.mask_token = None
-    with pytest.raises(
-        ModelError, match="the tokenizer of 'here' has no mask token; bert cannot be asked without one"
-    ):
+    with pytest.raises(ModelError, match="the tokenizer of 'here' has no mask token; bert cannot be asked without one"):
         LanguageModel(bert.model, tokenizer, name="here")
 
 
 def tiny_t5() -> T5ForConditionalGeneration:
-    return T5ForConditionalGeneration(
-        T5Config(vocab_size=20, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2)
-    )
+    return T5ForConditionalGeneration(T5Config(vocab_size=20, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2))
 
 
 def test_an_architecture_that_is_not_in_the_table():
-    with pytest.raises(
-        ModelError, match=r"'t5' is not supported; known: bert, .*kn_utils\.models\.ARCHITECTURES"
-    ):
+    with pytest.raises(ModelError, match=r"'t5' is not supported; known: bert, .*kn_utils\.models\.ARCHITECTURES"):
         LanguageModel(tiny_t5(), make_tokenizer())
 
 
@@ -233,9 +220,7 @@ def test_a_device_of_another_name(saved, device):
 def test_an_unsupported_architecture_on_disk(tmp_path):
     tiny_t5().save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(
-        ModelError, match=f"{tmp_path}: architecture 't5' is not supported; known: bert, roberta"
-    ):
+    with pytest.raises(ModelError, match=f"{tmp_path}: architecture 't5' is not supported; known: bert, roberta"):
         load_model(str(tmp_path))
 
 
@@ -244,18 +229,14 @@ def test_weights_that_are_not_finite(folder):
     name = "bert.encoder.layer.1.output.dense.weight"
     weights[name][3, 5] = float("nan")
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(
-        ModelError, match=f"{folder}: weight {name} holds NaN or infinite values; load or train it"
-    ):
+    with pytest.raises(ModelError, match=f"{folder}: weight {name} holds NaN or infinite values; load or train it"):
         load_model(str(folder))
 
 
 NEEDS = r"cannot be read \(.+\); it needs config\.json, tokenizer files and \*\.safetensors\.$"
 
 
-@pytest.mark.parametrize(
-    "lost", [["config.json"], ["model.safetensors"], ["tokenizer.json", "tokenizer_config.json"]]
-)
+@pytest.mark.parametrize("lost", [["config.json"], ["model.safetensors"], ["tokenizer.json", "tokenizer_config.json"]])
 def test_a_folder_without_one_of_its_files(folder, lost):
     for name in lost:
         (folder / name).unlink()
@@ -421,9 +402,7 @@ for call in json.loads(sys.argv[1]):
         print(json.dumps({"revision": model.revision, "name": model.name, "digest": digest}))
 """
     own = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))
+        name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))
     }
     own |= {
         "HF_ENDPOINT": hub.address,
@@ -473,8 +452,7 @@ def test_offline_with_an_empty_cache_says_how_to_get_it(hub, tmp_path):
 def test_what_the_hub_does_not_have(hub, tmp_path):
     revision, repo = ask_for([["owner/small", "v9"], ["owner/none"]], hub, tmp_path)
     assert (
-        "model 'owner/small' at revision v9" in revision["error"]
-        and "not a valid git identifier" in revision["error"]
+        "model 'owner/small' at revision v9" in revision["error"] and "not a valid git identifier" in revision["error"]
     )
     assert "model 'owner/none'" in repo["error"] and "not a valid model identifier" in repo["error"]
 

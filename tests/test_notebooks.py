@@ -72,21 +72,15 @@ def problems_of_cell(cell: nbformat.NotebookNode) -> list[str]:
     for node in ast.walk(ast.parse(TransformerManager().transform_cell(cell.source))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             problems.append(f"defines {node.name}")
-        if isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr) and isinstance(
-            node.value, ast.Lambda
-        ):
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr) and isinstance(node.value, ast.Lambda):
             problems.append("gives a lambda a name")
     return problems
 
 
 def problems_of_metadata(notebook: nbformat.NotebookNode) -> list[str]:
-    problems = [
-        f"notebook metadata hold {key}" for key in ("papermill", "widgets") if key in notebook.metadata
-    ]
+    problems = [f"notebook metadata hold {key}" for key in ("papermill", "widgets") if key in notebook.metadata]
     for number, cell in enumerate(notebook.cells):
-        problems += [
-            f"cell {number} holds {key}" for key in ("papermill", "execution") if key in cell.metadata
-        ]
+        problems += [f"cell {number} holds {key}" for key in ("papermill", "execution") if key in cell.metadata]
         if "injected-parameters" in cell.metadata.get("tags", []):
             problems.append(f"cell {number} was injected by papermill")
     return problems
@@ -120,9 +114,7 @@ def test_every_code_cell_is_short_and_has_a_good_stored_run(name):
 def test_notebook_holds_no_leftovers_and_no_place_of_a_machine(name):
     notebook = read(name)
     assert problems_of_metadata(notebook) == []
-    found = [
-        text for cell in notebook.cells for text in texts(cell) if MACHINE.search(text) or str(ROOT) in text
-    ]
+    found = [text for cell in notebook.cells for text in texts(cell) if MACHINE.search(text) or str(ROOT) in text]
     assert found == []
 
 
@@ -131,9 +123,7 @@ def test_checks_catch_what_they_should():
     assert problems_of_cell(cell) == []
     assert problems_of_cell(nbformat.v4.new_code_cell("print(1)")) == ["was never run"]
     broken = nbformat.v4.new_output("error", ename="E", evalue="e", traceback=[])
-    assert problems_of_cell(nbformat.v4.new_code_cell("1", execution_count=1, outputs=[broken])) == [
-        "stores an error"
-    ]
+    assert problems_of_cell(nbformat.v4.new_code_cell("1", execution_count=1, outputs=[broken])) == ["stores an error"]
     for source, problem in [
         ("def f():\n    pass", "defines f"),
         ("class C:\n    pass", "defines C"),
@@ -183,9 +173,7 @@ def papermill(name: str, output: Path, *options: str) -> subprocess.CompletedPro
 def test_attribution_runs_alone_with_other_parameters(tmp_path):
     before = (FOLDER / "03_attribution.ipynb").read_bytes()
     options = ["-p", "relation", "P36", "-p", "language", "ja", "-p", "facts_per_relation", "3"]
-    done = papermill(
-        "03_attribution", tmp_path / "out.ipynb", *options, "-p", "out", str(tmp_path / "results")
-    )
+    done = papermill("03_attribution", tmp_path / "out.ipynb", *options, "-p", "out", str(tmp_path / "results"))
     assert done.returncode == 0, done.stderr[-2000:]
     tables = [pd.read_parquet(path) for path in (tmp_path / "results" / "tables").glob("*.parquet")]
     prompts = pd.concat([table["prompt"] for table in tables if "prompt" in table])
@@ -229,9 +217,7 @@ def repository(tmp_path_factory) -> Path:
     """A git repository of the working tree as it is, so that the test needs no commit."""
     place = tmp_path_factory.mktemp("repository")
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
-        "\0"
-    ):
+    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0"):
         if name and (ROOT / name).is_file():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, place / name)

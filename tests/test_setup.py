@@ -137,9 +137,7 @@ class Place:
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         environment |= {"PYTHON": str(self.python)} | more
         command = ["./run_all.sh", *options]
-        return subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60
-        )
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60)
 
     def calls(self) -> list[str]:
         path = self.folder / "calls"
@@ -219,11 +217,7 @@ def test_active_environment_is_used_or_told_what_it_lacks(place):
     assert place(**active).returncode == 0
     assert place.calls() == ["-m kn_utils.study"]
     lacking = place(**active, FAKE_PACKAGES="missing")
-    assert (
-        lacking.returncode == 1
-        and "requirements.lock" in lacking.stderr
-        and "torch==2.13.0" in lacking.stderr
-    )
+    assert lacking.returncode == 1 and "requirements.lock" in lacking.stderr and "torch==2.13.0" in lacking.stderr
     assert not (place.folder / ".venv").exists()
 
 

@@ -132,9 +132,7 @@ def test_the_interval_of_an_intersection_resamples_facts(random_neurons_table):
     for _ in range(400):
         sample = [facts[i] for i in random.integers(len(facts), size=len(facts))]
         shared = [
-            len(own[a] & own[b])
-            for a, b in combinations(sample, 2)
-            if a != b and relation_of[a] == relation_of[b]
+            len(own[a] & own[b]) for a, b in combinations(sample, 2) if a != b and relation_of[a] == relation_of[b]
         ]
         drawn.append(np.mean(shared))
     found = intersections(random_neurons_table, "relation").iloc[0]
@@ -189,9 +187,7 @@ def test_a_layer_with_one_neuron_or_none_has_an_interval_too():
     held = {fact: [(0, 1)] for fact in relation_of} | {"f5": [(1, 1)]}
     table = layer_histogram(neurons_of(held, relation_of), 3)
     assert table["n"].tolist() == [5, 1, 0]
-    assert (table.loc[1, "low"], table.loc[1, "value"]) == (0, pytest.approx(1 / 6)) and table.loc[
-        1, "high"
-    ] > 1 / 6
+    assert (table.loc[1, "low"], table.loc[1, "value"]) == (0, pytest.approx(1 / 6)) and table.loc[1, "high"] > 1 / 6
     assert table.loc[2, ["low", "value", "high"]].tolist() == [0, 0, 0]
 
 
@@ -220,9 +216,7 @@ def test_the_interval_of_a_ratio_resamples_facts_not_prompts():
 
 
 def test_means_average_a_facts_rows_first():
-    table = pd.DataFrame(
-        {"fact": ["a", "a", "a", "b"], "relation": "P36", "kind": "x", "score": [0.0, 0.0, 0.0, 1.0]}
-    )
+    table = pd.DataFrame({"fact": ["a", "a", "a", "b"], "relation": "P36", "kind": "x", "score": [0.0, 0.0, 0.0, 1.0]})
     found = mean_table(table, "score", ["relation", "kind"]).iloc[0]
     assert (found["relation"], found["kind"], found["value"], found["n"]) == ("P36", "x", 0.5, 2)
     by_row = mean_table(table.assign(row=range(4)), "score", ["relation"], unit="row")

@@ -43,9 +43,7 @@ def write_notebook(folder: Path, name: str, more: str = "") -> None:
     ]
     cells[0].metadata["tags"] = ["parameters"]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(
-        nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), folder / f"{name}.ipynb"
-    )
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), folder / f"{name}.ipynb")
 
 
 class Place:
@@ -184,9 +182,7 @@ def test_runs_in_order_once_and_again_after_a_change(place):
         ["01_data_build", "all"], ["03_attribution", "en"], ["04_refinement", "en"],
     ]  # fmt: skip
     assert re.search(r"04_refinement +en +done in \d+ s, 0 left", first.stdout)
-    assert (
-        "Table of 04_refinement" in first.stdout and "0.125" in first.stdout and "Total time" in first.stdout
-    )
+    assert "Table of 04_refinement" in first.stdout and "0.125" in first.stdout and "Total time" in first.stdout
     assert place.made() == [
         "mini/mini/all/01_data_build.ipynb",
         "mini/mini/en/03_attribution.ipynb",
@@ -210,9 +206,7 @@ def test_runs_in_order_once_and_again_after_a_change(place):
 
 @pytest.mark.slow
 def test_failure_stops_its_dependants_only_and_is_named(place):
-    write_notebook(
-        place.notebooks, "03_attribution", 'if language == "en":\n    raise ValueError("no such neuron")\n'
-    )
+    write_notebook(place.notebooks, "03_attribution", 'if language == "en":\n    raise ValueError("no such neuron")\n')
     done = place.study("--notebooks", "00", "04")
     assert done.returncode == 1
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
