@@ -207,6 +207,11 @@ class _Walk:
         self.size, self.index = len(at), torch.arange(len(at), device=at.device)
         copies = len(self.nodes) * (1 if self.starts is None else len(self.starts))
         groups = 1
+        if any(second._forward_pre_hooks for second in model.seconds):
+            raise AttributionError(
+                "neurons are being suppressed or amplified, or read by a hook of yours: attribution inside such a block would "
+                "mix both. Leave it first."
+            )
         with ExitStack() as stack:
             for layer, block in enumerate(model.blocks):
                 last = layer == model.n_layers - 1

@@ -1,7 +1,8 @@
 """Precision of the matrix products: exact in the weights' type, TF32, or bfloat16 with everything else in float32.
 
 In bfloat16 only the products are rounded (8 bits of mantissa); residual stream, normalisations, softmax and path points stay
-float32. Weights are converted once and kept beside the originals until these are edited.
+float32. Weights are converted once and kept beside the originals until these are edited
+(edits through ``weight.data``, which torch does not count, are not seen).
 """
 
 from __future__ import annotations

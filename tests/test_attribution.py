@@ -14,6 +14,7 @@ from oracles import neurons_at, plain_scores, probability_with
 
 from kn_utils.attribution import attribute, attribution_map, convergence
 from kn_utils.facts import DataError, Row
+from kn_utils.interventions import suppress
 from kn_utils.kernel import AttributionError, integrate, quadrature, read_neurons
 from kn_utils.models import ARCHITECTURES
 
@@ -213,6 +214,13 @@ def test_nan_is_reported_not_averaged_away(bert, prompts):
     bert.model.bert.encoder.layer[1].output.dense.weight[0, 0] = float("nan")
     with pytest.raises(AttributionError, match="not finite"):
         attribute(bert, prompts, progress=False)
+
+
+def test_attribution_inside_an_intervention_is_refused(bert, prompts):
+    before = attribution_map(bert, prompts)
+    with suppress(bert, [(1, 0)]), pytest.raises(AttributionError, match="suppressed or amplified"):
+        attribution_map(bert, prompts)
+    assert torch.equal(attribution_map(bert, prompts), before)
 
 
 def test_no_hook_is_left_behind(bert, prompts):
