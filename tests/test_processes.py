@@ -36,6 +36,8 @@ class Odd(Exception):  # cannot be made again from its text alone
 def faulty(model, rows, **options):
     global passes
     passes += 1
+    with open(os.environ.get("LOG", os.devnull), "a") as log:
+        log.write(str(os.getpid()) + " ")
     fault = os.environ.get("FAULT", "") if passes > 2 and __name__ != "__main__" else ""
     if fault == "slow":
         time.sleep(0.2)
@@ -72,7 +74,7 @@ BODY = """
     folder, settings = Path(sys.argv[1]), dict(batch_size=4, steps=2, progress=False)
 
     def run(name, devices, fault=""):
-        os.environ["FAULT"] = fault
+        os.environ["FAULT"], os.environ["LOG"] = fault, str(folder / (name + ".log"))
         try:
             attribution.attribute(model, prompts(), out=folder / name / "scores.parquet", devices=devices, **settings)
             print(name, "| finished |", passes)
@@ -160,6 +162,9 @@ def test_two_processes_write_what_one_writes(told):
     notes = load_table(told["folder"] / "two" / "scores.prompts.parquet")[0]
     assert notes["prompt"].tolist() == [f"p{i}" for i in range(50)] and notes["maximum"].nunique() > 10
     assert not (told["folder"] / "two" / "scores.parquet.parts").exists()
+    shares = pd.Series((told["folder"] / "two.log").read_text().split()).value_counts()
+    assert shares.sum() == int(told["one"][0][1]), "a batch was computed twice"
+    assert len(shares) == 2 and shares.max() - shares.min() <= 1
 
 
 def test_a_process_that_dies_is_reported_and_its_batches_are_kept(told):
