@@ -235,11 +235,17 @@ def test_passages_of_mini_by_relation():
 def test_provenance_tells_counts_and_examples():
     data = small()
     data = replace(
-        data, origin={**data.origin, "left_out": {"tired": 3, "broken": ["P1 in nl", "P2 in nl"]}, "terms": ["a", "b"]}
+        data,
+        origin={
+            **data.origin,
+            "left_out": {"tired": 3, "broken": ["P1 in nl", "P2 in nl"], "odd": []},
+            "terms": ["a", "b"],
+        },
     )
     table = provenance(data).set_index("what")
     assert table.loc["facts", ["part", "number"]].tolist() == ["counts", 4]
     assert table.loc["tired", ["part", "number", "detail"]].tolist() == ["left out", 3, ""]
     assert table.loc["broken", ["number", "detail"]].tolist() == [2, "P1 in nl"]
+    assert table.loc["odd", ["number", "detail"]].tolist() == [0, ""]
     assert table.loc["terms", "detail"] == "a, b"
     assert pd.Index(table.loc[table["part"] == "noted"].index).equals(pd.Index(data.origin["noted"]))

@@ -196,7 +196,9 @@ def provenance(data: Facts) -> pd.DataFrame:
     for part in ("counts", "left_out", "noted"):
         for what, found in data.origin.get(part, {}).items():
             several = isinstance(found, list)
-            rows.append((part.replace("_", " "), what, len(found) if several else found, found[0] if several else ""))
+            rows.append(
+                (part.replace("_", " "), what, len(found) if several else found, found[0] if several and found else "")
+            )
     for what in ("options", "licence", "terms", "addresses", "commits", "citation"):
         if found := data.origin.get(what):
             shown = found if isinstance(found, str) else ", ".join(found)
