@@ -167,7 +167,7 @@ def test_a_pass_that_does_not_fit_is_made_in_smaller_ones(most, error, small, ro
 def test_what_did_not_fit_is_not_tried_again(most, small, rows, quick):
     score = Limited(small, most)
     room = Room(score, [0, 1, 2])
-    rows = [row for row in rows if len(row.ids) == len(rows[-1].ids)] * 4
+    rows = [row for row in rows if len(row.ids) == len(rows[-1].ids)] * 8
     room(rows)
     assert score.refused > 0
     before = score.refused
