@@ -142,15 +142,16 @@ def attribute(
     chosen = None if layers is None else tuple(layers)
     settings = Settings(method, rule, steps, baseline, multiplier, chosen, precision, batch_size, unknown, keep)
     _refuse_nothing(prompts)
-    budget = memory_budget(model, precision)
+    device = model.device if devices is None else torch.device(devices[0])
+    budget = memory_budget(model, precision, device)
     sink: Collected | Parts = Collected()
     if out is not None:
-        sink = Parts(
-            Path(out), {
-                "prompts": fingerprint(prompts), "settings": asdict(settings), "weights": model.checksum(),
-                "device": model.device.type, "code": code_version(), "budget": budget,
-            },
-        )  # fmt: skip
+        note = {
+            "prompts": fingerprint(prompts), "settings": asdict(settings), "weights": model.checksum(),
+            "tokenizer": fingerprint(pd.DataFrame(sorted(model.tokenizer.get_vocab().items()))),
+            "device": device.type, "code": code_version(), "budget": budget,
+        }  # fmt: skip
+        sink = Parts(Path(out), note)
         budget = sink.budget
     elif devices is not None:
         raise AttributionError("several devices leave their scores in a file: give its name as out.")
@@ -158,9 +159,10 @@ def attribute(
     with tqdm(total=len(prompts), unit="prompt", desc=method, disable=not progress or QUIET) as bar:
         try:
             for done, fresh in job.run() if devices is None else side_by_side(job, devices):
-                if not fresh and not bar.disable:  # an earlier run's prompts say nothing about this one's speed
-                    bar.initial += done
-                bar.update(done)
+                if fresh:
+                    bar.update(done)
+                elif not bar.disable:  # an earlier run's prompts say nothing about this one's speed
+                    bar.initial, bar.n, bar.last_print_n = bar.initial + done, bar.n + done, bar.last_print_n + done
         except KeyboardInterrupt:
             if isinstance(sink, Parts):
                 print(

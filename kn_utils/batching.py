@@ -57,8 +57,8 @@ def batches(
         yield Batch(window, number, chosen, [rows[p] for p in chosen])
 
 
-def memory_budget(model: LanguageModel, precision: str | None = None) -> int:
-    """Tokens of the widest layer that fit into half of the free memory, by a model of what a pass keeps to go back.
+def memory_budget(model: LanguageModel, precision: str | None = None, device: torch.device | None = None) -> int:
+    """Tokens of the widest layer that fit into half of a device's free memory, by a model of what a pass keeps to go back.
 
     Per layer and token: about twelve vectors of the hidden size and three of the neurons. The batch grows evenly on its
     way up, so a token of the widest layer stands for half a token in every layer. Per row: the logits three times; a masked
@@ -67,8 +67,9 @@ def memory_budget(model: LanguageModel, precision: str | None = None) -> int:
     hidden, vocabulary = model.embeddings.shape[1], model.model.get_output_embeddings().weight.shape[0]
     per_token = model.n_layers / 2 * (12 * hidden + 3 * model.n_neurons) + 3 * vocabulary / (1 if model.causal else 8)
     each = torch.finfo(model.dtype).bits / 8 * (0.7 if precision == "bfloat16" else 1)
-    fits = int(0.5 * free_memory(model.device) / (each * per_token))
-    return max(1, min(fits, CPU_TOKENS if model.device.type == "cpu" else DEVICE_TOKENS))
+    device = device or model.device
+    fits = int(0.5 * free_memory(device) / (each * per_token))
+    return max(1, min(fits, CPU_TOKENS if device.type == "cpu" else DEVICE_TOKENS))
 
 
 def free_memory(device: torch.device) -> float:
