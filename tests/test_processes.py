@@ -91,8 +91,7 @@ BODY = """
     run("odd", ["cpu"], "odd")
     model.model.bert.encoder.layer[1].output.dense.weight[0, 0] = float("nan")
     run("nan", ["cpu"])
-    del model.tokenizer
-    model.tokenizer = lambda: None
+    model.unsendable = lambda: None
     run("unsendable", ["cpu"])
 """
 
