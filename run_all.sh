@@ -113,7 +113,7 @@ refresh() {
       "$number" || fail "$number failed; it is left as it was."
     clean_notebooks "$number" || fail "could not clean $number"
   done
-  cp runs/mini/mini/*/figures/*.png figures/ && say "Pictures copied to figures/: look at them before you commit."
+  cp runs/mini/mini/*/figures/*.p[nd][gf] figures/ && say "Pictures copied to figures/: look at them before you commit."
 }
 
 case ${1:-} in

@@ -6,6 +6,7 @@ Files are written beside their place and then moved, so that an interrupted run 
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -74,8 +75,8 @@ def load_table(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     return table, note.get("origin", {})
 
 
-def stored(path: str | Path, origin: dict[str, Any]) -> pd.DataFrame | None:
-    """The table at ``path`` if it has this origin (and was made by this code); else ``None``, and a line that says why."""
+def stored(path: str | Path, origin: dict[str, Any], room: str = "") -> pd.DataFrame | None:
+    """The table at ``path`` if it has this origin (and was made by this room's code); else ``None``, and a line that says why."""
     path = Path(path)
     if not path.is_file():
         return None
@@ -84,7 +85,7 @@ def stored(path: str | Path, origin: dict[str, Any]) -> pd.DataFrame | None:
     except ArtifactError:
         print(f"{path.name}: cannot be read, computing it again", file=sys.stderr)
         return None
-    wanted = full_origin(origin)
+    wanted = full_origin(origin, room)
     if found == wanted:
         return table
     why = ", ".join(key for key in wanted if found.get(key) != wanted[key]) or "its origin"
@@ -92,19 +93,24 @@ def stored(path: str | Path, origin: dict[str, Any]) -> pd.DataFrame | None:
     return None
 
 
-def full_origin(origin: dict[str, Any]) -> dict[str, Any]:
-    """An origin as it is stored: with the code's version, and as JSON gives it back."""
-    return json.loads(json.dumps({**origin, "code": code_version()}))
+def full_origin(origin: dict[str, Any], room: str = "") -> dict[str, Any]:
+    """An origin as it is stored: with the version of the room's code, and as JSON gives it back."""
+    return json.loads(json.dumps({**origin, "code": code_version(room)}))
 
 
 def cached(
-    path: str | Path, make: Callable[..., pd.DataFrame], *args: Any, origin: dict[str, Any], **kwargs: Any
+    path: str | Path,
+    make: Callable[..., pd.DataFrame],
+    *args: Any,
+    origin: dict[str, Any],
+    room: str = "",
+    **kwargs: Any,
 ) -> pd.DataFrame:
     """The table at ``path`` if it has this origin; else ``make(*args, **kwargs)``, stored there."""
-    table = stored(path, origin)
+    table = stored(path, origin, room)
     if table is not None:
         return table
-    save_table(make(*args, **kwargs), path, full_origin(origin))
+    save_table(make(*args, **kwargs), path, full_origin(origin, room))
     return load_table(path)[0]  # what later runs will see, dtypes included
 
 
@@ -116,26 +122,31 @@ def save_json(content: dict[str, Any], path: str | Path) -> Path:
 
 
 #: Modules that say how results look, not what they are: changing them makes no table stale.
-_PRESENTATION = {
-    "plots.py",
-    "study.py",
-    "benchmark.py",
-    "config.py",
-    "base.py",
-    "artifacts.py",
-    "published.py",
-    "reanalysis.py",
-}
+_PRESENTATION = {"study", "benchmark", "config", "base", "artifacts", "published", "reanalysis", "results"}
 
 
 @cache
-def code_version() -> str:
-    """The package's version and a digest of the modules that compute."""
+def code_version(room: str = "") -> str:
+    """The package's version and a digest of the modules that compute; of one room: of those that it stands on."""
+    folder = Path(__file__).parent
+    every = {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.py"))}
+    names = _stands_on(room, every) if room else {name for name in every if not name.startswith("plots")}
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
-        if file.name not in _PRESENTATION:
-            digest.update(file.read_bytes())
+    for name in sorted(names - _PRESENTATION):
+        digest.update(every[name].read_bytes())
     return f"{package_version()}+{digest.hexdigest()[:12]}"
+
+
+def _stands_on(room: str, every: dict[str, Path]) -> set[str]:
+    """A room and the rooms that it imports, those that these import, and so on."""
+    found, waiting = set(), [room]
+    while waiting:
+        name = waiting.pop()
+        if name in every and name not in found:
+            found.add(name)
+            tree = ast.walk(ast.parse(every[name].read_text(encoding="utf-8")))
+            waiting += [node.module for node in tree if isinstance(node, ast.ImportFrom) and node.level and node.module]
+    return found
 
 
 def package_version() -> str:

@@ -149,7 +149,7 @@ def attribute(
         note = {
             "prompts": fingerprint(prompts), "settings": asdict(settings), "weights": model.checksum(),
             "tokenizer": fingerprint(pd.DataFrame(sorted(model.tokenizer.get_vocab().items()))),
-            "device": device.type, "code": code_version(), "budget": budget,
+            "device": device.type, "code": code_version("attribution"), "budget": budget,
         }  # fmt: skip
         sink = Parts(Path(out), note)
         budget = sink.budget

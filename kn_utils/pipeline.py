@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 from torch import cuda
 
 from .artifacts import (
-    cached,
     code_version,
     fingerprint,
     full_origin,
@@ -61,14 +64,19 @@ class Study:
         return ("float64" if small else "float32") if p.dtype == "auto" else p.dtype
 
     @cached_property
-    def facts(self) -> Facts:
-        """The facts of the relation(s), at most ``facts_per_relation`` of each, drawn by the seed; all languages."""
+    def everything(self) -> Facts:
+        """All facts of the relation(s), all languages."""
         p = self.parameters
         relations = None if p.relation == "all" else [p.relation]
         data = load_facts(p.dataset, relations=relations)
         if p.language not in ("all", *data.languages):  # one that is not among the data set's usual ones
             data = load_facts(p.dataset, languages=[p.language], relations=relations)
-        return data.sample(p.facts_per_relation, p.seed)
+        return data
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Of those at most ``facts_per_relation`` of each relation, drawn by the seed."""
+        return self.everything.sample(self.parameters.facts_per_relation, self.parameters.seed)
 
     def folder(self, language: str | None = None) -> Path:
         """Where this language's tables lie: beside the run's own folder."""
@@ -85,50 +93,92 @@ class Study:
         wordings = self.parameters.wordings or (1 if language == "all" else None)
         return make_prompts(self.facts, language, wordings=wordings)
 
+    def halves(self, language: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Prompts to find neurons with, and prompts held out to measure their effect on, of the same facts.
+
+        Of one language every other wording (at most ``wordings`` each); of ``all`` each language's first wordings, and the next.
+        """
+        language = language or self.parameters.language
+        if language == "all":
+            each = self.parameters.wordings or 1
+            both = make_prompts(self.facts, "all", wordings=2 * each)
+            first = both["prompt"].isin(make_prompts(self.facts, "all", wordings=each)["prompt"])
+        else:
+            both = make_prompts(self.facts, language)
+            place = both.groupby("fact", sort=False).cumcount()
+            first = place % 2 == 0
+            if self.parameters.wordings:
+                both = both[place < 2 * self.parameters.wordings]
+        found, held = both[first.reindex(both.index)], both[~first.reindex(both.index)]
+        return found.reset_index(drop=True), held.reset_index(drop=True)
+
     def recall(self) -> pd.DataFrame:
         """Probability, rank and first choice of every prompt in every wording of every language (``answer_probability``)."""
-        prompts = make_prompts(self.facts, "all")
-        return self._table("recall", answer_probability, "all", prompts=prompts)
+        return self._answers("recall", "all", make_prompts(self.facts, "all"))
 
-    def probabilities(self, language: str | None = None) -> pd.DataFrame:
-        """``answer_probability`` of :meth:`prompts`."""
-        return self._table("probabilities", answer_probability, language, prompts=self.prompts(language))
+    def probabilities(self, language: str | None = None, prompts: pd.DataFrame | None = None) -> pd.DataFrame:
+        """``answer_probability`` of :meth:`prompts`, or of others of this language."""
+        return self._answers("probabilities", language, self.prompts(language) if prompts is None else prompts)
 
-    def scores(self, language: str | None = None, method: str = "integrated-gradients") -> pd.DataFrame:
-        """Attribution scores (or those of the activation baseline) of :meth:`prompts`; streamed, so a broken run goes on."""
+    def scores(
+        self, language: str | None = None, method: str = "integrated-gradients", prompts: pd.DataFrame | None = None
+    ) -> pd.DataFrame:
+        """Attribution scores (or those of the activation baseline) of :meth:`prompts`, or of others of this language.
+
+        Streamed, so a broken run goes on; only prompts whose scores are not stored yet are computed.
+        """
         p, name = self.parameters, "scores" if method == "integrated-gradients" else f"scores-{method}"
         options: dict[str, Any] = {"method": method, "keep": p.keep, "precision": p.precision}
         if method == "integrated-gradients":
             options |= {"rule": p.rule, "steps": p.steps, "baseline": p.baseline, "multiplier": p.multiplier}
-        path, prompts = self.folder(language) / "tables" / f"{name}.parquet", self.prompts(language)
-        origin = {**self.origin(), "prompts": fingerprint(prompts), **options}
-        table = stored(path, origin)
-        if table is None:
-            every = [f"cuda:{i}" for i in range(cuda.device_count())] if p.device == "cuda:all" else None
-            attribute(
-                self.model, prompts, **options, batch_size=p.batch_size, out=path, origin=full_origin(origin), devices=every
-            )  # fmt: skip
-            table = load_table(path)[0]
-        table.attrs |= {"prompts": load_table(prompts_file(path))[0].to_dict("list"), "keep": p.keep}
+        prompts = self.prompts(language) if prompts is None else prompts
+        path = self.folder(language) / "tables" / f"{name}.parquet"
+        origin = self.origin() | options
+        with _alone(path):
+            found, missing = _known(path, origin, "attribution", prompts, per_prompt=prompts_file(path))
+            if len(missing):
+                every = [f"cuda:{i}" for i in range(cuda.device_count())] if p.device == "cuda:all" else None
+                more = path if found is None else path.with_name(f"{name}.more.parquet")
+                place = {"out": more, "origin": full_origin(origin, "attribution"), "devices": every}
+                attribute(self.model, missing, **options, batch_size=p.batch_size, **place)
+                if found is not None:
+                    _append(path, more)
+            table, notes = (load_table(file)[0] for file in (path, prompts_file(path)))
+        table, notes = _of(prompts, table), _of(prompts, notes)
+        table.attrs |= {"prompts": notes.to_dict("list"), "keep": p.keep}
         return table
 
-    def neurons(self, language: str | None = None, method: str = "integrated-gradients") -> pd.DataFrame:
-        """Refined knowledge neurons; ``method="activation"`` gives the baseline's."""
+    def neurons(
+        self, language: str | None = None, method: str = "integrated-gradients", prompts: pd.DataFrame | None = None
+    ) -> pd.DataFrame:
+        """Refined knowledge neurons; ``method="activation"`` gives the baseline's; ``prompts`` other bags than :meth:`prompts`."""
         p = self.parameters
+        prompts = self.prompts(language) if prompts is None else prompts
         threshold = p.threshold if method == "integrated-gradients" else max(p.threshold, ACTIVATION_THRESHOLD)
-        return refine(self.scores(language, method), self.prompts(language), threshold=threshold, share=p.share)
+        return refine(self.scores(language, method, prompts), prompts, threshold=threshold, share=p.share)
 
-    def random(self, language: str | None = None, *, same_layers: bool = False) -> pd.DataFrame:
-        """As many random neurons per fact as :meth:`neurons` has."""
+    def random(
+        self, language: str | None = None, *, same_layers: bool = False, like: pd.DataFrame | None = None
+    ) -> pd.DataFrame:
+        """As many random neurons per fact as :meth:`neurons` (or ``like``) has."""
         shape = (self.model.n_layers, self.model.n_neurons)
-        return random_neurons(self.neurons(language), shape, same_layers=same_layers, seed=self.parameters.seed)
+        like = self.neurons(language) if like is None else like
+        return random_neurons(like, shape, same_layers=same_layers, seed=self.parameters.seed)
+
+    def kinds(self, language: str | None = None, prompts: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
+        """Knowledge neurons and what they are compared with: knowledge, activation, random, same-layer."""
+        knowledge = self.neurons(language, prompts=prompts)
+        return {
+            "knowledge": knowledge, "activation": self.neurons(language, "activation", prompts),
+            "random": self.random(like=knowledge), "same-layer": self.random(like=knowledge, same_layers=True),
+        }  # fmt: skip
 
     def origin(self) -> dict[str, Any]:
         """Where the numbers come from; stored with every table."""
         p = self.parameters
         place = Path(REGISTERED.get(p.model, p.model))
         weights = sorted(place.glob("*.safetensors")) if place.is_dir() else []
-        data = self.facts
+        data = self.everything
         return {
             "model": p.model, "revision": p.revision, "weights": fingerprint(*weights) if weights else None, "dtype": self.dtype,
             "dataset": p.dataset, "data": fingerprint(data.entities, data.facts, data.templates), "relation": p.relation,
@@ -153,13 +203,63 @@ class Study:
         }  # fmt: skip
         return save_json(content, self.folder() / "tables" / f"summary_{notebook}.json")
 
-    def _table(
-        self, name: str, make: Any, language: str | None, *, prompts: pd.DataFrame, **options: Any
-    ) -> pd.DataFrame:
-        path = self.folder(language) / "tables" / f"{name}.parquet"
-        origin = {**self.origin(), "prompts": fingerprint(prompts), **options}
-        return cached(path, self._call, make, prompts, options, origin=origin)
+    def _answers(self, name: str, language: str | None, prompts: pd.DataFrame) -> pd.DataFrame:
+        path, origin = self.folder(language) / "tables" / f"{name}.parquet", self.origin()
+        size = {"batch_size": self.parameters.batch_size} if self.parameters.batch_size else {}
+        with _alone(path):
+            found, missing = _known(path, origin, "evaluation", prompts, per_prompt=path)
+            if len(missing):
+                made = [found, answer_probability(self.model, missing, **size)]
+                save_table(pd.concat(made, ignore_index=True), path, full_origin(origin, "evaluation"))
+            return _of(prompts, load_table(path)[0])
 
-    def _call(self, make: Any, prompts: pd.DataFrame, options: dict[str, Any]) -> pd.DataFrame:
-        size = self.parameters.batch_size
-        return make(self.model, prompts, **({"batch_size": size} if size else {}), **options)
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time works on a table: of two notebooks that need it one computes, the other waits and reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{path.name}: another process is computing it; waiting", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _known(
+    path: Path, origin: dict[str, Any], room: str, prompts: pd.DataFrame, *, per_prompt: Path
+) -> tuple[pd.DataFrame | None, pd.DataFrame]:
+    """The stored table (None: there is none of this origin), and the prompts that it does not hold."""
+    table = stored(path, origin, room)
+    if table is None:
+        return None, prompts
+    held = table if per_prompt == path else stored(per_prompt, origin, room)
+    return (None, prompts) if held is None else (table, prompts[~prompts["prompt"].isin(held["prompt"])])
+
+
+def _append(path: Path, more: Path) -> None:
+    """Put another run's scores behind those at ``path``, and remove its files."""
+    origin = load_table(path)[1]
+    for whole, part in ((path, more), (prompts_file(path), prompts_file(more))):  # prompts last: they say what is there
+        held, new = (load_table(file)[0] for file in (whole, part))
+        held = held[~held["prompt"].isin(new["prompt"])]  # there already if a run was stopped between the two files
+        save_table(pd.concat([held, new], ignore_index=True), whole, origin)
+    more.unlink()
+    prompts_file(more).unlink()
+
+
+def _of(prompts: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of these prompts, in their order."""
+    place = pd.Series(range(len(prompts)), index=prompts["prompt"])
+    rows = table["prompt"].map(place)
+    return (
+        table[rows.notna()]
+        .assign(_row=rows)
+        .sort_values("_row", kind="stable")
+        .drop(columns="_row")
+        .reset_index(drop=True)
+    )

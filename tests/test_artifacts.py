@@ -114,7 +114,7 @@ def test_cached_computes_again_when_a_key_goes(tmp_path, capsys):
 def test_cached_computes_again_when_the_code_changes(tmp_path, monkeypatch, capsys):
     make, path = Maker(), tmp_path / "t.parquet"
     cached(path, make, 1, origin={})
-    monkeypatch.setattr(artifacts, "code_version", lambda: "9.9+another")
+    monkeypatch.setattr(artifacts, "code_version", lambda room: "9.9+another")
     cached(path, make, 1, origin={})
     assert make.calls == 2
     assert capsys.readouterr().err == "t.parquet: code changed, computing it again\n"
@@ -132,6 +132,19 @@ def test_the_code_version_follows_what_computes_and_not_what_shows(tmp_path, mon
     assert version() == before
     (tmp_path / "neurons.py").write_text("a = 2")
     assert version() != before
+
+
+def test_a_rooms_code_version_follows_what_it_stands_on(tmp_path, monkeypatch):
+    files = {"evaluation": "from .models import ask", "models": "from .facts import Row", "facts": "", "editing": ""}
+    for name, text in files.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setattr(artifacts, "__file__", str(tmp_path / "artifacts.py"))
+    version = artifacts.code_version.__wrapped__
+    whole, room = version(), version("evaluation")
+    (tmp_path / "editing.py").write_text("a = 1")
+    assert version("evaluation") == room and version() != whole
+    (tmp_path / "facts.py").write_text("a = 1")
+    assert version("evaluation") != room
 
 
 def test_a_broken_file_is_computed_again(tmp_path, capsys):

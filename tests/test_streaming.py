@@ -292,7 +292,7 @@ def _edit_a_weight(model, asked, monkeypatch):
 
 
 def _other_code(model, asked, monkeypatch):
-    monkeypatch.setattr(attribution, "code_version", lambda: "9.9+another")
+    monkeypatch.setattr(attribution, "code_version", lambda room: "9.9+another")
 
 
 def _other_prompt(model, asked, monkeypatch):

@@ -1,0 +1,83 @@
+"""Pictures of attribution and refinement."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from .theme import KINDS, MARKERS
+
+
+def convergence(table: pd.DataFrame) -> Figure:
+    """Error of quadrature rules against their number of points (:func:`kn_utils.convergence`): median and middle 80 %."""
+    figure, axes = plt.subplots(figsize=(6.5, 3.6))
+    for (rule, part), marker, style in zip(
+        table.groupby("rule", sort=False), MARKERS, ("-", "--", "-.", ":"), strict=False
+    ):
+        spread = part.groupby("steps")["error"].quantile([0.1, 0.5, 0.9]).unstack().clip(lower=1e-9)
+        axes.plot(spread.index, spread[0.5], marker=marker, linestyle=style, label=rule, markersize=5)
+        axes.fill_between(spread.index, spread[0.1], spread[0.9], alpha=0.15)
+    axes.set(xscale="log", yscale="log", xlabel="points per layer (cost)", ylabel="largest error / largest score")
+    ticks = sorted(table["steps"].unique())
+    axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+    axes.xaxis.minorticks_off()
+    axes.set_title("Error of quadrature rules against their cost (median, middle 80 % of prompts)")
+    axes.legend(frameon=False, title="rule")
+    return figure
+
+
+def benchmark(table: pd.DataFrame) -> Figure:
+    """Seconds per prompt of each method (:func:`kn_utils.benchmark.measured`), one panel per model; beside them, times faster."""
+    models = list(table["model"].unique())
+    figure, panels = plt.subplots(1, len(models), figsize=(3.2 + 3.2 * len(models), 2.9), sharey=True, squeeze=False)
+    names = list(table["method"].unique())
+    methods = sorted(names, key=lambda name: (name.startswith("kernel"), names.index(name)))[::-1]
+    for axes, model in zip(panels[0], models, strict=True):
+        part = table[table["model"] == model].set_index("method").reindex(methods)
+        for place, (method, row) in enumerate(part.iterrows()):
+            if pd.notna(row["seconds"]):
+                colour, marker, _ = KINDS["knowledge" if method.startswith("kernel") else "random"]
+                axes.plot(row["seconds"], place, marker=marker, color=colour, linestyle="none", markersize=7)
+                axes.annotate(
+                    f"{row['ratio']:.2g} x", (row["seconds"], place), (8, -3), textcoords="offset points", fontsize=8
+                )
+        axes.set(xscale="log", xlabel="seconds per prompt (log)", title=f"{model}, {part['device'].dropna().iloc[0]}")
+        axes.set_xlim(part["seconds"].min() / 2, part["seconds"].max() * 5)
+    panels[0][0].set_yticks(range(len(methods)), methods)
+    panels[0][0].set_ylim(-0.6, len(methods) - 0.4)
+    figure.suptitle("Attribution of one prompt, all layers: the published procedure (diamonds) and the kernel (discs)")
+    return figure
+
+
+def attribution(scores: np.ndarray, title: str) -> Figure:
+    """The scores of one prompt, shape (layer, neuron): each layer's twelve largest, as a heat map."""
+    top = -np.sort(-np.asarray(scores), axis=1)[:, :12]
+    figure, axes = plt.subplots(figsize=(7, 2.8))
+    sns.heatmap(top, cmap="cividis", ax=axes, cbar_kws={"label": "score (part of P)"}, vmin=0)
+    axes.set(xlabel="neuron, by rank within its layer", ylabel="layer (0 = lowest)", title=title)
+    axes.set_xticklabels(range(1, 13))
+    axes.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def settled_shares(report: pd.DataFrame, target: tuple[float, float] = (2, 5)) -> Figure:
+    """Neurons per fact and the share that gave them, a row per relation (:func:`kn_utils.refinement_report`)."""
+    figure, axes = plt.subplots(figsize=(6.5, 1.1 + 0.24 * len(report)))
+    y = np.arange(len(report))[::-1]
+    axes.axvspan(*target, color="0.9", zorder=0, label=f"target, {target[0]} to {target[1]}")
+    for settled, face, label in ((True, "#12335c", "settled"), (False, "white", "did not settle")):
+        part = (report["settled"] == settled).to_numpy()
+        axes.scatter(report["mean"][part], y[part], s=36, color=face, edgecolor="#12335c", label=label, zorder=2)
+    for place, row in zip(y, report.itertuples(), strict=True):
+        axes.annotate(
+            f"{row.share:.2f}", (row.mean, place), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8
+        )
+    axes.set_yticks(y, report["relation"])
+    axes.set(xlabel="mean neurons per fact (number beside: the share taken)", ylabel="relation")
+    axes.set_xlim(0, max(target[1], report["mean"].max()) * 1.12)
+    axes.set_title("Knowledge neurons per fact, and where the share settled")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure
