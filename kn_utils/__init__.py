@@ -9,14 +9,14 @@ from typing import Any
 _ROOMS = {
     "attribution": "attribute attribution_map completeness convergence",
     "config": "ParameterError StudyParameters",
-    "evaluation": "answer_probability effects evaluate_updates perplexity sample_updates",
+    "evaluation": "answer_probability effects evaluate_updates other_fact perplexity sample_updates",
     "facts": "DataError Facts coverage find_problems make_prompts",
     "interventions": "amplify erase suppress update_fact",
     "models": "LanguageModel ModelError load_model",
     "neurons": "random_neurons refine refinement_report relation_neurons",
     "pipeline": "Study",
     "sources": "load_facts load_passages provenance",
-    "statistics": "counts_per_fact intersections layer_histogram mean_table relative_change",
+    "statistics": "answer_changes counts_per_fact intersections layer_histogram mean_over_relations mean_table relative_change",
 }
 _PLACE = {name: room for room, names in _ROOMS.items() for name in names.split()}
 __all__ = sorted(_PLACE)

@@ -23,7 +23,7 @@ class EvaluationError(StudyError):
 
 
 @torch.no_grad()
-def _ask(
+def ask(
     model: LanguageModel, rows: list[Row], batch_size: int, neurons: list[np.ndarray] | None = None, factor: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """P(wanted piece), its rank among the vocabulary (1 = top) and the top piece of every row, in the rows' order."""
@@ -55,7 +55,7 @@ def answer_probability(
         gives the answer; ``predicted``: the first choices as text.
     """
     rows = model.encode(prompts, unknown)
-    p, rank, top = _ask(model, rows, batch_size)
+    p, rank, top = ask(model, rows, batch_size)
     number = np.array([row.prompt for row in rows])
     right = top == np.array([row.target for row in rows])
     starts = np.flatnonzero(np.r_[True, np.diff(number) > 0]) if len(rows) else np.array([], int)
@@ -77,25 +77,30 @@ def perplexity(probability: Sequence[float]) -> float:
 
 def effects(
     model: LanguageModel, prompts: pd.DataFrame, neurons: pd.DataFrame, *, operation: str = "suppress", factor: float | None = None,
-    kind: str = "knowledge", source: Sequence[str] | None = None, before: pd.DataFrame | None = None, batch_size: int = 128,
+    kind: str = "knowledge", source: Sequence[str | None] | None = None, before: pd.DataFrame | None = None, batch_size: int = 128,
 ) -> pd.DataFrame:  # fmt: skip
     """Ask every prompt with and without its fact's neurons scaled; many facts share a batch.
 
     Args:
         operation: ``suppress`` (factor 0) or ``amplify`` (factor 2 unless given).
         kind: what the neurons are (knowledge, activation, random), for the table.
-        source: the fact whose neurons act on each prompt; its own when left out (another relation's facts for the control).
+        source: the fact whose neurons act on each prompt (:func:`other_fact`); its own when left out.
         before: :func:`answer_probability` of the prompts, where it is known already.
 
     Returns:
-        effects ``prompt, fact, operation, neurons, before, after`` for the prompts whose source has a neuron, and
-        ``right_before, right_after``: whether the right answer is the first choice.
+        effects ``prompt, fact, relation, language, operation, factor, neurons, before, after`` for the prompts whose source has
+        a neuron; ``right_before, right_after``: whether the right answer is the first choice; ``predicted_before,
+        predicted_after``: the first choice as text, and ``changed``: whether it is another one.
     """
     if operation not in ("suppress", "amplify"):
         raise EvaluationError(f"operation={operation!r}; it is 'suppress' or 'amplify'.")
+    if before is not None and before["prompt"].tolist() != prompts["prompt"].tolist():
+        raise EvaluationError("before is not of these prompts in this order; pass answer_probability(model, prompts).")
     factor = {"suppress": 0.0, "amplify": 2.0}[operation] if factor is None else factor
     sets = {fact: group[["layer", "neuron"]].to_numpy(int) for fact, group in neurons.groupby("fact")}
-    source = prompts["fact"].to_numpy() if source is None else np.asarray(source)
+    source = prompts["fact"].to_numpy() if source is None else np.asarray(source, dtype=object)
+    if len(source) != len(prompts):
+        raise EvaluationError(f"{len(source)} sources for {len(prompts)} prompts; each prompt needs one.")
     has = np.array([fact in sets for fact in source], bool)
     asked = prompts[has].reset_index(drop=True)
     if asked.empty:
@@ -103,31 +108,63 @@ def effects(
     known = answer_probability(model, asked, batch_size=batch_size) if before is None else before[has]
     rows = model.encode(asked)
     acting = source[has]
-    p, _, top = _ask(model, rows, batch_size, [sets[acting[row.prompt]] for row in rows], factor)
+    p, _, top = ask(model, rows, batch_size, [sets[acting[row.prompt]] for row in rows], factor)
     number = [row.prompt for row in rows]
     after, right = np.ones(len(asked)), np.ones(len(asked), bool)
     np.multiply.at(after, number, p)
     np.logical_and.at(right, number, top == np.array([row.target for row in rows]))
-    return pd.DataFrame(
+    first: list[list[int]] = [[] for _ in range(len(asked))]
+    for row, piece in zip(rows, top.tolist(), strict=True):
+        first[row.prompt].append(piece)
+    table = pd.DataFrame(
         {
-            "prompt": asked["prompt"], "fact": asked["fact"], "operation": operation, "neurons": kind,
+            **{name: asked[name] for name in ("prompt", "fact", "relation", "language")},
+            "operation": operation, "factor": float(factor), "neurons": kind,
             "before": known["probability"].to_numpy(), "after": after,
             "right_before": known["correct"].to_numpy(), "right_after": right,
+            "predicted_before": known["predicted"].to_numpy(), "predicted_after": [model.tokenizer.decode(x) for x in first],
         }
     )  # fmt: skip
+    return table.assign(changed=table["predicted_before"] != table["predicted_after"])
 
 
-def other_relation(prompts: pd.DataFrame, neurons: pd.DataFrame, *, seed: int = 0) -> np.ndarray | None:
-    """For each prompt a fact of another relation that has neurons, the same for a fact's whole bag; None with one relation."""
+def other_fact(
+    prompts: pd.DataFrame, neurons: pd.DataFrame, *, relation: str = "other", answer: str = "any", seed: int = 0
+) -> np.ndarray | None:
+    """For each prompt another fact, whose neurons shall act on it: the same one for a fact's whole bag, drawn by the seed.
+
+    Args:
+        neurons: only facts that have some are drawn.
+        relation: ``"same"`` or ``"other"`` than the prompt's.
+        answer: ``"same"``, ``"other"`` or ``"any"``. With ``"other"`` no fact is taken whose prompts ask for the same answer (a
+            neighbour in the relation may have it: then it is hardly another fact). Answers are compared as they are written
+            in ``prompts``, language by language.
+
+    Returns:
+        facts in the order of ``prompts``, None where there is no such fact; None if there is none for any of them.
+    """
+    if relation not in ("same", "other") or answer not in ("same", "other", "any"):
+        raise EvaluationError(
+            f"relation={relation!r}, answer={answer!r}; relation is 'same' or 'other', answer 'same', 'other' or 'any'."
+        )
     random = np.random.default_rng(seed)
-    owners = neurons.drop_duplicates("fact")[["fact", "relation"]]
-    source = {}
-    for fact, relation in prompts.drop_duplicates("fact")[["fact", "relation"]].itertuples(index=False):
-        pool = owners.loc[owners["relation"] != relation, "fact"].to_numpy()
-        if not len(pool):
-            return None
-        source[fact] = pool[random.integers(len(pool))]
-    return prompts["fact"].map(source).to_numpy()
+    owner = neurons.drop_duplicates("fact").set_index("fact")["relation"]
+    alike: dict[str, set[str]] = {fact: set() for fact in prompts["fact"]}
+    for _, facts in prompts.groupby(["language", "answer"])["fact"]:
+        for fact in (members := set(facts)):
+            alike[fact] |= members
+    pools: dict[str, pd.Index] = {}
+    drawn: dict[str, str | None] = {}
+    for fact, own in prompts.drop_duplicates("fact")[["fact", "relation"]].itertuples(index=False):
+        if own not in pools:
+            pools[own] = owner.index[(owner == own) == (relation == "same")]
+        pool = pools[own][pools[own] != fact]
+        if answer != "any":
+            pool = pool[pool.isin(alike[fact]) == (answer == "same")]
+        drawn[fact] = pool[random.integers(len(pool))] if len(pool) else None
+    if not any(drawn.values()):
+        return None
+    return np.array([drawn[fact] for fact in prompts["fact"]], dtype=object)
 
 
 def sample_updates(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 from scipy import sparse, stats
@@ -40,16 +42,74 @@ def relative_change(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> p
     """Change of the right answer's probability per group: ratio of means ``(sum after - sum before) / sum before``, as published.
 
     Returns:
-        ``*by, value, low, high, n`` (value -0.1 = 10 % lower) with intervals from resampling facts, and ``mean_of_ratios``.
+        ``*by, value, low, high, n`` (value -0.1 = 10 % lower, n facts) and ``mean_of_ratios, ratios_low, ratios_high``: the mean of
+        the prompts' own ``after / before - 1``. All intervals resample facts, with all their prompts.
+    """
+    effects = effects.assign(_prompts=1.0, _ratio=effects["after"] / effects["before"])
+    rows = []
+    for key, group in effects.groupby(by, sort=False):
+        per_fact = group.groupby("fact", sort=False)[["before", "after", "_prompts", "_ratio"]].sum().to_numpy()
+        ratios = ratio_interval(per_fact[:, 2:], seed=seed)
+        more = {"mean_of_ratios": ratios["value"], "ratios_low": ratios["low"], "ratios_high": ratios["high"]}
+        rows.append({**dict(zip(by, key, strict=True)), **ratio_interval(per_fact[:, :2], seed=seed), **more})
+    return pd.DataFrame(rows)
+
+
+def mean_over_relations(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> pd.DataFrame:
+    """The papers' headline number: each relation's ratio of means (:func:`relative_change`), then the mean of the relations.
+
+    Returns:
+        ``*by, value, low, high, n, relations``; n facts. Intervals resample facts within each relation; the relations stay.
     """
     rows = []
     for key, group in effects.groupby(by, sort=False):
-        per_fact = group.groupby("fact", sort=False)[["before", "after"]].sum().to_numpy()
-        ratio = (group["after"] / group["before"] - 1).mean()
-        rows.append(
-            {**dict(zip(by, key, strict=True)), **ratio_interval(per_fact, seed=seed), "mean_of_ratios": float(ratio)}
-        )
+        values, drawn = [], []
+        for i, (_, part) in enumerate(group.groupby("relation", sort=False)):
+            pairs = part.groupby("fact", sort=False)[["before", "after"]].sum().to_numpy()
+            sums = _resample(len(pairs), [seed, i]) @ pairs
+            values.append(pairs[:, 1].sum() / pairs[:, 0].sum() - 1)
+            drawn.append(sums[:, 1] / sums[:, 0] - 1)
+        found = _with_percentiles(np.mean(values), np.mean(drawn, axis=0), group["fact"].nunique())
+        rows.append({**dict(zip(by, key, strict=True)), **found, "relations": len(values)})
     return pd.DataFrame(rows)
+
+
+def answer_changes(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> pd.DataFrame:
+    """Does the first choice change, or only its probability? (the question of Niu et al. 2024)
+
+    Returns:
+        ``measure, *by, value, low, high, n``, means over facts. Measures: ``stays right`` (of prompts answered rightly before,
+        those that still are), ``becomes right`` (of those answered wrongly), ``first choice changes`` (of all, to whatever answer).
+    """
+    right = effects["right_before"].astype(bool)
+    parts = {
+        "stays right": effects[right].assign(_is=effects["right_after"].astype(float)),
+        "becomes right": effects[~right].assign(_is=effects["right_after"].astype(float)),
+        "first choice changes": effects.assign(_is=effects["changed"].astype(float)),
+    }
+    tables = [mean_table(part, "_is", by, seed=seed).assign(measure=name) for name, part in parts.items() if len(part)]
+    return pd.concat(tables, ignore_index=True)[["measure", *by, "value", "low", "high", "n"]]
+
+
+def shared_counts(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """How many of a fact's neurons found one way (in one language) are also found another way.
+
+    Args:
+        found: way -> neurons, as :func:`kn_utils.refine` gives them.
+
+    Returns:
+        ``fact, found, language, shared`` for every ordered pair of ways (``found``, ``language``) and every fact with neurons
+        in the first.
+    """
+    place = ["fact", "layer", "neuron"]
+    tables = []
+    for one, first in found.items():
+        for other, second in found.items():
+            shared = first[place].merge(second[place]).groupby("fact").size()
+            facts = pd.Index(first["fact"].unique(), name="fact")
+            count = shared.reindex(facts, fill_value=0).rename("shared").reset_index()
+            tables.append(count.assign(found=one, language=other))
+    return pd.concat(tables, ignore_index=True)[["fact", "found", "language", "shared"]]
 
 
 def ratio_interval(pairs: np.ndarray, *, seed: int = 0) -> dict[str, float]:
@@ -189,7 +249,7 @@ def _shared(neurons: pd.DataFrame, facts: pd.Index) -> np.ndarray:
     return (held @ held.T).toarray()
 
 
-def _resample(n: int, seed: int) -> np.ndarray:
+def _resample(n: int, seed: int | Sequence[int]) -> np.ndarray:
     """How often each of n units is drawn in each resample, shape (resample, n)."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(float)
 
