@@ -9,7 +9,8 @@ from typing import Any
 _ROOMS = {
     "attribution": "attribute attribution_map completeness convergence",
     "config": "ParameterError StudyParameters",
-    "evaluation": "answer_probability effects evaluate_updates other_fact perplexity sample_updates",
+    "evaluation": "answer_probability effects effects_by_kind effects_of_other_facts evaluate_updates other_fact perplexity "
+    "sample_updates",
     "facts": "DataError Facts coverage find_problems make_prompts",
     "interventions": "amplify erase suppress update_fact",
     "models": "LanguageModel ModelError load_model",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,6 +16,15 @@ from .facts import Row, answer_pieces
 from .interventions import scale, update_fact
 from .models import LanguageModel
 from .statistics import interval
+
+#: The two interventions of the papers, and what they multiply neurons by.
+BOTH = {"suppress": 0.0, "amplify": 2.0}
+
+#: Columns of a table of effects.
+EFFECTS = [
+    "prompt", "fact", "relation", "language", "operation", "factor", "neurons", "before", "after", "right_before",
+    "right_after", "predicted_before", "predicted_after", "changed",
+]  # fmt: skip
 
 
 class EvaluationError(StudyError):
@@ -92,11 +101,11 @@ def effects(
         a neuron; ``right_before, right_after``: whether the right answer is the first choice; ``predicted_before,
         predicted_after``: the first choice as text, and ``changed``: whether it is another one.
     """
-    if operation not in ("suppress", "amplify"):
+    if operation not in BOTH:
         raise EvaluationError(f"operation={operation!r}; it is 'suppress' or 'amplify'.")
     if before is not None and before["prompt"].tolist() != prompts["prompt"].tolist():
         raise EvaluationError("before is not of these prompts in this order; pass answer_probability(model, prompts).")
-    factor = {"suppress": 0.0, "amplify": 2.0}[operation] if factor is None else factor
+    factor = BOTH[operation] if factor is None else factor
     sets = {fact: group[["layer", "neuron"]].to_numpy(int) for fact, group in neurons.groupby("fact")}
     source = prompts["fact"].to_numpy() if source is None else np.asarray(source, dtype=object)
     if len(source) != len(prompts):
@@ -126,6 +135,28 @@ def effects(
         }
     )  # fmt: skip
     return table.assign(changed=table["predicted_before"] != table["predicted_after"])
+
+
+def effects_by_kind(
+    model: LanguageModel, prompts: pd.DataFrame, kinds: Mapping[str, pd.DataFrame], *, operations: Mapping[str, float] = BOTH,
+    source: Sequence[str | None] | None = None, before: pd.DataFrame | None = None, batch_size: int = 128,
+) -> pd.DataFrame:  # fmt: skip
+    """:func:`effects` of every kind of neurons (name -> neurons) under every operation (name -> factor), one below the other.
+
+    A kind without a neuron for any of these prompts is left out (the activation baseline may be empty).
+    """
+    acting = prompts["fact"] if source is None else source
+    kinds = {kind: neurons for kind, neurons in kinds.items() if neurons["fact"].isin(acting).any()}
+    if not kinds:
+        raise EvaluationError("no kind of neurons has one for these prompts' facts; lower the threshold or the share.")
+    before = answer_probability(model, prompts, batch_size=batch_size) if before is None else before
+    options = {"source": source, "before": before, "batch_size": batch_size}
+    tables = [
+        effects(model, prompts, neurons, operation=operation, factor=factor, kind=kind, **options)
+        for kind, neurons in kinds.items()
+        for operation, factor in operations.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def other_fact(
@@ -165,6 +196,33 @@ def other_fact(
     if not any(drawn.values()):
         return None
     return np.array([drawn[fact] for fact in prompts["fact"]], dtype=object)
+
+
+def effects_of_other_facts(
+    model: LanguageModel, prompts: pd.DataFrame, kinds: Mapping[str, pd.DataFrame], own: pd.DataFrame | None = None, *,
+    operations: Mapping[str, float] = BOTH, before: pd.DataFrame | None = None, batch_size: int = 128, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Is it the fact, its relation or its answer that neurons carry? Prompts under the neurons of one other fact each.
+
+    Args:
+        kinds: name -> neurons; the other facts are drawn (:func:`other_fact`) among those of the first kind.
+        own: effects of the facts' own neurons on these prompts: those on the same prompts are put beside, as kind ``its own``.
+
+    Returns:
+        effects with ``relation_is, answer_is``: ``same`` or ``other`` than the prompt's. Combinations without a pair of facts
+        are not there (one relation only, or every answer another); with none at all the table is empty.
+    """
+    tables = [pd.DataFrame(columns=["relation_is", "answer_is", *EFFECTS])]
+    for relation, answer in (("same", "other"), ("other", "other"), ("same", "same"), ("other", "same")):
+        source = other_fact(prompts, next(iter(kinds.values())), relation=relation, answer=answer, seed=seed)
+        if source is None:
+            continue
+        options = {"operations": operations, "source": source, "before": before, "batch_size": batch_size}
+        parts = [effects_by_kind(model, prompts, kinds, **options)]
+        if own is not None:
+            parts.append(own[own["prompt"].isin(parts[0]["prompt"])].assign(neurons="its own"))
+        tables.append(pd.concat(parts).assign(relation_is=relation, answer_is=answer))
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def sample_updates(

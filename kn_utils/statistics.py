@@ -49,10 +49,11 @@ def relative_change(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> p
     rows = []
     for key, group in effects.groupby(by, sort=False):
         per_fact = group.groupby("fact", sort=False)[["before", "after", "_prompts", "_ratio"]].sum().to_numpy()
-        ratios = ratio_interval(per_fact[:, 2:], seed=seed)
-        more = {"mean_of_ratios": ratios["value"], "ratios_low": ratios["low"], "ratios_high": ratios["high"]}
-        rows.append({**dict(zip(by, key, strict=True)), **ratio_interval(per_fact[:, :2], seed=seed), **more})
-    return pd.DataFrame(rows)
+        weights = _resample(len(per_fact), seed)
+        means, ratios = (ratio_interval(per_fact[:, pair], weights=weights) for pair in ([0, 1], [2, 3]))
+        rows.append([*key, *means.values(), *list(ratios.values())[:3]])
+    names = ["value", "low", "high", "n", "mean_of_ratios", "ratios_low", "ratios_high"]
+    return pd.DataFrame(rows, columns=[*by, *names])
 
 
 def mean_over_relations(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> pd.DataFrame:
@@ -91,32 +92,34 @@ def answer_changes(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> pd
     return pd.concat(tables, ignore_index=True)[["measure", *by, "value", "low", "high", "n"]]
 
 
-def shared_counts(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """How many of a fact's neurons found one way (in one language) are also found another way.
+def mark_pairs(effects: pd.DataFrame, found: Mapping[str, pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFrame:
+    """What a fact's neurons from one language have in common with those of the language it is asked in.
 
     Args:
-        found: way -> neurons, as :func:`kn_utils.refine` gives them.
+        effects: with a column ``found``, the language that the acting neurons come from, beside ``language``, the prompt's.
+        found: language -> neurons, as :func:`kn_utils.refine` gives them; of every language in ``effects``.
+        prompts: hold the answers as they are written in each language.
 
     Returns:
-        ``fact, found, language, shared`` for every ordered pair of ways (``found``, ``language``) and every fact with neurons
-        in the first.
+        effects with ``shared``, how many neurons the fact has in both languages, and ``spelled``: ``alike`` or ``differently``, the
+        answer in the two.
     """
-    place = ["fact", "layer", "neuron"]
-    tables = []
-    for one, first in found.items():
-        for other, second in found.items():
-            shared = first[place].merge(second[place]).groupby("fact").size()
-            facts = pd.Index(first["fact"].unique(), name="fact")
-            count = shared.reindex(facts, fill_value=0).rename("shared").reset_index()
-            tables.append(count.assign(found=one, language=other))
-    return pd.concat(tables, ignore_index=True)[["fact", "found", "language", "shared"]]
+    every = pd.concat([table.assign(found=name) for name, table in found.items()])[["fact", "layer", "neuron", "found"]]
+    both = every.merge(every.rename(columns={"found": "language"}), on=["fact", "layer", "neuron"])
+    shared = both.groupby(["fact", "found", "language"]).size()
+    answer = prompts.drop_duplicates(["fact", "language"]).set_index(["fact", "language"])["answer"]
+    here, there = (answer.reindex(pd.MultiIndex.from_frame(effects[["fact", k]])) for k in ("language", "found"))
+    pairs = pd.MultiIndex.from_frame(effects[["fact", "found", "language"]])
+    return effects.assign(
+        shared=shared.reindex(pairs, fill_value=0).to_numpy(),
+        spelled=np.where(here.to_numpy() == there.to_numpy(), "alike", "differently"),
+    )
 
 
-def ratio_interval(pairs: np.ndarray, *, seed: int = 0) -> dict[str, float]:
-    """Of rows (before, after): sum(after)/sum(before) - 1 with a bootstrap percentile interval."""
+def ratio_interval(pairs: np.ndarray, *, seed: int = 0, weights: np.ndarray | None = None) -> dict[str, float]:
+    """Of rows (before, after): sum(after)/sum(before) - 1 with a bootstrap percentile interval (``weights``: resamples drawn)."""
     pairs = np.asarray(pairs, dtype=float)
-    weights = _resample(len(pairs), seed)
-    sums = weights @ pairs
+    sums = (_resample(len(pairs), seed) if weights is None else weights) @ pairs
     return _with_percentiles(pairs[:, 1].sum() / pairs[:, 0].sum() - 1, sums[:, 1] / sums[:, 0] - 1, len(pairs))
 
 

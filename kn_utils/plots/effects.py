@@ -11,11 +11,11 @@ from matplotlib.patches import Rectangle
 
 from .theme import KINDS, points
 
-OPERATIONS = {"suppress": "neurons silenced", "amplify": "neurons doubled"}
+OPERATIONS = {"suppress": "neurons silenced", "amplify": "neurons amplified"}
 
 
 def changes(table: pd.DataFrame, title: str) -> Figure:
-    """Change of P(right answer) per relation and kind of neuron, silenced on the left and doubled on the right.
+    """Change of P(right answer) per relation and kind of neuron, silenced on the left and amplified on the right.
 
     Args:
         table: ``operation, neurons, relation, value, low, high``; value 0.1 = 10 % higher.
@@ -66,7 +66,7 @@ def doses(table: pd.DataFrame) -> Figure:
 def languages(table: pd.DataFrame) -> Figure:
     """Change of P(right answer) in a language through the neurons found in another (``operation, found, language, value``).
 
-    Darker = a larger change in the direction that the operation should have (less when silenced, more when doubled); the
+    Darker = a larger change in the direction that the operation should have (less when silenced, more when amplified); the
     frame marks neurons and prompts of the same language.
     """
     rows, columns = (list(dict.fromkeys(table[name])) for name in ("found", "language"))
@@ -74,6 +74,7 @@ def languages(table: pd.DataFrame) -> Figure:
     for axes, (operation, name) in zip(both, OPERATIONS.items(), strict=True):
         part = table[table["operation"] == operation]
         part = 100 * part.pivot(index="found", columns="language", values="value").reindex(index=rows, columns=columns)
+        part = part.round(1) + 0.0  # no -0.0
         shade = part * (-1 if operation == "suppress" else 1)
         sns.heatmap(
             shade,
