@@ -206,21 +206,23 @@ def effects_of_other_facts(
 
     Args:
         kinds: name -> neurons; the other facts are drawn (:func:`other_fact`) among those of the first kind.
-        own: effects of the facts' own neurons on these prompts: those on the same prompts are put beside, as kind ``its own``.
+        own: effects of the facts' own neurons: those of the first kind on the same prompts are put beside, as kind ``its own``.
 
     Returns:
         effects with ``relation_is, answer_is``: ``same`` or ``other`` than the prompt's. Combinations without a pair of facts
         are not there (one relation only, or every answer another); with none at all the table is empty.
     """
+    first = next(iter(kinds))
     tables = [pd.DataFrame(columns=["relation_is", "answer_is", *EFFECTS])]
     for relation, answer in (("same", "other"), ("other", "other"), ("same", "same"), ("other", "same")):
-        source = other_fact(prompts, next(iter(kinds.values())), relation=relation, answer=answer, seed=seed)
+        source = other_fact(prompts, kinds[first], relation=relation, answer=answer, seed=seed)
         if source is None:
             continue
         options = {"operations": operations, "source": source, "before": before, "batch_size": batch_size}
         parts = [effects_by_kind(model, prompts, kinds, **options)]
         if own is not None:
-            parts.append(own[own["prompt"].isin(parts[0]["prompt"])].assign(neurons="its own"))
+            beside = own[own["prompt"].isin(parts[0]["prompt"]) & (own["neurons"] == first)]
+            parts.append(beside.assign(neurons="its own"))
         tables.append(pd.concat(parts).assign(relation_is=relation, answer_is=answer))
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
