@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from kn_utils import statistics
+from kn_utils.sharing import intersections
 from kn_utils.statistics import (
     counts_per_fact,
     difference_test,
-    intersections,
     interval,
     layer_histogram,
     mean_table,

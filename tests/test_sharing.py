@@ -1,0 +1,345 @@
+"""Sharing between facts, relations and languages: against plain loops over sets, drawn neurons, and all permutations."""
+
+from __future__ import annotations
+
+from itertools import combinations, permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kn_utils import attribute, load_facts, load_model, make_prompts, refine, statistics
+from kn_utils.neurons import RefinementError, random_neurons
+from kn_utils.sharing import (
+    ALL_PAIRS,
+    difference_of_sharing,
+    intersections,
+    settings_grid,
+    shared_between_languages,
+    table_2,
+)
+from kn_utils.statistics import difference_of_groups
+
+SHAPE = (4, 10)
+LANGUAGES = ("en", "nl", "ja")
+
+
+def table_of(held: dict[str, set[tuple[int, int]]], relation_of: dict[str, str]) -> pd.DataFrame:
+    rows = [(fact, relation_of[fact], *pair) for fact, pairs in held.items() for pair in sorted(pairs)]
+    table = pd.DataFrame(rows, columns=["fact", "relation", "layer", "neuron"]).astype({"layer": int, "neuron": int})
+    table.attrs["facts"] = relation_of
+    return table
+
+
+def held_by(table: pd.DataFrame) -> dict[str, set[tuple[int, int]]]:
+    found = {fact: set() for fact in table.attrs["facts"]}
+    for row in table.itertuples():
+        found[row.fact].add((row.layer, row.neuron))
+    return found
+
+
+def chance_of(first: set[tuple[int, int]], second: set[tuple[int, int]]) -> float:
+    return sum(sum(a == layer for a, _ in first) * sum(b == layer for b, _ in second) for layer in range(4)) / 10
+
+
+@pytest.fixture
+def relation_of() -> dict[str, str]:
+    return {f"f{i}": f"P{i % 3}" for i in range(18)}
+
+
+@pytest.fixture
+def by_language(relation_of) -> dict[str, pd.DataFrame]:
+    """A fact's languages hold some of the same neurons; each language also its own; one fact is not asked about in ja."""
+    random = np.random.default_rng(5)
+    common = {f: {(int(random.integers(4)), int(random.integers(10))) for _ in range(2)} for f in relation_of}
+    found = {}
+    for language in LANGUAGES:
+        held = {f: set(pairs) for f, pairs in common.items()}
+        for pairs in held.values():
+            pairs |= {(int(random.integers(4)), int(random.integers(10))) for _ in range(random.integers(4))}
+        asked = {f: relation for f, relation in relation_of.items() if (language, f) != ("ja", "f4")}
+        found[language] = table_of({f: held[f] for f in asked}, asked)
+    return found
+
+
+def row_of(table: pd.DataFrame, first: str, second: str) -> pd.Series:
+    (row,) = [row for _, row in table.iterrows() if (row["first"], row["second"]) == (first, second)]
+    return row
+
+
+def test_a_pair_of_languages_by_hand(by_language, relation_of):
+    found = row_of(shared_between_languages(by_language, SHAPE), "en", "ja")
+    en, ja = held_by(by_language["en"]), held_by(by_language["ja"])
+    facts = [f for f in relation_of if f != "f4"]
+    assert found["n"] == len(facts) == 17
+    assert found["value"] == pytest.approx(np.mean([len(en[f] & ja[f]) for f in facts]))
+    assert found["chance"] == pytest.approx(np.mean([chance_of(en[f], ja[f]) for f in facts]))
+    either = sum(len(en[f] | ja[f]) for f in facts)
+    assert found["jaccard"] == pytest.approx(sum(len(en[f] & ja[f]) for f in facts) / either)
+    other, any_fact = [], []
+    for f in facts:
+        other.append(np.mean([len(en[f] & ja[g]) for g in facts if g != f and relation_of[g] == relation_of[f]]))
+        any_fact.append(np.mean([len(en[f] & ja[g]) for g in facts if g != f]))
+    assert (found["other_fact"], found["any_fact"]) == pytest.approx((np.mean(other), np.mean(any_fact)))
+    assert found["low"] < found["value"] < found["high"]
+    assert found["p"] == pytest.approx(1 / 2001) == found["p_any"]  # they share by construction
+
+
+def test_the_mean_of_all_pairs_is_over_facts_asked_about_in_every_language(by_language, relation_of):
+    found = row_of(shared_between_languages(by_language, SHAPE), ALL_PAIRS, ALL_PAIRS)
+    held = {language: held_by(table) for language, table in by_language.items()}
+    facts = [f for f in relation_of if f != "f4"]
+    values = [np.mean([len(held[a][f] & held[b][f]) for a, b in combinations(LANGUAGES, 2)]) for f in facts]
+    chance = [np.mean([chance_of(held[a][f], held[b][f]) for a, b in combinations(LANGUAGES, 2)]) for f in facts]
+    assert (found["value"], found["chance"], found["n"]) == pytest.approx((np.mean(values), np.mean(chance), 17))
+    assert found[["low", "high"]].tolist() == pytest.approx(
+        [statistics.interval(values)["low"], statistics.interval(values)["high"]]
+    )
+    shared = sum(len(held[a][f] & held[b][f]) for a, b in combinations(LANGUAGES, 2) for f in facts)
+    either = sum(len(held[a][f] | held[b][f]) for a, b in combinations(LANGUAGES, 2) for f in facts)
+    assert found["jaccard"] == pytest.approx(shared / either)
+
+
+def test_the_diagonal_holds_neurons_per_fact(by_language):
+    table = shared_between_languages(by_language, SHAPE)
+    assert len(table) == 3 + 3 + 1
+    own = row_of(table, "ja", "ja")
+    assert own["value"] == pytest.approx(len(by_language["ja"]) / 17) and own["n"] == 17
+    within = intersections(by_language["ja"]).set_index("relation")["value"]
+    held = by_language["ja"].attrs["facts"]
+    weighted = np.mean([within[relation] for relation in held.values()])  # each fact of as many others of its relation
+    assert own["other_fact"] == pytest.approx(weighted)
+    assert own[["chance", "p", "p_any", "jaccard"]].isna().all()
+
+
+def test_p_is_the_share_of_all_permutations_within_relations(monkeypatch):
+    # two relations of three facts: 36 permutations, all listed
+    relation_of = dict.fromkeys("abc", "P1") | dict.fromkeys("def", "P2")
+    random = np.random.default_rng(8)
+    both = [{f: {(0, int(i)) for i in random.integers(4, size=2)} for f in relation_of} for _ in range(2)]
+    for f in "ab":
+        both[1][f] = set(both[0][f])
+    observed = sum(len(both[0][f] & both[1][f]) for f in relation_of)
+    traces = [
+        sum(len(both[0][f] & both[1][g]) for f, g in zip("abcdef", (*one, *two), strict=True))
+        for one in permutations("abc") for two in permutations("def")
+    ]  # fmt: skip
+    wanted = np.mean([trace >= observed for trace in traces])
+    assert 0.02 < wanted < 0.5  # a case where it matters
+    monkeypatch.setattr(statistics, "RESAMPLES", 4000)
+    by_language = {name: table_of(held, relation_of) for name, held in zip(("en", "nl"), both, strict=True)}
+    found = row_of(shared_between_languages(by_language, SHAPE), "en", "nl")
+    assert found["p"] == pytest.approx(wanted, abs=4 * np.sqrt(wanted / 4000))
+    same = row_of(shared_between_languages(by_language, SHAPE), ALL_PAIRS, ALL_PAIRS)  # two languages: one pair
+    assert same.iloc[2:].tolist() == found.iloc[2:].tolist()
+
+
+def test_p_is_even_where_facts_of_a_relation_are_alike(relation_of):
+    """Neurons drawn by relation, not by fact: small p for any fact, and about as often below 0.2 as chance says for others."""
+    small, any_fact = [], []
+    for seed in range(30):
+        random = np.random.default_rng(seed)
+        held = [
+            {
+                f: {(int(relation[1:]), int(i)) for i in random.integers(3, size=2)}
+                for f, relation in relation_of.items()
+            }
+            for _ in range(2)
+        ]
+        by_language = {name: table_of(one, relation_of) for name, one in zip(("en", "nl"), held, strict=True)}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(statistics, "RESAMPLES", 100)
+            row = row_of(shared_between_languages(by_language, SHAPE), "en", "nl")
+        small.append(row["p"] <= 0.2)
+        any_fact.append(row["p_any"] <= 0.02)
+    assert np.mean(small) < 0.45 and np.mean(any_fact) > 0.9
+
+
+def test_chance_is_the_mean_of_drawn_neurons(by_language):
+    # the random control of the interventions, drawn again and again, layer by layer
+    first, second = (by_language[name][~by_language[name]["fact"].eq("f4")] for name in ("en", "ja"))
+    for table in (first, second):
+        table.attrs = {"facts": by_language["ja"].attrs["facts"]}
+    drawn = []
+    for seed in range(60):
+        both = [
+            random_neurons(one, SHAPE, same_layers=True, seed=2 * seed + i) for i, one in enumerate((first, second))
+        ]
+        drawn.append(len(both[0].merge(both[1], on=["fact", "layer", "neuron"])) / 17)
+    error = np.std(drawn) / np.sqrt(60)
+    found = row_of(shared_between_languages({"en": first, "ja": second}, SHAPE), "en", "ja")
+    assert found["chance"] == pytest.approx(np.mean(drawn), abs=4 * error) and error < 0.05
+
+
+def test_chance_of_two_facts_by_a_loop_over_pairs(by_language, relation_of):
+    held = held_by(by_language["en"])
+    for within, same in (("relation", True), ("other", False)):
+        pairs = [(f, g) for f, g in combinations(held, 2) if (relation_of[f] == relation_of[g]) == same]
+        found = intersections(by_language["en"], within, width=10)
+        assert found["chance"][0] == pytest.approx(np.mean([chance_of(held[f], held[g]) for f, g in pairs]))
+        pd.testing.assert_frame_equal(found.drop(columns="chance"), intersections(by_language["en"], within))
+
+
+def test_the_difference_between_relations_by_hand(by_language, relation_of):
+    held = held_by(by_language["en"])
+    differences = []
+    for f in held:
+        own = [len(held[f] & held[g]) for g in held if g != f and relation_of[g] == relation_of[f]]
+        other = [len(held[f] & held[g]) for g in held if relation_of[g] != relation_of[f]]
+        differences.append(np.mean(own) - np.mean(other))
+    found = difference_of_sharing(by_language["en"])
+    assert (found["value"], found["n"]) == pytest.approx((np.mean(differences), 18))
+    assert found["p"] > 0.05  # nothing was built in
+
+
+def test_p_of_the_difference_lists_the_ways_to_name_relations(monkeypatch):
+    held = {"a": {(0, 1), (0, 2)}, "b": {(0, 1), (0, 2)}, "c": {(0, 2)}, "d": {(0, 3)}, "e": {(0, 3), (0, 2)}}
+    labels = ("P1", "P1", "P1", "P2", "P2")
+
+    def mean(relations: tuple[str, ...]) -> float:
+        of, found = dict(zip(held, relations, strict=True)), []
+        for f in held:
+            own = [len(held[f] & held[g]) for g in held if g != f and of[g] == of[f]]
+            other = [len(held[f] & held[g]) for g in held if of[g] != of[f]]
+            found.append(np.mean(own) - np.mean(other))
+        return float(np.mean(found))
+
+    wanted = np.mean([mean(one) >= mean(labels) - 1e-12 for one in permutations(labels)])
+    monkeypatch.setattr(statistics, "RESAMPLES", 4000)
+    found = difference_of_sharing(table_of(held, dict(zip(held, labels, strict=True))))
+    assert found["p"] == pytest.approx(wanted, abs=0.03) and 0.05 < wanted < 0.95
+
+
+def test_relations_that_share_are_told_apart():
+    relation_of = {f"f{i}": f"P{i % 3}" for i in range(15)}
+    table = table_of({f: {(0, int(relation[1:])), (1, 0)} for f, relation in relation_of.items()}, relation_of)
+    found = difference_of_sharing(table)
+    assert (found["value"], found["p"]) == pytest.approx((1, 1 / 2001))
+
+
+def test_one_relation_one_fact_or_no_neuron_at_all(by_language):
+    only = dict.fromkeys("ab", "P1")
+    table = table_of({"a": {(0, 1)}, "b": {(0, 1)}}, only)
+    assert np.isnan(difference_of_sharing(table)["value"]) and np.isnan(difference_of_sharing(table)["p"])
+    lone = table_of({"a": {(0, 1)}}, {"a": "P1"})
+    row = row_of(shared_between_languages({"en": lone, "nl": lone}, SHAPE), "en", "nl")
+    assert row["value"] == 1 and np.isnan(row["other_fact"]) and np.isnan(row["p"])
+    assert len(shared_between_languages({"en": table}, SHAPE)) == 1  # one language: no pairs
+    empty = table_of({"a": set(), "b": set()}, only)
+    row = row_of(shared_between_languages({"en": table, "nl": empty}, SHAPE), "en", "nl")
+    assert (row["value"], row["chance"], row["p"]) == (0, 0, 1)
+    apart = table_of({"c": {(0, 1)}}, {"c": "P1"})
+    row = row_of(shared_between_languages({"en": table, "nl": apart}, SHAPE), "en", "nl")  # no fact in common
+    assert row["n"] == 0 and np.isnan(row["value"])
+    rows = table_2({"en": table}, width=10).query("relation == 'all'").set_index("measure")["value"]
+    assert rows["shared within a relation"] == 1 and np.isnan(rows["shared between relations"])
+
+
+def test_table_2_puts_the_measures_together(by_language):
+    table = table_2(by_language, width=10)
+    assert list(table) == ["bag", "measure", "relation", "value", "low", "high", "n", "chance"]
+    whole = table[(table["bag"] == "nl") & (table["relation"] == "all")].set_index("measure")
+    held = held_by(by_language["nl"])
+    assert whole.loc["neurons per fact", "value"] == pytest.approx(np.mean([len(pairs) for pairs in held.values()]))
+    alike = intersections(by_language["nl"], "other", pool="relations").iloc[0]
+    found = whole.loc["shared between relations", ["value", "low", "high"]].tolist()
+    assert found == alike[["value", "low", "high"]].tolist()
+    assert "chance" not in table_2(by_language) and np.isnan(whole.loc["neurons per fact", "chance"])
+
+
+# How the counts hang on threshold and share
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores of the bundled model: six facts of two relations, in English."""
+    prompts = make_prompts(load_facts(relations=["P36", "P30"]).sample(3), "en", wordings=4)
+    return attribute(load_model("mini", device="cpu"), prompts, progress=False), prompts
+
+
+def held_by_prompt(scores: pd.DataFrame, prompts: pd.DataFrame, threshold: float) -> dict[str, list[set]]:
+    """fact -> the neurons at or above the threshold of each of its prompts, from the stored scores."""
+    found = {fact: [] for fact in prompts["fact"]}
+    for prompt in prompts.itertuples():
+        own = scores[scores["prompt"] == prompt.prompt]
+        top = own["score"].max()
+        found[prompt.fact].append({(r.layer, r.neuron) for r in own.itertuples() if r.score >= threshold * top})
+    return found
+
+
+def test_the_grid_from_stored_scores_by_hand(small):
+    scores, prompts = small
+    table = settings_grid(scores, prompts, thresholds=(0.1, 0.3), shares=(0.5, 0.75))
+    assert len(table) == 2 * 2 * 2
+    for row in table.itertuples():
+        bags = held_by_prompt(scores, prompts, row.threshold)
+        refined = {
+            fact: {one for one in set().union(*bag) if sum(one in own for own in bag) >= row.share * len(bag)}
+            for fact, bag in bags.items()
+        }
+        wanted = np.mean([len(one) for one in refined.values()])
+        if row.measure == "shared within a relation":
+            pairs = [(a, b) for a, b in combinations(refined, 2) if a.split(":")[0] == b.split(":")[0]]
+            wanted = np.mean([len(refined[a] & refined[b]) for a, b in pairs])
+        assert row.value == pytest.approx(wanted) and row.n == 6
+    counts = table[table["measure"] == "neurons per fact"].set_index(["threshold", "share"])["value"]
+    assert counts[0.1, 0.5] > counts[0.3, 0.75]
+
+
+def test_the_grid_refuses_thresholds_below_what_is_stored(small):
+    scores = small[0].copy()
+    scores.attrs["keep"] = 0.1  # as Study.scores says
+    with pytest.raises(RefinementError, match=r"threshold 0.05 is below the stored scores' keep=0.1"):
+        settings_grid(scores, small[1], thresholds=(0.05,), shares=(0.5,))
+
+
+def test_table_2_of_the_bundled_model_from_stored_scores(small):
+    """The first row of the notebook's table, at the share that refinement took."""
+    scores, prompts = small
+    neurons = refine(scores, prompts)
+    taken = {one["relation"]: one["share"] for one in neurons.attrs["refinement"]}
+    number = 0
+    for fact, bag in held_by_prompt(scores, prompts, 0.2).items():
+        share = taken[fact.split(":")[0]]
+        number += sum(sum(one in own for own in bag) >= share * len(bag) - 1e-6 for one in set().union(*bag))
+    assert table_2({"en": neurons})["value"][0] == pytest.approx(number / 6)
+
+
+# Groups of facts, compared within relations
+
+
+def groups_table() -> pd.DataFrame:
+    rows = [
+        ("a", "P1", "never", 4), ("a", "P1", "never", 6), ("b", "P1", "all", 2), ("c", "P1", "all", 3),
+        ("d", "P2", "never", 9), ("e", "P2", "all", 9), ("f", "P2", "all", 11), ("g", "P2", "other", 50),
+        ("h", "P3", "never", 70),
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["fact", "relation", "group", "neurons"])
+
+
+def test_the_difference_of_groups_by_hand():
+    # a has 5, its relation's others 2.5 on average; d 9 against 10; P3 has no other, g is of neither group
+    found = difference_of_groups(groups_table(), "neurons", "never", "all")
+    assert (found["value"], found["n"]) == (pytest.approx((2.5 - 1) / 2), 2)
+    # each of 3 x 3 ways to call one of P1's and one of P2's facts "never", alike often
+    p1, p2 = [(v - (10 - v) / 2) for v in (5, 2, 3)], [(v - (29 - v) / 2) for v in (9, 9, 11)]
+    wanted = np.mean([abs(x + y) >= 1.5 - 1e-9 for x in p1 for y in p2])
+    assert found["p"] == pytest.approx(wanted, abs=0.05)
+
+
+def test_the_difference_of_groups_is_not_one_of_relations():
+    random = np.random.default_rng(4)
+    rows = []
+    for i in range(300):
+        relation, group = ("P1", "never" if i % 10 else "all") if i < 150 else ("P2", "all" if i % 10 else "never")
+        rows.append((f"f{i}", relation, group, (5 if relation == "P1" else 1) + random.normal()))
+    table = pd.DataFrame(rows, columns=["fact", "relation", "group", "neurons"])
+    means = table.groupby("group")["neurons"].mean()
+    assert means["never"] - means["all"] > 2  # of relations, all of it
+    found = difference_of_groups(table, "neurons", "never", "all")
+    assert abs(found["value"]) < 0.5 and found["p"] > 0.02
+    table.loc[table["group"] == "never", "neurons"] += 1
+    found = difference_of_groups(table, "neurons", "never", "all")
+    assert found["p"] == pytest.approx(1 / 2001) and found["low"] > 0.3
+    nothing = difference_of_groups(table, "neurons", "never", "this")
+    assert nothing["n"] == 0 and np.isnan(nothing["value"]) and np.isnan(nothing["p"])
