@@ -49,7 +49,7 @@ def intersections(
         pairs /= facts.groupby(facts).transform("size").to_numpy()
     groups = {"all": np.ones(len(facts), bool)}
     groups |= {relation: (facts == relation).to_numpy() for relation in dict.fromkeys(facts)}
-    rows = []
+    weights, rows = resample(len(facts), seed), []
     for relation, member in groups.items():
         left = np.flatnonzero(member)
         right = np.flatnonzero(member | (within == "other"))
@@ -59,7 +59,6 @@ def intersections(
             if relation == "all":
                 rows.append({"relation": relation, **with_percentiles(np.nan, np.array([]), n), "chance": np.nan})
             continue
-        weights = resample(len(facts), seed)
         a, b = weights[:, left], weights[:, right]
         total = np.einsum("rf,rf->r", a @ (shared[block] * mask), b)
         number = np.einsum("rf,rf->r", a @ mask, b)
@@ -126,13 +125,19 @@ def difference_of_sharing(neurons: pd.DataFrame, *, seed: int = 0) -> dict[str, 
 
 
 def shared_between_languages(
-    by_language: Mapping[str, pd.DataFrame], shape: tuple[int, int], *, seed: int = 0
+    by_language: Mapping[str, pd.DataFrame],
+    shape: tuple[int, int],
+    *,
+    without: pd.DataFrame | None = None,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """How many neurons the same fact's bags of two languages share, and whether that is more than other facts share.
 
     Args:
         by_language: language -> its neurons (``refine``).
         shape: (layers, neurons per layer) of the model.
+        without: ``first, second, fact`` to leave out, such as facts whose answer two languages spell alike. A fact that is
+            left out for one pair does not count for the mean of all pairs.
 
     Returns:
         a row per pair of languages (``first, second``), and one for the mean of all pairs (``all pairs``):
@@ -143,16 +148,35 @@ def shared_between_languages(
         other facts of whatever relation. p is one-sided and at least 1 / (RESAMPLES + 1).
         Where ``first`` is ``second``, value is the number of neurons per fact; chance and p are missing.
     """
-    rows = []
+    rows, left_out = [], {} if without is None else without.groupby(["first", "second"])["fact"].agg(set).to_dict()
     for first, second in combinations_with_replacement(by_language, 2):
-        row = _same_fact([by_language[first], by_language[second]], shape[1], seed)
+        gone = left_out.get((first, second), set()) | left_out.get((second, first), set())
+        row = _same_fact([by_language[first], by_language[second]], shape[1], gone, seed)
         if first == second:
             row |= {"jaccard": np.nan, "chance": np.nan, "p": np.nan, "p_any": np.nan}
         rows.append({"first": first, "second": second, **row})
     if len(by_language) > 1:
         both = {"first": ALL_PAIRS, "second": ALL_PAIRS}
-        rows.append({**both, **_same_fact(list(by_language.values()), shape[1], seed)})
+        rows.append({**both, **_same_fact(list(by_language.values()), shape[1], set().union(*left_out.values()), seed)})
     return pd.DataFrame(rows)
+
+
+def shared_per_fact(by_language: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The same, fact by fact, to be averaged over groups of facts: ``first, second, fact, relation, shared, either``.
+
+    ``shared``: neurons that the fact's bags of both languages hold; ``either``: those that at least one of them holds.
+    """
+    parts = []
+    for first, second in combinations(by_language, 2):
+        facts = facts_of(by_language[first])
+        facts = facts[facts.index.isin(facts_of(by_language[second]).index)]
+        a, b = _held([by_language[first], by_language[second]], facts.index)
+        shared = (a * b).sum(axis=1)
+        columns = {"shared": shared, "either": a.sum(axis=1) + b.sum(axis=1) - shared}
+        parts.append(pd.DataFrame({"fact": facts.index, "relation": facts.to_numpy(), **columns}))
+        parts[-1] = parts[-1].assign(first=first, second=second)
+    columns = ["first", "second", "fact", "relation", "shared", "either"]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
 def settings_grid(
@@ -163,7 +187,9 @@ def settings_grid(
     Returns:
         ``threshold, share, measure, value, low, high, n``. Thresholds below the scores' ``keep`` are an error of ``refine``.
     """
-    rows = []
+    kept = {name: scores.attrs[name] for name in ("keep",) if name in scores.attrs}
+    scores, rows = scores.copy(deep=False), []
+    scores.attrs = kept  # without the table per prompt, which pandas would copy at every step
     for threshold in thresholds:
         for share in shares:
             neurons = refine(scores, prompts, threshold=threshold, share=share, target=None)
@@ -175,9 +201,10 @@ def settings_grid(
     return pd.DataFrame(rows)
 
 
-def _same_fact(tables: list[pd.DataFrame], width: int, seed: int) -> dict[str, float]:
+def _same_fact(tables: list[pd.DataFrame], width: int, without: set[str], seed: int) -> dict[str, float]:
     """The row of :func:`shared_between_languages` for these tables: mean over their pairs, of the facts asked about in all."""
     facts = facts_of(tables[0])
+    facts = facts[~facts.index.isin(without)]
     for table in tables[1:]:
         facts = facts[facts.index.isin(facts_of(table).index)]
     pairs = list(combinations(range(len(tables)), 2))

@@ -16,6 +16,7 @@ from kn_utils.sharing import (
     intersections,
     settings_grid,
     shared_between_languages,
+    shared_per_fact,
     table_2,
 )
 from kn_utils.statistics import difference_of_groups
@@ -98,6 +99,28 @@ def test_the_mean_of_all_pairs_is_over_facts_asked_about_in_every_language(by_la
     shared = sum(len(held[a][f] & held[b][f]) for a, b in combinations(LANGUAGES, 2) for f in facts)
     either = sum(len(held[a][f] | held[b][f]) for a, b in combinations(LANGUAGES, 2) for f in facts)
     assert found["jaccard"] == pytest.approx(shared / either)
+
+
+def test_facts_that_are_left_out_of_a_pair_of_languages(by_language):
+    gone = pd.DataFrame(
+        {"first": ["en", "ja"], "second": ["nl", "nl"], "fact": ["f0", "f7"]}
+    )  # the other way round, too
+    table = shared_between_languages(by_language, SHAPE, without=gone)
+    en, nl = held_by(by_language["en"]), held_by(by_language["nl"])
+    row = row_of(table, "en", "nl")
+    assert (row["value"], row["n"]) == pytest.approx((np.mean([len(en[f] & nl[f]) for f in en if f != "f0"]), 17))
+    assert row_of(table, "nl", "ja")["n"] == 16 and row_of(table, "en", "ja")["n"] == 17
+    assert row_of(table, ALL_PAIRS, ALL_PAIRS)["n"] == 15  # without f0, f4 and f7
+
+
+def test_shared_fact_by_fact(by_language):
+    table = shared_per_fact(by_language)
+    assert len(table) == 18 + 17 + 17
+    held = {language: held_by(one) for language, one in by_language.items()}
+    for row in table.itertuples():
+        a, b = held[row.first][row.fact], held[row.second][row.fact]
+        assert (row.shared, row.either) == (len(a & b), len(a | b))
+    assert shared_per_fact({"en": by_language["en"]}).empty
 
 
 def test_the_diagonal_holds_neurons_per_fact(by_language):

@@ -48,7 +48,8 @@ def between_languages(table: pd.DataFrame) -> Figure:
     """Neurons that two languages share: by the same fact, by another fact of its relation, and by chance; a panel each.
 
     Args:
-        table: :func:`kn_utils.shared_between_languages`. Neurons per fact, on the diagonal of the first panel, have no shade.
+        table: :func:`kn_utils.shared_between_languages`. The diagonal has no shade: neurons per fact, and what other facts
+            share within a language.
     """
     names = list(dict.fromkeys(table.loc[table["first"] == table["second"], "first"]))
     names = [name for name in names if name != ALL_PAIRS]
@@ -67,7 +68,7 @@ def between_languages(table: pd.DataFrame) -> Figure:
     many[0].set_yticks(range(len(names)), names)
     many[0].set_ylabel("language")
     figure.suptitle(
-        "Knowledge neurons shared by two languages, mean number (first panel, diagonal: neurons per fact)",
+        "Knowledge neurons shared by two languages, mean number (white diagonal: within one language)",
         x=0.01,
         ha="left",
     )
