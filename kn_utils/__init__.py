@@ -15,7 +15,7 @@ _ROOMS = {
     "models": "LanguageModel ModelError load_model",
     "neurons": "random_neurons refine refinement_report relation_neurons",
     "pipeline": "Study",
-    "sharing": "difference_of_sharing intersections settings_grid shared_between_languages shared_per_fact table_2",
+    "sharing": "difference_of_sharing intersections settings_grid shared_between_languages shared_by shared_per_fact table_2",
     "sources": "load_facts load_passages provenance",
     "statistics": "counts_per_fact difference_of_groups layer_histogram mean_table relative_change",
 }

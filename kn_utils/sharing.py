@@ -59,12 +59,8 @@ def intersections(
             if relation == "all":
                 rows.append({"relation": relation, **with_percentiles(np.nan, np.array([]), n), "chance": np.nan})
             continue
-        a, b = weights[:, left], weights[:, right]
-        total = np.einsum("rf,rf->r", a @ (shared[block] * mask), b)
-        number = np.einsum("rf,rf->r", a @ mask, b)
-        drawn = np.divide(total, number, out=np.full_like(total, np.nan), where=number > 0)
-        value, expected = ((table[block] * mask).sum() / mask.sum() for table in (shared, chance))
-        rows.append({"relation": relation, **with_percentiles(value, drawn, n), "chance": expected})
+        found = _mean_of_pairs(shared[block], mask, weights[:, left], weights[:, right], n)
+        rows.append({"relation": relation, **found, "chance": (chance[block] * mask).sum() / mask.sum()})
     table = pd.DataFrame(rows)
     return table.drop(columns="chance") if width is None else table
 
@@ -124,11 +120,35 @@ def difference_of_sharing(neurons: pd.DataFrame, *, seed: int = 0) -> dict[str, 
     return {**interval(differences[0], seed=seed), "p": float((means >= means[0] - 1e-12).mean())}
 
 
+def shared_by(neurons: pd.DataFrame, key: pd.Series, *, seed: int = 0) -> pd.DataFrame:
+    """Neurons that two facts share, for pairs with the same ``key`` (such as the answer, or the subject) and with another one.
+
+    Args:
+        key: fact -> value.
+
+    Returns:
+        ``pairs`` (of one relation, of different relations), ``key`` (the same, another), ``value, low, high, n``: mean over these
+        pairs, intervals from resampling facts, n facts that are in such a pair; a kind of pair that does not occur has no row.
+    """
+    facts = facts_of(neurons)
+    shared, relation = _shared(neurons, facts.index), _same_relation(facts)
+    alike, weights = _same_relation(key.reindex(facts.index)), resample(len(facts), seed)
+    rows = []
+    for pairs, one in (("one relation", relation), ("different relations", ~relation)):
+        for name, other in (("the same", alike), ("another", ~alike)):
+            mask = (one & other & ~np.eye(len(facts), dtype=bool)).astype(float)
+            if mask.any():
+                found = _mean_of_pairs(shared, mask, weights, weights, int(mask.any(1).sum()))
+                rows.append({"pairs": pairs, "key": name, **found})
+    return pd.DataFrame(rows, columns=["pairs", "key", "value", "low", "high", "n"])
+
+
 def shared_between_languages(
     by_language: Mapping[str, pd.DataFrame],
     shape: tuple[int, int],
     *,
     without: pd.DataFrame | None = None,
+    groups: pd.Series | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """How many neurons the same fact's bags of two languages share, and whether that is more than other facts share.
@@ -138,6 +158,7 @@ def shared_between_languages(
         shape: (layers, neurons per layer) of the model.
         without: ``first, second, fact`` to leave out, such as facts whose answer two languages spell alike. A fact that is
             left out for one pair does not count for the mean of all pairs.
+        groups: fact -> group, in place of its relation (such as facts with the same answer). Facts alone in theirs do not count.
 
     Returns:
         a row per pair of languages (``first, second``), and one for the mean of all pairs (``all pairs``):
@@ -151,13 +172,15 @@ def shared_between_languages(
     rows, left_out = [], {} if without is None else without.groupby(["first", "second"])["fact"].agg(set).to_dict()
     for first, second in combinations_with_replacement(by_language, 2):
         gone = left_out.get((first, second), set()) | left_out.get((second, first), set())
-        row = _same_fact([by_language[first], by_language[second]], shape[1], gone, seed)
+        row = _same_fact([by_language[first], by_language[second]], shape[1], gone, groups, seed)
         if first == second:
             row |= {"jaccard": np.nan, "chance": np.nan, "p": np.nan, "p_any": np.nan}
         rows.append({"first": first, "second": second, **row})
     if len(by_language) > 1:
         both = {"first": ALL_PAIRS, "second": ALL_PAIRS}
-        rows.append({**both, **_same_fact(list(by_language.values()), shape[1], set().union(*left_out.values()), seed)})
+        rows.append(
+            {**both, **_same_fact(list(by_language.values()), shape[1], set().union(*left_out.values()), groups, seed)}
+        )
     return pd.DataFrame(rows)
 
 
@@ -201,12 +224,17 @@ def settings_grid(
     return pd.DataFrame(rows)
 
 
-def _same_fact(tables: list[pd.DataFrame], width: int, without: set[str], seed: int) -> dict[str, float]:
+def _same_fact(
+    tables: list[pd.DataFrame], width: int, without: set[str], groups: pd.Series | None, seed: int
+) -> dict[str, float]:
     """The row of :func:`shared_between_languages` for these tables: mean over their pairs, of the facts asked about in all."""
     facts = facts_of(tables[0])
     facts = facts[~facts.index.isin(without)]
     for table in tables[1:]:
         facts = facts[facts.index.isin(facts_of(table).index)]
+    if groups is not None:
+        facts = groups.reindex(facts.index)
+        facts = facts[facts.groupby(facts).transform("size") > 1]
     pairs = list(combinations(range(len(tables)), 2))
     held = _held(tables, facts.index)
     shared = [(held[a] @ held[b].T).toarray() for a, b in pairs]  # each (fact in a, fact in b)
@@ -249,6 +277,16 @@ def _orders(group: np.ndarray, languages: int, random: np.random.Generator) -> I
         order = np.empty(len(group), dtype=int)
         order[start] = np.lexsort((random.random(len(group)), group))
         yield order
+
+
+def _mean_of_pairs(
+    shared: np.ndarray, mask: np.ndarray, left: np.ndarray, right: np.ndarray, n: int
+) -> dict[str, float]:
+    """Mean of ``shared`` over the pairs that ``mask`` weighs; left and right: how often each resample drew their facts."""
+    total = np.einsum("rf,rf->r", left @ (shared * mask), right)
+    number = np.einsum("rf,rf->r", left @ mask, right)
+    drawn = np.divide(total, number, out=np.full_like(total, np.nan), where=number > 0)
+    return with_percentiles((shared * mask).sum() / mask.sum(), drawn, n)
 
 
 def _same_relation(facts: pd.Series) -> np.ndarray:

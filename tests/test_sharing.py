@@ -16,6 +16,7 @@ from kn_utils.sharing import (
     intersections,
     settings_grid,
     shared_between_languages,
+    shared_by,
     shared_per_fact,
     table_2,
 )
@@ -111,6 +112,32 @@ def test_facts_that_are_left_out_of_a_pair_of_languages(by_language):
     assert (row["value"], row["n"]) == pytest.approx((np.mean([len(en[f] & nl[f]) for f in en if f != "f0"]), 17))
     assert row_of(table, "nl", "ja")["n"] == 16 and row_of(table, "en", "ja")["n"] == 17
     assert row_of(table, ALL_PAIRS, ALL_PAIRS)["n"] == 15  # without f0, f4 and f7
+
+
+def test_other_groups_than_relations_for_the_permutations(by_language, relation_of):
+    groups = pd.Series({f: "x" if i < 5 else "y" if i < 9 else f for i, f in enumerate(relation_of)})
+    row = row_of(shared_between_languages(by_language, SHAPE, groups=groups), "en", "nl")
+    en, nl = held_by(by_language["en"]), held_by(by_language["nl"])
+    facts = list(relation_of)[:9]  # the others are alone in their group
+    assert (row["value"], row["n"]) == pytest.approx((np.mean([len(en[f] & nl[f]) for f in facts]), 9))
+    other = [np.mean([len(en[f] & nl[g]) for g in facts if g != f and groups[g] == groups[f]]) for f in facts]
+    assert row["other_fact"] == pytest.approx(np.mean(other))
+
+
+def test_shared_by_a_key_against_a_loop_over_pairs(by_language, relation_of):
+    key = pd.Series({f: f"answer {i % 4}" for i, f in enumerate(relation_of)})
+    held, wanted, members = held_by(by_language["en"]), {}, {}
+    for f, g in combinations(held, 2):
+        pairs = "one relation" if relation_of[f] == relation_of[g] else "different relations"
+        kind = pairs, "the same" if key[f] == key[g] else "another"
+        wanted.setdefault(kind, []).append(len(held[f] & held[g]))
+        members.setdefault(kind, set()).update((f, g))
+    table = shared_by(by_language["en"], key).set_index(["pairs", "key"])
+    assert table["value"].to_dict() == pytest.approx({kind: np.mean(shared) for kind, shared in wanted.items()})
+    assert table["n"].to_dict() == {kind: len(facts) for kind, facts in members.items()} and len(table) == 4
+    assert ((table["low"] < table["value"]) & (table["value"] < table["high"])).all()
+    alone = shared_by(by_language["en"], pd.Series({f: f for f in held}))  # no two facts have the same key
+    assert set(alone["key"]) == {"another"} and alone["value"][0] == intersections(by_language["en"])["value"][0]
 
 
 def test_shared_fact_by_fact(by_language):
