@@ -21,6 +21,7 @@ Options of the study:
   --relation P        such as P36; may be repeated (default: all relations together)
   --facts N|all       facts per relation (default: the notebooks' own)
   --device D          auto (default), cpu, cuda, cuda:1, cuda:all, mps
+  --set NAME=VALUE    any other parameter of the notebooks, such as rule=right, steps=20, precision=bfloat16; may be repeated
   --jobs N            notebooks side by side (default: half the cores, at least 2; 1 on a GPU)
   --notebooks NN ...  only these, such as 03 04, and what they need
   --runs FOLDER       where results go (default: runs/)
