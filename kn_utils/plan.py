@@ -115,17 +115,8 @@ class Plan:
         return {name: str(value) for name, value in names.items() if value is not None}
 
     def known(self, job: Job) -> set[str]:
-        """The parameters that a job's notebook has: the annotated names of its ``parameters`` cell."""
-        if not job.notebook:
-            return set(self.settings)
-        for cell in self.cells(job):
-            if "parameters" in cell["metadata"].get("tags", []):
-                tree = ast.parse("".join(cell["source"]))
-                return {node.target.id for node in tree.body if isinstance(node, ast.AnnAssign)}
-        return set()
-
-    def cells(self, job: Job) -> list[dict[str, Any]]:
-        return json.loads(self.source(job).read_text(encoding="utf-8"))["cells"]
+        """The parameters that a job's notebook has."""
+        return set(parameter_cell(self.source(job))) if job.notebook else set(self.settings)
 
     def options(self, job: Job) -> str:
         """The same for papermill's command line. Strings go raw: a revision of digits is no number."""
@@ -142,7 +133,7 @@ class Plan:
 
         Contents count, not times: a new clone, a touched file or other outputs in a notebook rerun nothing.
         """
-        code = ["".join(cell["source"]) for cell in self.cells(job) if cell["cell_type"] == "code"]
+        code = ["".join(cell["source"]) for cell in cells(self.source(job)) if cell["cell_type"] == "code"]
         folders = sorted(ROOT / "data" / name for name in {self.dataset, self.model, "published"})
         inputs = [fingerprint(folder) for folder in (ROOT / "kn_utils", *folders)]
         inputs.append(digest((ROOT / "requirements.lock").read_bytes()))
@@ -169,6 +160,19 @@ class Plan:
         for job in self.jobs.values():
             if not self.source(job).is_file():
                 raise Refused(f"{self.source(job)} is missing.")
+
+
+def cells(notebook: Path) -> list[dict[str, Any]]:
+    return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+
+
+def parameter_cell(notebook: Path) -> dict[str, Any]:
+    """The names that a notebook's ``parameters`` cell annotates, with their defaults."""
+    for cell in cells(notebook):
+        if "parameters" in cell["metadata"].get("tags", []):
+            body = ast.parse("".join(cell["source"])).body
+            return {line.target.id: ast.literal_eval(line.value) for line in body if isinstance(line, ast.AnnAssign)}
+    return {}
 
 
 def digest(data: bytes) -> str:
