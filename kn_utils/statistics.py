@@ -33,7 +33,7 @@ def mean_table(table: pd.DataFrame, value: str, by: list[str], *, unit: str = "f
     rows = []
     for key, group in unit_means.groupby(by, sort=False):
         rows.append({**dict(zip(by, key, strict=True)), **interval(group[value], seed=seed)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*by, "value", "low", "high", "n"])  # the columns of an empty table, too
 
 
 def relative_change(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> pd.DataFrame:

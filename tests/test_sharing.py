@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from itertools import combinations, permutations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from kn_utils import attribute, load_facts, load_model, make_prompts, refine, statistics
+from kn_utils import attribute, load_facts, load_model, make_prompts, plots, refine, statistics
 from kn_utils.neurons import RefinementError, random_neurons
 from kn_utils.sharing import (
     ALL_PAIRS,
@@ -20,7 +21,7 @@ from kn_utils.sharing import (
     shared_per_fact,
     table_2,
 )
-from kn_utils.statistics import difference_of_groups
+from kn_utils.statistics import difference_of_groups, layer_histogram
 
 SHAPE = (4, 10)
 LANGUAGES = ("en", "nl", "ja")
@@ -393,3 +394,145 @@ def test_the_difference_of_groups_is_not_one_of_relations():
     assert found["p"] == pytest.approx(1 / 2001) and found["low"] > 0.3
     nothing = difference_of_groups(table, "neurons", "never", "this")
     assert nothing["n"] == 0 and np.isnan(nothing["value"]) and np.isnan(nothing["p"])
+
+
+# The notebook's tables, their first rows from stored scores
+
+
+@pytest.fixture(scope="module")
+def two() -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, set]]]:
+    """The bundled model's neurons in two languages, by ``refine`` and by hand at the shares that it took."""
+    facts = load_facts(relations=["P36", "P30"])
+    kept = facts.sample(5).facts
+    model, by_language, by_hand = load_model("mini", device="cpu"), {}, {}
+    for language in ("en", "nl"):
+        prompts = make_prompts(facts, language, wordings=3)
+        prompts = prompts[prompts["fact"].isin(kept["fact"])].reset_index(drop=True)
+        scores = attribute(model, prompts, progress=False)
+        by_language[language] = refine(scores, prompts, share=0.5)
+        taken = {one["relation"]: one["share"] for one in by_language[language].attrs["refinement"]}
+        by_hand[language] = {
+            fact: {
+                one
+                for one in set().union(*bag)
+                if sum(one in own for own in bag) >= taken[fact.split(":")[0]] * len(bag) - 1e-6
+            }
+            for fact, bag in held_by_prompt(scores, prompts, 0.2).items()
+        }
+    return by_language, by_hand
+
+
+def test_first_row_of_sharing_between_languages_from_stored_scores(two):
+    by_language, held = two
+    row = shared_between_languages(by_language, (6, 768)).iloc[1]
+    assert (row["first"], row["second"], row["n"]) == ("en", "nl", 10)
+    assert row["value"] == pytest.approx(np.mean([len(held["en"][f] & held["nl"][f]) for f in held["en"]]))
+    expected = [
+        sum(sum(a == i for a, _ in held["en"][f]) * sum(b == i for b, _ in held["nl"][f]) for i in range(6)) / 768
+        for f in held["en"]
+    ]
+    assert row["chance"] == pytest.approx(np.mean(expected)) and row["value"] > 0
+    assert shared_per_fact(by_language)["shared"].tolist() == [len(held["en"][f] & held["nl"][f]) for f in held["en"]]
+
+
+def test_first_rows_of_the_differences_from_stored_scores(two):
+    by_language, held = two
+    facts = list(held["en"])
+    relation = {f: f.split(":")[0] for f in facts}
+    differences = []
+    for f in facts:
+        own = [len(held["en"][f] & held["en"][g]) for g in facts if g != f and relation[g] == relation[f]]
+        other = [len(held["en"][f] & held["en"][g]) for g in facts if relation[g] != relation[f]]
+        differences.append(np.mean(own) - np.mean(other))
+    assert difference_of_sharing(by_language["en"])["value"] == pytest.approx(np.mean(differences))
+    answer = {f: f.split(":")[2] for f in facts}
+    pairs = [(f, g) for f, g in combinations(facts, 2) if relation[f] == relation[g] and answer[f] == answer[g]]
+    first = shared_by(by_language["en"], pd.Series(answer)).iloc[0]
+    assert (first["pairs"], first["key"]) == ("one relation", "the same") and len(pairs) > 0
+    assert first["value"] == pytest.approx(np.mean([len(held["en"][f] & held["en"][g]) for f, g in pairs]))
+
+
+def test_first_row_of_the_layers_from_stored_scores(two):
+    by_language, held = two
+    every = [layer for pairs in held["en"].values() for layer, _ in pairs]
+    table = layer_histogram(by_language["en"], 6)
+    assert table["value"].tolist() == pytest.approx([every.count(layer) / len(every) for layer in range(6)])
+
+
+# Pictures
+
+
+def texts_of(axes) -> list[list[float | None]]:
+    """The numbers written in the cells of a heat map, by their place."""
+    rows, columns = axes.images[0].get_array().shape
+    grid = [[None] * columns for _ in range(rows)]
+    for text in axes.texts:
+        x, y = text.get_position()
+        grid[int(y)][int(x)] = float(text.get_text())
+    return grid
+
+
+def test_figure_of_languages_shows_the_table(by_language):
+    table = shared_between_languages(by_language, SHAPE)
+    figure = plots.between_languages(table)
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes] == [
+        "the same fact", "another fact of its relation", "by chance",
+    ]  # fmt: skip
+    for axes, column in zip(figure.axes, ("value", "other_fact", "chance"), strict=True):
+        assert axes.get_xlabel() == "language"
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == list(LANGUAGES)
+        shown, shade = texts_of(axes), axes.images[0].get_array()
+        for (i, first), (j, second) in combinations(enumerate(LANGUAGES), 2):
+            value = row_of(table, first, second)[column]
+            assert shown[i][j] == shown[j][i] == pytest.approx(value, abs=0.0051)
+            assert shade[i, j] == shade[j, i] == value
+        assert all(np.ma.getmaskarray(shade)[i, i] or np.isnan(shade[i, i]) for i in range(3))
+    assert texts_of(figure.axes[0])[1][1] == pytest.approx(row_of(table, "nl", "nl")["value"], abs=0.0051)
+    assert texts_of(figure.axes[2])[1][1] is None
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == list(LANGUAGES)
+    alone = plots.between_languages(shared_between_languages({"en": by_language["en"]}, SHAPE))
+    assert len(alone.axes) == 3
+    plt.close("all")
+
+
+def test_figure_of_settings_shows_the_grid_and_frames_the_start():
+    rows = [
+        (threshold, share, measure, 10 * share - 10 * threshold + bonus, 0, 0, 5)
+        for threshold in (0.3, 0.1)
+        for share in (0.5, 0.7, 0.9)
+        for measure, bonus in (("neurons per fact", 1), ("shared within a relation", 0))
+    ]
+    table = pd.DataFrame(rows, columns=["threshold", "share", "measure", "value", "low", "high", "n"])
+    figure = plots.settings(table, 0.3, 0.7)
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes] == [
+        "neurons per fact", "shared within a relation",
+    ]  # fmt: skip
+    for axes, bonus in zip(figure.axes, (1, 0), strict=True):
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.5", "0.7", "0.9"]
+        assert axes.get_xlabel() == "share of a bag's prompts, at least"
+        wanted = [[10 * share - 10 * threshold + bonus for share in (0.5, 0.7, 0.9)] for threshold in (0.1, 0.3)]
+        assert np.array(texts_of(axes)) == pytest.approx(np.array(wanted))
+        (frame,) = axes.patches
+        assert (frame.get_xy(), frame.get_width()) == ((0.5, 0.5), 1)  # around column 1, row 1
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["0.1", "0.3"]
+    assert figure.axes[0].get_ylabel() == "threshold (of the maximum)"
+    assert not plots.settings(table, 0.2, 0.7).axes[0].patches  # not in the grid: no frame
+    plt.close("all")
+
+
+@pytest.mark.parametrize(("panels", "columns", "shape"), [(2, None, (1, 2)), (5, 3, (2, 3)), (1, 3, (1, 1))])
+def test_figure_of_layers_has_a_panel_each(by_language, panels, columns, shape):
+    histogram = layer_histogram(by_language["en"], 4)
+    figure = plots.layers({f"language {i}": histogram for i in range(panels)}, columns=columns)
+    assert len(figure.axes) == shape[0] * shape[1]
+    seen = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in seen] == [f"language {i}" for i in range(panels)]
+    for axes in seen:
+        assert [bar.get_height() for bar in axes.patches] == pytest.approx(100 * histogram["value"])
+        assert axes.get_xticks().tolist() == [0, 1, 2, 3]
+        assert sum(bar.get_x() + bar.get_width() / 2 for bar in axes.patches) == pytest.approx(6)
+    assert seen[0].get_ylabel() == "knowledge neurons (%)" and seen[-1].get_xlabel() == "layer (0 = lowest)"
+    if panels == 5:
+        assert seen[2].get_xlabel() == "layer (0 = lowest)"  # nothing below it
+        assert seen[0].get_xlabel() == ""
+    plt.close("all")

@@ -223,6 +223,11 @@ def test_means_average_a_facts_rows_first():
     assert by_row["value"].tolist() == [0.25] and by_row["n"].tolist() == [4]
 
 
+def test_means_of_nothing_have_their_columns():
+    nothing = pd.DataFrame(columns=["fact", "relation", "score"])
+    assert list(mean_table(nothing, "score", ["relation"])) == ["relation", "value", "low", "high", "n"]
+
+
 def test_missing_values_are_left_out_of_a_mean():
     found = interval(np.array([1.0, np.nan, 3.0]))
     assert (found["value"], found["n"]) == (2, 2)
