@@ -18,7 +18,7 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 from kn_utils.base import ROOT
-from kn_utils.study import GRID
+from kn_utils.plan import GRID
 
 FOLDER = ROOT / "notebooks"
 NAMES = sorted(set(GRID) | {path.stem for path in FOLDER.glob("*.ipynb")})

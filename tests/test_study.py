@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from kn_utils.base import ROOT
-from kn_utils.study import GRID, MARK, Plan
+from kn_utils.plan import GRID, Plan
+from kn_utils.study import MARK
 
 PARAMETERS = """\
 model: str = "mini"
@@ -118,6 +119,17 @@ def test_default_grid_runs_each_notebook_for_its_languages():
     assert [language for number, language in jobs if number == "05"] == ["en"]
 
 
+def test_a_setting_goes_to_the_notebooks_that_have_it_and_changes_their_key():
+    plain, set_ = Plan(), Plan(settings={"steps": "20", "l2": "4"})
+    for path, job in plain.jobs.items():
+        has = set_.known(job)
+        assert ("-p steps 20" in set_.options(job)) == ("steps" in has)
+        assert ("-p l2 4" in set_.options(job)) == ("l2" in has)
+        assert (plain.key(job) != set_.key(set_.jobs[path])) == bool({"steps", "l2"} & has)
+    has = {job.notebook[:2] for job in plain.jobs.values() if "l2" in set_.known(job)}
+    assert has == {"07"}
+
+
 def test_what_is_asked_for_brings_what_it_needs():
     study = Plan(languages=["ja"], select=["05"], relations=["P36"])
     assert sorted(study.jobs) == [
@@ -158,6 +170,9 @@ def test_key_follows_code_and_parameters_but_not_outputs_or_times(place):
         (["--device", "abacus"], ["device", "abacus"]),
         (["--facts", "none"], ["facts_per_relation", "none"]),
         (["--facts", "0"], ["facts_per_relation", "0"]),
+        (["--set", "steps=0"], ["steps", "0"]),
+        (["--set", "stepps=4"], ["stepps", "steps"]),
+        (["--set", "seed=1"], ["no notebook", "seed"]),  # the stand-ins have none
         (["--notebooks", "99"], ["99", "03_attribution"]),
         (["--notebooks", "05", "--language", "all"], ["05", "language"]),
     ],
