@@ -61,6 +61,7 @@ def mean_over_relations(effects: pd.DataFrame, by: list[str], *, seed: int = 0) 
 
     Returns:
         ``*by, value, low, high, n, relations``; n facts. Intervals resample facts within each relation; the relations stay.
+        With one fact of each there is nothing to resample: no interval.
     """
     rows = []
     for key, group in effects.groupby(by, sort=False):
@@ -70,7 +71,9 @@ def mean_over_relations(effects: pd.DataFrame, by: list[str], *, seed: int = 0) 
             sums = resample(len(pairs), [seed, i]) @ pairs
             values.append(pairs[:, 1].sum() / pairs[:, 0].sum() - 1)
             drawn.append(sums[:, 1] / sums[:, 0] - 1)
-        found = with_percentiles(np.mean(values), np.mean(drawn, axis=0), group["fact"].nunique())
+        facts = group["fact"].nunique()
+        drawn = np.mean(drawn, axis=0) if facts > len(values) else np.full(RESAMPLES, np.nan)
+        found = with_percentiles(np.mean(values), drawn, facts)
         rows.append({**dict(zip(by, key, strict=True)), **found, "relations": len(values)})
     return pd.DataFrame(rows)
 
@@ -83,9 +86,10 @@ def answer_changes(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> pd
         those that still are), ``becomes right`` (of those answered wrongly), ``first choice changes`` (of all, to whatever answer).
     """
     right = effects["right_before"].astype(bool)
+    after = effects.assign(_is=effects["right_after"].astype(float))
     parts = {
-        "stays right": effects[right].assign(_is=effects["right_after"].astype(float)),
-        "becomes right": effects[~right].assign(_is=effects["right_after"].astype(float)),
+        "stays right": after[right],
+        "becomes right": after[~right],
         "first choice changes": effects.assign(_is=effects["changed"].astype(float)),
     }
     tables = [mean_table(part, "_is", by, seed=seed).assign(measure=name) for name, part in parts.items() if len(part)]
