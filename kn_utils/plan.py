@@ -22,7 +22,8 @@ from kn_utils.config import StudyParameters, run_folder
 from kn_utils.sources import load_facts
 
 #: A row is a notebook; the languages it runs for ("once" = language all, "each" = every language asked for,
-#: "one" = each but all); and the notebooks it needs, of the same language or, "name:all", of all languages.
+#: "one" = each but all); and the notebooks it needs, of the same language or, "name:all", of all languages. "name?" only
+#: comes first where it runs too: 05 leaves every language's scores, and of two notebooks at once one would wait for them.
 GRID: dict[str, tuple[str, tuple[str, ...]]] = {
     "00_setup_check": ("once", ()),
     "01_data_build": ("once", ()),
@@ -30,8 +31,10 @@ GRID: dict[str, tuple[str, tuple[str, ...]]] = {
     "03_attribution": ("each", ("01_data_build",)),
     "04_refinement": ("each", ("03_attribution",)),
     "05_statistics": ("one", ("04_refinement", "04_refinement:all")),
-    "06_suppress_amplify": ("each", ("04_refinement",)),
-    "07_update_facts": ("each", ("04_refinement",)),
+    "06_suppress_amplify": ("each", ("04_refinement", "05_statistics?")),
+    "07_update_facts": ("each", ("04_refinement", "05_statistics?")),
+    "08_erase_relations": ("one", ("04_refinement", "05_statistics?")),
+    "09_activating_prompts": ("one", ("04_refinement",)),
     "10_published_results": ("once", ()),
 }
 
@@ -88,10 +91,16 @@ class Plan:
         return dict(sorted(found.items(), key=lambda item: item[1].notebook))
 
     def needs(self, job: Job) -> Iterator[Job]:
+        """What must be there before a job."""
+        for need, firm in self._needs(job):
+            if firm or need.path in self.jobs:
+                yield need
+
+    def _needs(self, job: Job) -> Iterator[tuple[Job, bool]]:
         for need in GRID[job.notebook][1]:
-            name, _, language = need.partition(":")
+            name, _, language = need.removesuffix("?").partition(":")
             once = GRID[name][0] == "once"
-            yield self._job(name, "all" if once else language or job.language, job.relation)
+            yield self._job(name, "all" if once else language or job.language, job.relation), not need.endswith("?")
 
     def _job(self, notebook: str, language: str, relation: str) -> Job:
         folder = run_folder(self.model, self.dataset, language, relation).relative_to(RUNS)
@@ -101,8 +110,9 @@ class Plan:
         job = self._job(notebook, language, relation)
         if job.path not in found:
             found[job.path] = job
-            for need in self.needs(job):
-                self._add(need.notebook, need.language, need.relation, found)
+            for need, firm in self._needs(job):
+                if firm:
+                    self._add(need.notebook, need.language, need.relation, found)
 
     def source(self, job: Job) -> Path:
         return Path(self.notebooks) / f"{job.notebook}.ipynb"

@@ -26,7 +26,13 @@ def runs(tmp_path):
         language = parameter_cell(ROOT / "notebooks" / f"{name}.ipynb").get("language", "mini")
         place = tmp_path / "mini" / "mini" / language / "tables" / f"summary_{name[:2]}.json"
         place.parent.mkdir(parents=True, exist_ok=True)
-        note = {"title": name, "rows": ROWS, "origin": ORIGIN, "code": "0.1+abc", "parameters": {"steps": 4, "out": "/x"}}
+        note = {
+            "title": name,
+            "rows": ROWS,
+            "origin": ORIGIN,
+            "code": "0.1+abc",
+            "parameters": {"steps": 4, "out": "/x"},
+        }
         place.write_text(json.dumps(note))
     return tmp_path
 
