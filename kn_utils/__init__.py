@@ -9,6 +9,7 @@ from typing import Any
 _ROOMS = {
     "attribution": "attribute attribution_map completeness convergence",
     "config": "ParameterError StudyParameters",
+    "erasing": "erase_relations erased_sets summarise_erasing",
     "evaluation": "answer_probability effects evaluate_updates perplexity sample_updates",
     "facts": "DataError Facts coverage find_problems make_prompts",
     "interventions": "amplify erase suppress update_fact",

@@ -6,11 +6,12 @@ Readable without colour: each kind of neuron has its own lightness and its own m
 from .data import answer_pieces, coverage, recall
 from .edits import edit_sweep
 from .effects import changes
+from .erasing import erased, erased_languages, erased_sweep
 from .scores import attribution, benchmark, convergence, settled_shares
 from .statistics import layers, sharing
 from .theme import KINDS, save, use_theme
 
 __all__ = [
-    "KINDS", "answer_pieces", "attribution", "benchmark", "changes", "convergence", "coverage", "edit_sweep", "layers",
-    "recall", "save", "settled_shares", "sharing", "use_theme",
+    "KINDS", "answer_pieces", "attribution", "benchmark", "changes", "convergence", "coverage", "edit_sweep", "erased",
+    "erased_languages", "erased_sweep", "layers", "recall", "save", "settled_shares", "sharing", "use_theme",
 ]  # fmt: skip
