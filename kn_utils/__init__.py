@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 _ROOMS = {
+    "activating": "activations find_blanks mean_activation",
     "attribution": "attribute attribution_map completeness convergence",
     "config": "ParameterError StudyParameters",
     "erasing": "erase_relations erased_sets summarise_erasing",

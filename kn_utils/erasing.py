@@ -36,8 +36,8 @@ def erased_sets(
     """Which neurons an erasure takes: ``neurons, relation, layer, neuron``; ``neurons`` says of which kind they are.
 
     ``knowledge``: the ``k`` that most facts of the relation hold (fewer if its facts hold fewer in all). As many of each control:
-    ``activation``: those that most facts hold among the most active ones (fewer if there are fewer); ``same-layer`` and ``random``: drawn by the seed,
-    from the same layers or from all.
+    ``activation``: those that most facts hold among the most active ones (fewer if there are fewer); ``same-layer`` and
+    ``random``: drawn by the seed, from the same layers or from all.
 
     Args:
         neurons: refined knowledge neurons (:func:`kn_utils.refine`).

@@ -3,6 +3,7 @@
 Readable without colour: each kind of neuron has its own lightness and its own marker (:data:`theme.KINDS`).
 """
 
+from .activating import activation_kinds, activations
 from .data import answer_pieces, coverage, recall
 from .edits import edit_sweep
 from .effects import changes
@@ -12,6 +13,7 @@ from .statistics import layers, sharing
 from .theme import KINDS, save, use_theme
 
 __all__ = [
-    "KINDS", "answer_pieces", "attribution", "benchmark", "changes", "convergence", "coverage", "edit_sweep", "erased",
-    "erased_languages", "erased_sweep", "layers", "recall", "save", "settled_shares", "sharing", "use_theme",
+    "KINDS", "activation_kinds", "activations", "answer_pieces", "attribution", "benchmark", "changes", "convergence",
+    "coverage", "edit_sweep", "erased", "erased_languages", "erased_sweep", "layers", "recall", "save", "settled_shares",
+    "sharing", "use_theme",
 ]  # fmt: skip
