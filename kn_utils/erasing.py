@@ -179,18 +179,18 @@ def languages_grid(effects: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """ln(perplexity after / before) of the erased relation, mean over relations: a row per source and language asked in.
 
     Args:
-        effects: of erased relations, with ``source``: where their neurons were found (a language, or a control).
+        effects: of erased relations; ``neurons`` says where these were found (a language, or a control).
 
     Returns:
-        ``source, language, value, low, high, n``; every fact counts alike within its relation.
+        ``source`` (what ``neurons`` said), ``language, value, low, high, n``; every fact counts alike within its relation.
     """
     table = effects.assign(rise=log_rise(effects))[effects["erased"] == effects["relation"]]
     rows = []
-    for (source, language), group in table.groupby(["source", "language"], sort=False):
+    for (source, language), group in table.groupby(["neurons", "language"], sort=False):
         each = group.groupby(["fact", "relation"], sort=False)["rise"].mean().unstack(sort=False)
         relation = group.drop_duplicates("fact").set_index("fact")["relation"]
-        last = column_means(each, relation, mean=MEAN, seed=seed).iloc[-1]
-        rows.append({"source": source, "language": language, **last[["value", "low", "high", "n"]]})
+        last = column_means(each, relation, mean=MEAN, seed=seed).drop(columns="column").to_dict("records")[-1]
+        rows.append({"source": source, "language": language, **last})
     return pd.DataFrame(rows)
 
 
@@ -244,6 +244,6 @@ def damage_by_sharing(
             name = f"{least}" if least == most else f"{least} or more" if most == np.inf else f"{least} to {most}"
             each = part.groupby("fact", sort=False)["rise"].mean().to_frame("all")
             relation = part.drop_duplicates("fact").set_index("fact")["relation"]
-            found = column_means(each, relation, seed=seed).drop(columns="column").iloc[0]
+            found = column_means(each, relation, seed=seed).drop(columns="column").to_dict("records")[0]
             rows.append({"shared": name, "pairs": len(part.drop_duplicates(["erased", "relation"])), **found})
     return pd.DataFrame(rows, columns=["shared", "pairs", "value", "low", "high", "n"])

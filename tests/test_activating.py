@@ -322,7 +322,7 @@ def test_extremes_and_the_facts_they_are_shown_for():
     found = extremes(READ, blanks, "a", n=1)
     assert found[["activation", "sentences", "text"]].to_numpy().tolist() == [
         [5.0, "both", "a2 [MASK]"],
-        [1.0, "both", "a1 [MASK]"],
+        [1.0, "head", "a3 [MASK]"],
     ]
     assert len(extremes(READ, blanks, "a", n=2)) == 3
 
@@ -347,7 +347,10 @@ def test_picture_per_kind():
     both = mean_activation(pd.concat([READ, READ.assign(neurons="another fact's", activation=1.0)]))
     figure = plots.activation_kinds(both[both["relation"] == RELATIONS], "title")
     axes = figure.axes[0]
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["another fact's", "knowledge neurons"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == [
+        "another fact's knowledge neurons",
+        "knowledge neurons",
+    ]
     markers = {line.get_marker(): line.get_xdata() for line in axes.lines}
     assert markers["o"] == pytest.approx([1, 2]) and markers["s"] == pytest.approx([1, 1 / 3])
     plt.close(figure)

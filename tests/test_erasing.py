@@ -145,7 +145,7 @@ def test_one_relation_alone(model, asked):
     assert damage_by_sharing(found, only).empty
     assert in_other_sets(only)["share"].tolist() == [0, 0]
     # another model of another shape, and one language
-    assert languages_grid(found.assign(source="en"))[["source", "language"]].to_numpy().tolist() == [["en", "en"]]
+    assert languages_grid(found.assign(neurons="en"))[["source", "language"]].to_numpy().tolist() == [["en", "en"]]
 
 
 def test_mistakes_are_told(model, asked, effects):
@@ -243,7 +243,7 @@ def test_first_row_of_the_notebooks_table_by_a_loop(model, asked, effects):
 
 
 def test_languages_grid_by_hand():
-    found = pd.concat([EFFECTS.assign(source="en"), EFFECTS.assign(source="ja", after=EFFECTS["before"])])
+    found = pd.concat([EFFECTS.assign(neurons="en"), EFFECTS.assign(neurons="ja", after=EFFECTS["before"])])
     grid = languages_grid(found).set_index("source")["value"]
     assert grid["en"] == pytest.approx(2.75 / 2 * np.log(2)) and grid["ja"] == 0
 

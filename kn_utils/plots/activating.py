@@ -41,7 +41,7 @@ def activation_kinds(table: pd.DataFrame, title: str) -> Figure:
         table: ``neurons, sentences, value, low, high``.
     """
     named = {kind: label for kind, (_, _, label) in KINDS.items()}
-    table = table.assign(row=table["neurons"].map(lambda kind: named.get(kind, kind)))
+    table = table.assign(row=table["neurons"].map(lambda kind: named.get(kind, f"{kind} knowledge neurons")))
     return _rows(table, list(dict.fromkeys(table["row"])), title)[0]
 
 
