@@ -9,11 +9,11 @@ from .edits import edit_sweep
 from .effects import changes
 from .erasing import erased, erased_languages, erased_sweep
 from .scores import attribution, benchmark, convergence, settled_shares
-from .statistics import layers, sharing
+from .statistics import between_languages, layers, settings, sharing
 from .theme import KINDS, save, use_theme
 
 __all__ = [
-    "KINDS", "activation_kinds", "activations", "answer_pieces", "attribution", "benchmark", "changes", "convergence",
-    "coverage", "edit_sweep", "erased", "erased_languages", "erased_sweep", "layers", "recall", "save", "settled_shares",
-    "sharing", "use_theme",
+    "KINDS", "activation_kinds", "activations", "answer_pieces", "attribution", "benchmark", "between_languages",
+    "changes", "convergence", "coverage", "edit_sweep", "erased", "erased_languages", "erased_sweep", "layers",
+    "recall", "save", "settings", "settled_shares", "sharing", "use_theme",
 ]  # fmt: skip
