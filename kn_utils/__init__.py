@@ -7,8 +7,10 @@ from importlib import import_module
 from typing import Any
 
 _ROOMS = {
+    "activating": "activations find_blanks mean_activation",
     "attribution": "attribute attribution_map completeness convergence",
     "config": "ParameterError StudyParameters",
+    "erasing": "erase_relations erased_sets summarise_erasing",
     "evaluation": "answer_probability effects effects_by_kind effects_of_other_facts evaluate_updates other_fact perplexity "
     "sample_updates",
     "facts": "DataError Facts coverage find_problems make_prompts",
