@@ -9,7 +9,8 @@ from typing import Any
 _ROOMS = {
     "attribution": "attribute attribution_map completeness convergence",
     "config": "ParameterError StudyParameters",
-    "evaluation": "answer_probability effects evaluate_updates perplexity sample_updates",
+    "editing": "evaluate_updates sample_updates summarise_updates",
+    "evaluation": "answer_probability effects perplexity",
     "facts": "DataError Facts coverage find_problems make_prompts",
     "interventions": "amplify erase suppress update_fact",
     "models": "LanguageModel ModelError load_model",
