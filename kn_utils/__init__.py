@@ -9,14 +9,15 @@ from typing import Any
 _ROOMS = {
     "attribution": "attribute attribution_map completeness convergence",
     "config": "ParameterError StudyParameters",
-    "editing": "evaluate_updates sample_updates summarise_updates",
+    "editing": "across_languages ask_after evaluate_updates summarise_updates",
     "evaluation": "answer_probability effects perplexity",
     "facts": "DataError Facts coverage find_problems make_prompts",
-    "interventions": "amplify erase suppress update_fact",
+    "interventions": "amplify erase fine_tune suppress update_fact",
     "models": "LanguageModel ModelError load_model",
     "neurons": "random_neurons refine refinement_report relation_neurons",
     "pipeline": "Study",
     "sources": "load_facts load_passages provenance",
+    "updates": "alias_prompts eligibility sample_updates strongest translate_updates uncommon",
     "statistics": "counts_per_fact intersections layer_histogram mean_table relative_change",
 }
 _PLACE = {name: room for room, names in _ROOMS.items() for name in names.split()}

@@ -15,9 +15,10 @@ from oracles import plain_answer, whole_words
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from kn_utils.editing import evaluate_updates, sample_updates, summarise_updates
+from kn_utils.editing import evaluate_updates, summarise_updates
 from kn_utils.evaluation import EvaluationError, answer_probability
 from kn_utils.facts import Facts, make_prompts
+from kn_utils.updates import sample_updates
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +189,7 @@ def edit_by_hand(model, layer: int, neuron: int, old: str, new: str, l1: float, 
 @pytest.mark.parametrize("l2", [0.0, 8.0])
 def test_updates_against_doing_the_edit_by_hand(updated, asked, l2):
     model, probabilities, updates, neurons = updated
-    found = evaluate_updates(model, asked, probabilities, updates, neurons, l1=1.0, l2=l2, others=99)
+    found = evaluate_updates(model, asked, probabilities, updates, neurons, l1=1.0, l2=l2, others=99, wordings=99)
     texts = asked.set_index("prompt")
     nll = {p: -math.log(x) for p, x in zip(probabilities["prompt"], probabilities["probability"], strict=True)}
     for row, update in zip(found.itertuples(), updates.itertuples(), strict=True):
