@@ -17,7 +17,7 @@ _ROOMS = {
     "neurons": "random_neurons refine refinement_report relation_neurons",
     "pipeline": "Study",
     "sources": "load_facts load_passages provenance",
-    "updates": "alias_prompts eligibility sample_updates strongest translate_updates uncommon",
+    "updates": "alias_prompts eligibility questions sample_updates strongest translate_updates uncommon",
     "statistics": "counts_per_fact intersections layer_histogram mean_table relative_change",
 }
 _PLACE = {name: room for room, names in _ROOMS.items() for name in names.split()}

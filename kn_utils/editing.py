@@ -52,7 +52,7 @@ def evaluate_updates(
     by_name = prompts.set_index("prompt")
     bystanders = by_name.loc[list(dict.fromkeys(name for sides in costs for one in sides.values() for name in one))]
     rows = dict(zip(bystanders.index, _rows(model, bystanders.reset_index()), strict=True))
-    nll = -np.log(pd.Series(probabilities["probability"].to_numpy(), index=prompts["prompt"]))
+    nll = -np.log(pd.Series(probabilities["probability"].to_numpy(), index=prompts["prompt"]).clip(lower=1e-300))
     old = by_name.loc[updates["prompt"]].reset_index()
     new = old.assign(answer=updates["new"])
     own = list(zip(_rows(model, old), _rows(model, new), strict=True))
@@ -86,7 +86,7 @@ def ask_after(
     """Edit each fact and put other questions about it: in other wordings, by other names, in other languages.
 
     Args:
-        updates: ``fact, relation, old, new``, answers or lists of them; with ``tune`` also the prompt's columns.
+        updates: ``fact, old, new``, answers or lists of them; with ``tune`` also the prompt's columns.
         asked: prompts with a column ``new``, the changed answer in that prompt's language.
 
     Returns:
@@ -95,8 +95,6 @@ def ask_after(
     """
     sets = {fact: group for fact, group in neurons.groupby("fact")}
     updates = updates[updates["fact"].isin(list(sets)) & updates["fact"].isin(asked["fact"])]
-    if updates.empty:
-        raise EvaluationError(f"none of these prompts' facts is updated and has a neuron ({kind}); ask about others.")
     asked = asked[asked["fact"].isin(updates["fact"])].reset_index(drop=True)
     pairs = list(zip(_rows(model, asked), _rows(model, asked.assign(answer=asked["new"])), strict=True))
     before, parts = _old_and_new(model, pairs), []
@@ -106,7 +104,7 @@ def ask_after(
         row = updates.iloc[[i]].assign(answer=update.new) if tune is not None else None
         with _edit(model, sets[update.fact], update.old, update.new, l1, l2, row, tune):
             parts.append(_old_and_new(model, [pairs[place] for place in here]).set_axis(here))
-    after = pd.concat(parts).sort_index()
+    after = pd.concat(parts).sort_index() if parts else before
     return asked.assign(
         neurons=kind, known=before["old"], changed=before["first"] != after["first"], success=after["new"],
         new_before=before["p"], new_after=after["p"],
@@ -132,12 +130,9 @@ def across_languages(
             edits = edits.reset_index()
         else:
             edits = table[table["language"] == through].rename(columns={"answer": "old"})
-        if edits["fact"].isin(some["fact"]).any():
-            part = ask_after(model, edits, some, table, l1=l1, l2=l2)
-            same = (part["new"] == part["fact"].map(edits.set_index("fact")["new"])).astype("boolean")
-            parts.append(part.assign(through=through, same=same if through != "all" else pd.NA))
-    if not parts:
-        raise EvaluationError("no fact is known, has neurons and another answer to take in any language; ask for more.")
+        part = ask_after(model, edits, some, table, l1=l1, l2=l2)
+        same = (part["new"] == part["fact"].map(edits.set_index("fact")["new"])).astype("boolean")
+        parts.append(part.assign(through=through, same=same if through != "all" else pd.NA))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -234,9 +229,11 @@ def _rows(model: LanguageModel, prompts: pd.DataFrame) -> list[list[Row]]:
 
 def _answers(model: LanguageModel, questions: list[list[Row]]) -> pd.DataFrame:
     """Of each question ``p`` (product over pieces), ``rank`` (the worst), ``first`` (choices) and ``right`` (all of them)."""
+    if not questions:
+        return pd.DataFrame({"p": [], "rank": [], "first": [], "right": []})
     rows = [row for question in questions for row in question]
     p, rank, top = ask(model, rows, 128)
-    ends = np.cumsum([len(question) for question in questions])
+    ends = np.cumsum([len(question) for question in questions], dtype=int)
     starts = np.r_[0, ends[:-1]]
     first = [tuple(top[a:b].tolist()) for a, b in zip(starts, ends, strict=True)]
     right = [one == tuple(row.target for row in question) for one, question in zip(first, questions, strict=True)]

@@ -7,6 +7,7 @@ the same questions with the subject's other names    :func:`alias_prompts`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -56,8 +57,8 @@ def sample_updates(
     that is not right too for the same question, and with as many pieces (or else the number of blanks would tell them apart).
 
     Returns:
-        updates ``fact, relation, prompt, old, new`` (how many facts fell out where: :func:`eligibility`), and the neurons to edit
-        (rows of ``neurons``).
+        updates: the prompt's columns, its answer as ``old``, and ``new`` (how many facts fell out where: :func:`eligibility`); and
+        the neurons to edit (rows of ``neurons``).
     """
     random = np.random.default_rng(seed)
     own = uncommon(neurons, common)
@@ -74,7 +75,7 @@ def sample_updates(
             eligible += bool(bag)
             if bag and (per_relation is None or eligible <= per_relation):
                 row, possible = bag[random.integers(len(bag))]
-                updates.append((fact, relation, row.prompt, row.answer, possible[random.integers(len(possible))]))
+                updates.append((row.prompt, possible[random.integers(len(possible))]))
         taken = eligible if per_relation is None else min(eligible, per_relation)
         counts = (int(table["fact"].nunique()) for table in (group, known, held))
         report.append((relation, *counts, eligible, taken))
@@ -82,7 +83,10 @@ def sample_updates(
         raise EvaluationError(
             "no fact can be updated: none is known, has a neuron of its own and another answer to take."
         )
-    table = pd.DataFrame(updates, columns=["fact", "relation", "prompt", "old", "new"])
+    table = pd.DataFrame(updates, columns=["prompt", "new"]).merge(
+        prompts.rename(columns={"answer": "old"}), on="prompt"
+    )
+    table = table[["fact", "relation", "prompt", "old", "new", "language", "template", "text", "masked"]]
     table.attrs["eligibility"] = report
     return table, own[own["fact"].isin(table["fact"])].reset_index(drop=True)
 
@@ -124,11 +128,18 @@ def translate_updates(
             kept = bag[bag["language"].isin(fits[donor])]
             found.append(kept.assign(new=[name[donor, lang] for lang in kept["language"]]))
         parts += sorted(found, key=len, reverse=True)[:per_relation]  # a stable sort
-    table = pd.concat([part for part in parts if len(part)] or [known.iloc[:0].assign(new="")], ignore_index=True)
-    if table.empty:
-        raise EvaluationError("no fact can be updated: none is known and has another answer of as many pieces to take.")
+    table = pd.concat([known.iloc[:0].assign(new=""), *(part for part in parts if len(part))], ignore_index=True)
     table.attrs["asked"] = int(table["fact"].nunique() * prompts["language"].nunique())
     return table
+
+
+def questions(updates: pd.DataFrame, prompts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Prompts about updated facts, in the update's language: their columns, ``where`` (the name of the table they come from;
+    ``the edited prompt`` for the update's own) and ``new``.
+    """
+    table = pd.concat([some.assign(where=name) for name, some in prompts.items()], ignore_index=True)
+    table = table.merge(updates[["fact", "language", "new"]], on=["fact", "language"])
+    return table.assign(where=table["where"].mask(table["prompt"].isin(updates["prompt"]), "the edited prompt"))
 
 
 class _OtherAnswers:

@@ -4,13 +4,14 @@ Readable without colour: each kind of neuron has its own lightness and its own m
 """
 
 from .data import answer_pieces, coverage, recall
-from .edits import edit_sweep
+from .edits import edit_languages, edit_rates, edit_sweep
 from .effects import changes
 from .scores import attribution, benchmark, convergence, settled_shares
 from .statistics import layers, sharing
 from .theme import KINDS, save, use_theme
 
 __all__ = [
-    "KINDS", "answer_pieces", "attribution", "benchmark", "changes", "convergence", "coverage", "edit_sweep", "layers",
+    "KINDS", "answer_pieces", "attribution", "benchmark", "changes", "convergence", "coverage", "edit_languages", "edit_rates",
+    "edit_sweep", "layers",
     "recall", "save", "settled_shares", "sharing", "use_theme",
 ]  # fmt: skip
