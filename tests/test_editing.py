@@ -469,12 +469,13 @@ def test_asking_after_an_edit_against_doing_it_by_hand(updated, asked, tune):
 def test_asking_after_says_what_is_known_changed_and_successful(updated, asked):
     model, _, updates, neurons = updated
     strong = pd.concat([neurons.assign(layer=layer, neuron=n) for layer in range(3) for n in range(48)])
-    table = asked[asked["fact"].isin(updates["fact"])].assign(answer="country", new="Europe")
+    one, other = whole_words(model)[:2]
+    table = asked[asked["fact"].isin(updates["fact"])].assign(answer=one, new=other)
     assert ask_after(model, updates, strong, table, l1=0.0, l2=500.0)["changed"].any()
-    model.model.cls.predictions.bias[model.tokenizer.convert_tokens_to_ids("country")] += 1000  # now always its answer
+    model.model.cls.predictions.bias[model.tokenizer.convert_tokens_to_ids(one)] += 1000  # now always its answer
     found = ask_after(model, updates, strong, table, l1=0.0, l2=0.0)
     assert found["known"].all() and not found["changed"].any() and not found["success"].any()
-    turned = ask_after(model, updates, strong, table.assign(answer="Europe", new="country"), l1=0.0, l2=0.0)
+    turned = ask_after(model, updates, strong, table.assign(answer=other, new=one), l1=0.0, l2=0.0)
     assert turned["success"].all() and not turned["known"].any()
 
 
