@@ -582,6 +582,13 @@ def test_across_languages_against_doing_it_by_hand(asked):
         assert row.new_after == pytest.approx(wanted[0], rel=1e-9) and row.success == (wanted[2] == wanted[3])
 
 
+def test_nothing_to_cross_gives_an_empty_table(words, marked):
+    nothing = translate_updates(words, marked, knowing(marked, False))
+    some = pd.DataFrame({"fact": ["P36:France:Paris"], "relation": "P36", "layer": 0, "neuron": 4})
+    found = across_languages(make_model("bert"), nothing, {"en": some, "all": some})
+    assert found.empty and {"through", "same", "success", "language"} <= set(found.columns)
+
+
 # The bundled model: the notebook's numbers once more, in a few plain lines
 
 
@@ -698,11 +705,11 @@ def test_picture_of_sweeps():
 def test_picture_of_languages():
     rows = [("en", "en", 0.8), ("en", "nl", 0.25), ("all", "en", 0.5), ("all", "nl", 0.4)]
     table = pd.DataFrame(rows, columns=["through", "language", "value"])
-    figure = plots.edit_languages({"success": table, "written differently": table.iloc[[1]]})
+    figure = plots.edit_languages({"success": table, "written differently": table.iloc[[1]]}, ["en", "nl", "all"])
     left, right = figure.axes
-    assert [text.get_text() for text in left.texts] == ["0.80", "0.25", "0.50", "0.40"]
-    assert sorted(text.get_text() for text in right.texts) == sorted(["0.25", "–", "–", "–"])
-    assert [tick.get_text() for tick in left.get_yticklabels()] == ["en", "all"]
+    assert [text.get_text() for text in left.texts] == ["0.80", "0.25", "0.50", "0.40", "–", "–"]
+    assert sorted(text.get_text() for text in right.texts) == sorted(["0.25", *5 * "–"])
+    assert [tick.get_text() for tick in left.get_yticklabels()] == ["en", "nl", "all"]
     assert [tick.get_text() for tick in right.get_xticklabels()] == ["en", "nl"]
     assert (left.get_ylabel(), left.get_xlabel()) == (
         "edited through",

@@ -12,6 +12,5 @@ from .theme import KINDS, save, use_theme
 
 __all__ = [
     "KINDS", "answer_pieces", "attribution", "benchmark", "changes", "convergence", "coverage", "edit_languages", "edit_rates",
-    "edit_sweep", "layers",
-    "recall", "save", "settled_shares", "sharing", "use_theme",
+    "edit_sweep", "layers", "recall", "save", "settled_shares", "sharing", "use_theme",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -77,17 +77,17 @@ def edit_sweep(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def edit_languages(tables: Mapping[str, pd.DataFrame]) -> Figure:
+def edit_languages(tables: Mapping[str, pd.DataFrame], languages: Sequence[str]) -> Figure:
     """Shares of edits by the language edited through (row) and the language asked (column), a heat map per entry.
 
     Args:
         tables: title -> ``through, language, value``; a cell that a table lacks stays empty.
+        languages: the order of rows and columns; ``all`` is a row only.
     """
     figure, many = plt.subplots(1, len(tables), figsize=(3.5 * len(tables) + 0.4, 3.6), sharey=True, squeeze=False)
-    first = next(iter(tables.values()))
-    through, asked = (list(dict.fromkeys(first[name])) for name in ("through", "language"))
+    asked = [language for language in languages if language != "all"]
     for axes, (title, table) in zip(many[0], tables.items(), strict=True):
-        grid = table.pivot(index="through", columns="language", values="value").reindex(index=through, columns=asked)
+        grid = table.pivot(index="through", columns="language", values="value").reindex(index=languages, columns=asked)
         style = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 8}, "linewidths": 0.5, "cbar": False}
         sns.heatmap(grid.astype(float), ax=axes, cmap="Greys", vmin=0, vmax=1.2, **style)
         axes.set(title=title, xlabel="asked in", ylabel="edited through" if axes is many[0][0] else "")
