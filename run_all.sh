@@ -21,6 +21,7 @@ Options of the study:
   --relation P        such as P36; may be repeated (default: all relations together)
   --facts N|all       facts per relation (default: the notebooks' own)
   --device D          auto (default), cpu, cuda, cuda:1, cuda:all, mps
+  --set NAME=VALUE    any other parameter of the notebooks, such as rule=right, steps=20, precision=bfloat16; may be repeated
   --jobs N            notebooks side by side (default: half the cores, at least 2; 1 on a GPU)
   --notebooks NN ...  only these, such as 03 04, and what they need
   --runs FOLDER       where results go (default: runs/)
@@ -97,8 +98,10 @@ run_tests() {
   export HF_HUB_DISABLE_PROGRESS_BARS=1 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PREFER_ENV_PATH=1
   part "ruff" python -m ruff check .
   part "pytest" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile tests
-  part "notebooks against their stored outputs (nbval)" python -m pytest --nbval --nbval-current-env \
-    --nbval-cell-timeout 1200 --nbval-kernel-startup-timeout 180 --nbval-sanitize-with notebooks/nbval_sanitize.cfg notebooks
+  part "notebooks against their stored outputs (nbval)" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --nbval \
+    --nbval-current-env --nbval-cell-timeout 1200 --nbval-kernel-startup-timeout 180 \
+    --nbval-sanitize-with notebooks/nbval_sanitize.cfg notebooks
+  part "named numbers against the stored ones" python -m kn_utils.results --check
   say; say "== all parts"; printf '%s\n' "${results[@]}"
   exit $status
 }
@@ -114,6 +117,7 @@ refresh() {
     clean_notebooks "$number" || fail "could not clean $number"
   done
   cp runs/mini/mini/*/figures/*.p[nd][gf] figures/ && say "Pictures copied to figures/: look at them before you commit."
+  python -m kn_utils.results || say "figures/results.json is as it was."
 }
 
 case ${1:-} in

@@ -16,9 +16,10 @@ _ROOMS = {
     "models": "LanguageModel ModelError load_model",
     "neurons": "random_neurons refine refinement_report relation_neurons",
     "pipeline": "Study",
+    "sharing": "difference_of_sharing intersections settings_grid shared_between_languages shared_by shared_per_fact table_2",
     "sources": "load_facts load_passages provenance",
+    "statistics": "counts_per_fact difference_of_groups layer_histogram mean_table relative_change",
     "updates": "alias_prompts eligibility questions sample_updates strongest translate_updates uncommon",
-    "statistics": "counts_per_fact intersections layer_histogram mean_table relative_change",
 }
 _PLACE = {name: room for room, names in _ROOMS.items() for name in names.split()}
 __all__ = sorted(_PLACE)

@@ -122,7 +122,7 @@ def save_json(content: dict[str, Any], path: str | Path) -> Path:
 
 
 #: Modules that say how results look, not what they are: changing them makes no table stale.
-_PRESENTATION = {"study", "benchmark", "config", "base", "artifacts", "published", "reanalysis", "results"}
+_PRESENTATION = {"study", "plan", "benchmark", "config", "base", "artifacts", "published", "reanalysis", "results"}
 
 
 @cache

@@ -8,6 +8,7 @@ of medians over rounds. A large matrix product, timed in every round, says how f
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import json
 import platform
@@ -28,13 +29,13 @@ from .artifacts import code_version, git_commit, save_json
 from .attribution import Settings, agreement
 from .base import DATA, ROOT
 from .batching import Batch, Room
-from .facts import OBJECT, SUBJECT, Row
+from .facts import OBJECT, Facts, Row, make_prompts, read_table
 from .kernel import quadrature
 from .models import LanguageModel, choose_device, load_model
 from .streaming import score_batch
 
-#: Shapes with random weights, which need no download.
 _SMALL = {"hidden_size": 160, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 768}
+#: Shapes with random weights, which need no download.
 SHAPES = {
     "random-mbert": ("bert", {"vocab_size": 119547}),  # the rest of BERT-base is the library's default
     "random-small": ("bert", {"vocab_size": 8000, **_SMALL}),
@@ -177,8 +178,6 @@ def compare(
 
 def exact_scores(model: LanguageModel, prompts: pd.DataFrame, points: int = 32) -> list[torch.Tensor]:
     """The integral by a fine Gauss-Legendre rule in float64, on the CPU."""
-    import copy
-
     whole = LanguageModel(copy.deepcopy(model.model).cpu().double(), model.tokenizer)
     settings = Settings(steps=points, gap=False, batch_size=1)
     return kernel(whole, list(settings.batches(whole, prompts)), settings)
@@ -246,25 +245,10 @@ def random_model(shape: str, device: torch.device) -> LanguageModel:
 
 def sample_prompts(model: LanguageModel, count: int) -> pd.DataFrame:
     """Prompts of the bundled wordings in all languages, their lengths spread like all prompts'; answers of one piece."""
-    folder = DATA / "mini"
-    read = {"dtype": str, "keep_default_na": False}
-    entities, facts, templates = (
-        pd.read_csv(folder / f"{name}.csv", **read) for name in ("entities", "facts", "templates")
-    )
-    prompts = facts.merge(templates, on="relation").sample(frac=1, random_state=0).head(40 * count)
-    for role in ("subject", "object"):
-        labels = entities.rename(columns={"entity": role, "label": f"{role}_label"})[
-            [role, "language", f"{role}_label"]
-        ]
-        prompts = prompts.merge(labels, on=[role, "language"])
-    prompts["prompt"], prompts["masked"] = prompts["fact"] + "/" + prompts["template"], "object"
-    prompts["text"] = [
-        text.replace(SUBJECT, label) for text, label in zip(prompts["text"], prompts["subject_label"], strict=True)
-    ]
-    prompts = prompts.rename(columns={"object_label": "answer"})
-    prompts = prompts[~prompts["text"].str.startswith(OBJECT)].reset_index(
-        drop=True
-    )  # a left-to-right model needs a prefix
+    names = ("entities", "facts", "templates")
+    data = Facts("mini", **{name: read_table(DATA / "mini" / f"{name}.csv", name) for name in names})
+    prompts = make_prompts(data, "all").sample(frac=1, random_state=0)
+    prompts = prompts[~prompts["text"].str.startswith(OBJECT)].head(40 * count)  # a left-to-right model needs a prefix
     pieces = pd.Series([row.prompt for row in model.encode(prompts)]).value_counts()
     prompts = prompts.iloc[sorted(pieces.index[pieces == 1])].reset_index(drop=True)
     size = [len(row.ids) for row in model.encode(prompts)]

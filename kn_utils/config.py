@@ -46,6 +46,7 @@ class StudyParameters(BaseModel):
     multiplier: Literal["difference", "activation"] = "difference"
     precision: Literal["float32", "tf32", "bfloat16"] | None = None
     keep: float = Field(0.1, gt=0, le=1)
+    checked_prompts: int = Field(12, ge=1)
 
     threshold: float = Field(0.2, gt=0, le=1)
     share: float = Field(0.7, gt=0, le=1)

@@ -251,12 +251,14 @@ def _old_and_new(model: LanguageModel, pairs: list[tuple[list[Row], list[Row]]])
     """Of each question, asked for its old and its new answer: ``first`` choices with the old one's pieces filled in, whether they
     are the ``old`` answer, whether the ``new`` one is given, and ``p`` of that.
 
-    One blank is asked once: only from the second piece on does the text depend on the answer.
+    Where both have one piece they are asked once: only from the second piece on does the text depend on the answer.
     """
-    longer = [old for old, _ in pairs if len(old) > 1]
-    found = _answers(model, [new for _, new in pairs] + longer)
+    apart = [len(old) > 1 or len(new) > 1 for old, new in pairs]
+    found = _answers(
+        model, [new for _, new in pairs] + [old for (old, _), one in zip(pairs, apart, strict=True) if one]
+    )
     new, more = found.iloc[: len(pairs)], iter(found["first"].iloc[len(pairs) :])
-    first = [next(more) if len(old) > 1 else one for (old, _), one in zip(pairs, new["first"], strict=True)]
+    first = [next(more) if one else same for one, same in zip(apart, new["first"], strict=True)]
     wanted = [tuple(row.target for row in old) for old, _ in pairs]
     right = [one == other for one, other in zip(first, wanted, strict=True)]
     return pd.DataFrame({"first": first, "old": right, "new": new["right"].to_numpy(), "p": new["p"].to_numpy()})

@@ -14,8 +14,9 @@ import pandas as pd
 from .base import LANGUAGES
 from .facts import relation_number
 from .neurons import refine
+from .sharing import intersections, table_2
 from .sources import released
-from .statistics import counts_per_fact, intersections, interval, layer_histogram
+from .statistics import counts_per_fact, interval, layer_histogram
 
 #: The released refinement: a floor of three prompts, eight passes (so seven moves of the share) whatever they give.
 SETTINGS = {"threshold": 0.2, "share": 0.7, "step": 0.05, "target": (2, 5), "floor": 3, "rounds": 7}
@@ -42,7 +43,7 @@ def compute() -> dict[str, pd.DataFrame]:
     refined = refine(scores, prompts, **SETTINGS)
     found = {"PARAREL_en": released.neurons("PARAREL_en"), "T-REx_multilingual": _multilingual(refined)}
     return {
-        "table_2": table_2(found),
+        "table_2": table_2(found, name="dataset"),
         "coverage": coverage(found),
         "layers": _by_dataset(found, lambda neurons: layer_histogram(neurons, LAYERS)),
         "most_shared": _by_dataset(found, most_shared),
@@ -66,26 +67,6 @@ def _multilingual(p108: pd.DataFrame) -> pd.DataFrame:
 
 def _by_dataset(found: Mapping[str, pd.DataFrame], make: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([make(neurons).assign(dataset=name) for name, neurons in found.items()], ignore_index=True)
-
-
-def table_2(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The paper's Table II, for all relations together and for each: ``dataset, measure, relation, value, low, high, n``.
-
-    Between relations a fact's other relations count alike, as the released code draws them; "every pair alike" does not.
-    """
-    parts = []
-    for dataset, neurons in found.items():
-        counts = counts_per_fact(neurons)
-        groups = {"all": counts} | dict(list(counts.groupby("relation", sort=False)))
-        per_fact = pd.DataFrame([{"relation": name, **interval(part["neurons"])} for name, part in groups.items()])
-        measures = {
-            "neurons per fact": per_fact,
-            "shared within a relation": intersections(neurons),
-            "shared between relations": intersections(neurons, "other", pool="relations"),
-            "shared between, every pair alike": intersections(neurons, "other"),
-        }
-        parts += [table.assign(dataset=dataset, measure=measure) for measure, table in measures.items()]
-    return pd.concat(parts, ignore_index=True)[["dataset", "measure", "relation", "value", "low", "high", "n"]]
 
 
 def coverage(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

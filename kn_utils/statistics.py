@@ -1,10 +1,10 @@
-"""Statistics: counts, intersections, layers, and intervals. Facts, not prompts or pairs, are what is resampled."""
+"""Statistics: counts, layers, intervals and tests. Facts, not prompts or pairs, are what is resampled."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy import sparse, stats
+from scipy import stats
 
 LEVEL, RESAMPLES = 0.95, 2000
 
@@ -33,7 +33,7 @@ def mean_table(table: pd.DataFrame, value: str, by: list[str], *, unit: str = "f
     rows = []
     for key, group in unit_means.groupby(by, sort=False):
         rows.append({**dict(zip(by, key, strict=True)), **interval(group[value], seed=seed)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*by, "value", "low", "high", "n"])  # the columns of an empty table, too
 
 
 def relative_change(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> pd.DataFrame:
@@ -55,14 +55,20 @@ def relative_change(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> p
 def ratio_interval(pairs: np.ndarray, *, seed: int = 0) -> dict[str, float]:
     """Of rows (before, after): sum(after)/sum(before) - 1 with a bootstrap percentile interval."""
     pairs = np.asarray(pairs, dtype=float)
-    weights = _resample(len(pairs), seed)
+    weights = resample(len(pairs), seed)
     sums = weights @ pairs
-    return _with_percentiles(pairs[:, 1].sum() / pairs[:, 0].sum() - 1, sums[:, 1] / sums[:, 0] - 1, len(pairs))
+    return with_percentiles(pairs[:, 1].sum() / pairs[:, 0].sum() - 1, sums[:, 1] / sums[:, 0] - 1, len(pairs))
+
+
+def facts_of(neurons: pd.DataFrame) -> pd.Series:
+    """fact -> relation for every fact asked about (from ``refine``), else for those that have a neuron."""
+    known = neurons.attrs.get("facts")
+    return pd.Series(known, dtype=object) if known else neurons.drop_duplicates("fact").set_index("fact")["relation"]
 
 
 def counts_per_fact(neurons: pd.DataFrame) -> pd.DataFrame:
     """``fact, relation, neurons``: how many each fact has, facts without any included."""
-    facts = _facts(neurons)
+    facts = facts_of(neurons)
     count = neurons.groupby("fact").size()
     return pd.DataFrame(
         {
@@ -73,87 +79,22 @@ def counts_per_fact(neurons: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def intersections(
-    neurons: pd.DataFrame, within: str = "relation", *, pool: str = "pairs", seed: int = 0
-) -> pd.DataFrame:
-    """Mean number of neurons that two facts share, over all pairs of facts (exact, no sampling of pairs).
-
-    Args:
-        within: ``"relation"``: pairs of facts of one relation; ``"other"``: pairs of facts of different relations.
-        pool: ``"pairs"``: every pair counts alike; ``"relations"``: for a fact, every other relation counts alike,
-            however many facts it has. The papers' Table II pools pairs within relations, and between relations draws
-            the other relation first: there its number is that of ``"relations"``.
-
-    Returns:
-        ``relation, value, low, high, n`` per relation and for ``all``; n facts, intervals from resampling facts.
-    """
-    if within not in ("relation", "other"):
-        raise ValueError(f"within={within!r}; it is 'relation' or 'other'.")
-    if pool not in ("pairs", "relations"):
-        raise ValueError(f"pool={pool!r}; it is 'pairs' or 'relations'.")
-    facts = _facts(neurons)
-    shared = _shared(neurons, facts.index)
-    same = facts.to_numpy()[:, None] == facts.to_numpy()[None]
-    pairs = ((same if within == "relation" else ~same) & ~np.eye(len(facts), dtype=bool)).astype(float)
-    if pool == "relations":
-        pairs /= facts.groupby(facts).transform("size").to_numpy()
-    groups = {"all": np.ones(len(facts), bool)}
-    groups |= {relation: (facts == relation).to_numpy() for relation in dict.fromkeys(facts)}
-    rows = []
-    for relation, member in groups.items():
-        left = np.flatnonzero(member)
-        right = np.flatnonzero(member | (within == "other"))
-        mask = pairs[np.ix_(left, right)]
-        if mask.sum() == 0:  # one relation only, or one fact of it: nothing to compare with
-            if relation == "all":
-                rows.append(
-                    {"relation": relation, "value": np.nan, "low": np.nan, "high": np.nan, "n": int(member.sum())}
-                )
-            continue
-        weights = _resample(len(facts), seed)
-        a, b = weights[:, left], weights[:, right]
-        total = np.einsum("rf,rf->r", a @ (shared[np.ix_(left, right)] * mask), b)
-        number = np.einsum("rf,rf->r", a @ mask, b)
-        value = (shared[np.ix_(left, right)] * mask).sum() / mask.sum()
-        drawn = np.divide(total, number, out=np.full_like(total, np.nan), where=number > 0)
-        rows.append({"relation": relation, **_with_percentiles(value, drawn, int(member.sum()))})
-    return pd.DataFrame(rows)
-
-
-def difference_of_sharing(neurons: pd.DataFrame, *, seed: int = 0) -> dict[str, float]:
-    """Does a fact share more neurons with facts of its own relation than with others?
-
-    Returns:
-        mean over facts of (mean shared within its relation) - (mean shared with other relations): ``value, low, high, n``, and
-        the permutation ``p`` of its sign.
-    """
-    facts = _facts(neurons)
-    shared = _shared(neurons, facts.index)
-    same = facts.to_numpy()[:, None] == facts.to_numpy()[None]
-    own = same & ~np.eye(len(facts), dtype=bool)
-    comparable = own.any(1) & (~same).any(1)
-    if not comparable.any():
-        return {**interval(np.array([])), "p": np.nan}
-    within, between = ((shared * mask).sum(1)[comparable] / mask.sum(1)[comparable] for mask in (own, ~same))
-    return {**interval(within - between, seed=seed), "p": difference_test(within, between, seed=seed)}
-
-
 def layer_histogram(neurons: pd.DataFrame, n_layers: int | None = None, *, seed: int = 0) -> pd.DataFrame:
     """Where the knowledge neurons lie: ``layer, value, low, high, n``; value = share of all of them, n = how many in the layer."""
     n_layers = n_layers or int(neurons["layer"].max()) + 1
-    facts = _facts(neurons)
+    facts = facts_of(neurons)
     per_fact = pd.crosstab(neurons["fact"], neurons["layer"]).reindex(
         index=facts.index, columns=range(n_layers), fill_value=0
     )
     table = per_fact.to_numpy(float)
-    sums = _resample(len(table), seed) @ table
+    sums = resample(len(table), seed) @ table
     total = sums.sum(1, keepdims=True)
     drawn = np.divide(sums, total, out=np.full_like(sums, np.nan), where=total > 0)
     value = table.sum(0) / max(table.sum(), 1)
     rows = [
         {
             "layer": layer,
-            **_with_percentiles(value[layer], drawn[:, layer], len(table)),
+            **with_percentiles(value[layer], drawn[:, layer], len(table)),
             "n": int(table[:, layer].sum()),
         }
         for layer in range(n_layers)
@@ -170,31 +111,46 @@ def difference_test(first: np.ndarray, second: np.ndarray, *, seed: int = 0) -> 
     return float(found.pvalue)
 
 
+def difference_of_groups(
+    table: pd.DataFrame, value: str, first: str, second: str, *, group: str = "group", seed: int = 0
+) -> dict[str, float]:
+    """Do facts of group ``first`` have more than facts of group ``second`` *of their own relation*?
+
+    Args:
+        table: ``fact, relation, <group>, <value>``; a fact's rows in a group are averaged. Relations differ much, so groups of
+            different composition are compared within them; facts of a relation that lacks one of the groups do not count.
+
+    Returns:
+        ``value, low, high, n``: mean over the n facts of ``first`` of what each has more than the mean fact of ``second`` of its
+        relation, intervals over these facts; ``p``, two-sided, at least 1 / (RESAMPLES + 1): the groups' names permuted within
+        relations.
+    """
+    rows = table[table[group].isin([first, second])]
+    facts = rows.groupby(["relation", group, "fact"], sort=False)[value].mean().reset_index()
+    facts = facts[facts.groupby("relation")[group].transform("nunique") == 2]
+    random = np.random.default_rng(seed)
+    excess, permuted = [np.array([])], np.zeros(RESAMPLES)
+    for _, part in facts.groupby("relation", sort=False):
+        values, chosen = part[value].to_numpy(float), (part[group] == first).to_numpy()
+        n = int(chosen.sum())
+        excess.append(values[chosen] - values[~chosen].mean())
+        mixed = random.permuted(np.broadcast_to(values, (RESAMPLES, len(values))), axis=1)
+        permuted += n * (mixed[:, :n].mean(1) - mixed[:, n:].mean(1))
+    every = np.concatenate(excess)
+    as_far = np.abs(permuted) >= abs(every.sum()) - 1e-9
+    return {**interval(every, seed=seed), "p": float((1 + as_far.sum()) / (1 + RESAMPLES)) if len(every) else np.nan}
+
+
 def _mean_difference(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
     return (a - b).mean(axis=axis)
 
 
-def _facts(neurons: pd.DataFrame) -> pd.Series:
-    """fact -> relation for every fact asked about (from ``refine``), else for those that have a neuron."""
-    known = neurons.attrs.get("facts")
-    return pd.Series(known, dtype=object) if known else neurons.drop_duplicates("fact").set_index("fact")["relation"]
-
-
-def _shared(neurons: pd.DataFrame, facts: pd.Index) -> np.ndarray:
-    """How many neurons each pair of facts has in common, shape (fact, fact)."""
-    row = facts.get_indexer(neurons["fact"])
-    column = pd.factorize(neurons["layer"].astype(np.int64) * 10**6 + neurons["neuron"])[0]
-    held = sparse.csr_array((np.ones(len(row)), (row, column)), shape=(len(facts), column.max(initial=0) + 1))
-    held.data[:] = 1
-    return (held @ held.T).toarray()
-
-
-def _resample(n: int, seed: int) -> np.ndarray:
+def resample(n: int, seed: int) -> np.ndarray:
     """How often each of n units is drawn in each resample, shape (resample, n)."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(float)
 
 
-def _with_percentiles(value: float, drawn: np.ndarray, n: int) -> dict[str, float]:
+def with_percentiles(value: float, drawn: np.ndarray, n: int) -> dict[str, float]:
     edge = 100 * (1 - LEVEL) / 2
     low, high = np.nanpercentile(drawn, [edge, 100 - edge]) if n > 1 and np.isfinite(drawn).any() else (np.nan, np.nan)
     return {"value": float(value), "low": float(low), "high": float(high), "n": n}

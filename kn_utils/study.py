@@ -1,25 +1,21 @@
 """The whole study as one command: ``python -m kn_utils.study`` (what ``run_all.sh`` calls).
 
-``GRID`` says which notebook runs for which languages and what it needs. The Snakefile asks :class:`Plan` for
-the resulting jobs and runs each through papermill; here options are checked, progress shown, results told.
+:mod:`kn_utils.plan` says which notebooks there are to run; here options are checked, snakemake is started on them,
+progress shown, results told.
 """
 
 from __future__ import annotations
 
 import argparse
 import fcntl
-import hashlib
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from functools import cache, cached_property
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
@@ -27,157 +23,10 @@ import pandas as pd
 import psutil
 
 from kn_utils.base import ROOT, RUNS
-from kn_utils.config import StudyParameters, run_folder
-from kn_utils.sources import load_facts
+from kn_utils.plan import Job, Plan, Refused
 
-#: A row is a notebook; the languages it runs for ("once" = language all, "each" = every language asked for,
-#: "one" = each but all); and the notebooks it needs, of the same language or, "name:all", of all languages.
-GRID: dict[str, tuple[str, tuple[str, ...]]] = {
-    "00_setup_check": ("once", ()),
-    "01_data_build": ("once", ()),
-    "02_model_recall": ("once", ("01_data_build",)),
-    "03_attribution": ("each", ("01_data_build",)),
-    "04_refinement": ("each", ("03_attribution",)),
-    "05_statistics": ("one", ("04_refinement", "04_refinement:all")),
-    "06_suppress_amplify": ("each", ("04_refinement",)),
-    "07_update_facts": ("each", ("04_refinement",)),
-    "10_published_results": ("once", ()),
-}
 #: Marks the processes of a run, so that what a killed run left behind can be found again.
 MARK = "KN_STUDY_RUNS"
-
-
-class Refused(Exception):
-    """Something the user can mend; shown as one line."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One notebook for one language and relation. Paths are relative to the folder of runs."""
-
-    notebook: str
-    language: str
-    relation: str
-    folder: str
-
-    @property
-    def path(self) -> str:
-        return f"{self.folder}/{self.notebook}.ipynb"
-
-    @property
-    def label(self) -> str:
-        relation = f" {self.relation}" * (self.relation != "all")
-        return f"{self.notebook:<20} {self.language:<4}{relation}"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is asked for. Written to a JSON file for the Snakefile, which builds the same object again."""
-
-    model: str = "mini"
-    revision: str | None = None
-    dataset: str = "mini"
-    languages: list[str] = field(default_factory=lambda: ["en", "all"])
-    relations: list[str] = field(default_factory=lambda: ["all"])
-    device: str = "auto"
-    facts: str | None = None
-    select: list[str] = field(default_factory=list)
-    notebooks: str = str(ROOT / "notebooks")
-    runs: str = str(RUNS.absolute())
-    threads: int = 1
-
-    @cached_property
-    def jobs(self) -> dict[str, Job]:
-        """What was asked for and what that needs, by output path, in the order of the grid."""
-        wanted = [n for n in GRID if not self.select or n.split("_")[0] in self.select or n in self.select]
-        found: dict[str, Job] = {}
-        for name, relation, language in product(wanted, self.relations, self.languages):
-            when = GRID[name][0]
-            if not (when == "one" and language == "all"):
-                self._add(name, "all" if when == "once" else language, relation, found)
-        return dict(sorted(found.items(), key=lambda item: item[1].notebook))
-
-    def needs(self, job: Job) -> Iterator[Job]:
-        for need in GRID[job.notebook][1]:
-            name, _, language = need.partition(":")
-            once = GRID[name][0] == "once"
-            yield self._job(name, "all" if once else language or job.language, job.relation)
-
-    def _job(self, notebook: str, language: str, relation: str) -> Job:
-        folder = run_folder(self.model, self.dataset, language, relation).relative_to(RUNS)
-        return Job(notebook, language, relation, folder.as_posix())
-
-    def _add(self, notebook: str, language: str, relation: str, found: dict[str, Job]) -> None:
-        job = self._job(notebook, language, relation)
-        if job.path not in found:
-            found[job.path] = job
-            for need in self.needs(job):
-                self._add(need.notebook, need.language, need.relation, found)
-
-    def source(self, job: Job) -> Path:
-        return Path(self.notebooks) / f"{job.notebook}.ipynb"
-
-    def parameters(self, job: Job) -> dict[str, str]:
-        """The notebook's parameters that decide its results (where they are written does not)."""
-        names = {name: getattr(self, name) for name in ("model", "revision", "dataset", "device")}
-        names |= {"language": job.language, "relation": job.relation, "facts_per_relation": self.facts}
-        return {name: str(value) for name, value in names.items() if value is not None}
-
-    def options(self, job: Job) -> str:
-        """The same for papermill's command line. Strings go raw: a revision of digits is no number."""
-        raw = self.parameters(job) | {"out": str(Path(self.runs) / job.folder)}
-        facts = raw.pop("facts_per_relation", None)
-        words = [word for name, value in raw.items() for word in ("-r", name, value)]
-        words += ["-p", "facts_per_relation", "None" if facts == "all" else facts] if facts else []
-        return shlex.join(words)
-
-    def key(self, job: Job) -> str:
-        """Changes when code cells, parameters, ``kn_utils``, the locked versions or the data change.
-
-        Contents count, not times: a new clone, a touched file or other outputs in a notebook rerun nothing.
-        """
-        cells = json.loads(self.source(job).read_text(encoding="utf-8"))["cells"]
-        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-        folders = sorted(ROOT / "data" / name for name in {self.dataset, self.model, "published"})
-        inputs = [fingerprint(folder) for folder in (ROOT / "kn_utils", *folders)]
-        inputs.append(digest((ROOT / "requirements.lock").read_bytes()))
-        return digest(json.dumps([code, self.parameters(job), inputs]).encode())
-
-    def check(self) -> None:
-        """Refuse what cannot work before anything starts."""
-        for job in (self._job("", *both) for both in product(self.languages, self.relations)):
-            values: dict = self.parameters(job)
-            if self.facts in (None, "all"):
-                values["facts_per_relation"] = None
-            StudyParameters.check(**values)
-        for name in self.select:
-            if name not in GRID and name not in {n.split("_")[0] for n in GRID}:
-                raise Refused(f"unknown notebook {name!r}; known: {', '.join(GRID)}.")
-        named = {"languages": set(self.languages) - {"all"}, "relations": set(self.relations) - {"all"}}
-        load_facts(self.dataset, **{name: sorted(values) or None for name, values in named.items()})
-        if not self.jobs:
-            asked = " ".join(self.select)
-            raise Refused(f"{asked} runs per language; name one besides all, such as --language en.")
-        for job in self.jobs.values():
-            if not self.source(job).is_file():
-                raise Refused(f"{self.source(job)} is missing.")
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-@cache
-def fingerprint(folder: Path) -> str:
-    """The contents of a folder's files, but for notes and this file, which no notebook uses."""
-    left_out = {"checkpoints", "__pycache__", ".ipynb_checkpoints"}
-    lines = []
-    for path in sorted(folder.rglob("*")):
-        plain = path.is_file() and path.suffix != ".md" and not left_out & set(path.parts)
-        if plain and path != Path(__file__):
-            with path.open("rb") as file:
-                lines.append(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}")
-    return digest("\n".join(lines).encode())
 
 
 def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
@@ -188,9 +37,16 @@ def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
     add("--dataset", default="mini", help="mini (bundled), or a published data set")
     add("--language", action="append", metavar="L", help="may be repeated; default: en and all")
     add("--relation", action="append", metavar="P", help="such as P36; may be repeated; default: all together")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, cuda:all, mps")
     add("--jobs", type=int, metavar="N", help="notebooks side by side; default: half the cores, at least 2")
     add("--facts", metavar="N|all", help="facts per relation; default: the notebooks' own")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other parameter of the notebooks, such as steps=20",
+    )
     add("--notebooks", nargs="+", default=[], metavar="NN", help="only these (03 04) and what they need")
     add("--runs", default=str(RUNS), metavar="FOLDER", help="where results go; default: runs/")
     add("--notebooks-folder", default=str(ROOT / "notebooks"), help=argparse.SUPPRESS)
@@ -205,10 +61,17 @@ def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
     if asked.model != "mini" and Path(asked.model).is_dir():  # notebooks run elsewhere
         asked.model = str(Path(asked.model).absolute())
     asked_for = {name: getattr(asked, name) for name in ("model", "revision", "dataset", "device", "facts")}
+    settings = dict(one.partition("=")[::2] for one in asked.set)
+    for name, value in settings.items():
+        if not value:
+            parser.error(f"argument --set: {name!r} should be NAME=VALUE")
+        if name in (*asked_for, "language", "relation", "facts_per_relation", "out"):
+            parser.error(f"argument --set: {name} has an option of its own")
     study = Plan(
         **asked_for,
         languages=list(dict.fromkeys(asked.language or ["en", "all"])),
         relations=list(dict.fromkeys(asked.relation or ["all"])),
+        settings=settings,
         select=asked.notebooks,
         notebooks=str(Path(asked.notebooks_folder).absolute()),
         runs=str(Path(asked.runs).absolute()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from kn_utils.facts import Facts, make_prompts
@@ -19,22 +19,30 @@ TEXTS = [
 ]  # fmt: skip
 
 
+WORDS = "The the capital of is country in Paris France India Delhi Ger ##many ##lin Ber ##ou".split()
+
+
 def make_tokenizer(causal: bool = False) -> PreTrainedTokenizerFast:
-    """WordPiece with a mask for masked models; byte-level BPE, as GPT-2 has, for causal ones."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    """WordPiece with a mask for masked models; byte-level BPE, as GPT-2 has, for causal ones.
+
+    Their vocabularies are written down, not trained: the trainers break ties another way in every process.
+    """
     if causal:
-        tokenizer = Tokenizer(models.BPE())
+        merges = [
+            tuple(pair.split())
+            for pair in ("t h", "Ġ t", "i s", "Ġ is", "a n", "Ġ c", "Ġt h", "Ġth e", "P a", "r is", "Pa ris", "Ġ Paris")
+        ]
+        pieces = ["<|end|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in merges)]
+        tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, merges))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(
-            vocab_size=330, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False
-        )
-        tokenizer.train_from_iterator(TEXTS, trainer)
+        tokenizer.decoder = decoders.ByteLevel()
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>")
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = sorted(set("".join(TEXTS)) - {" "})
+    pieces = dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *WORDS])
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )

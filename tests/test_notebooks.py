@@ -18,7 +18,7 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 from kn_utils.base import ROOT
-from kn_utils.study import GRID
+from kn_utils.plan import GRID
 
 FOLDER = ROOT / "notebooks"
 NAMES = sorted(set(GRID) | {path.stem for path in FOLDER.glob("*.ipynb")})
@@ -183,13 +183,38 @@ def test_attribution_runs_alone_with_other_parameters(tmp_path):
     assert (FOLDER / "03_attribution.ipynb").read_bytes() == before
 
 
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    """Where the notebooks of one relation leave their tables, so that scores are computed once."""
+    return tmp_path_factory.mktemp("results")
+
+
 @pytest.mark.slow
-def test_statistics_run_for_one_relation_too(tmp_path):
-    options = ["-p", "relation", "P36", "-p", "facts_per_relation", "2", "-p", "out", str(tmp_path / "results")]
-    done = papermill("05_statistics", tmp_path / "out.ipynb", *options)
+@pytest.mark.parametrize("number", ["04", "05", "06", "07", "08", "09"])
+def test_notebook_runs_alone_for_one_relation_and_language(number, results, tmp_path):
+    (name,) = (name for name in NAMES if name.startswith(number))
+    options = [
+        "-p",
+        "relation",
+        "P36",
+        "-p",
+        "language",
+        "ja",
+        "-p",
+        "facts_per_relation",
+        "3",
+        "-p",
+        "out",
+        str(results),
+    ]
+    done = papermill(name, tmp_path / "out.ipynb", *options)
     assert done.returncode == 0, done.stderr[-2000:]
-    table = pd.read_parquet(tmp_path / "results" / "tables" / "table_2.parquet")
-    assert table.loc[table["measure"] == "shared between relations", "value"].isna().all()
+    rows = pd.read_json(results / "tables" / f"summary_{number}.json", typ="series")["rows"]
+    assert rows and {"name", "value", "low", "high", "n"} == set(rows[0])
+    assert list((results / "figures").glob(f"{number}_*.png")) and list((results / "figures").glob(f"{number}_*.pdf"))
+    if number == "05":
+        table = pd.read_parquet(results / "tables" / "table_2.parquet")
+        assert table.loc[table["measure"] == "shared between relations", "value"].isna().all()
 
 
 @pytest.mark.slow

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from kn_utils import statistics
+from kn_utils.sharing import intersections
 from kn_utils.statistics import (
     counts_per_fact,
     difference_test,
-    intersections,
     interval,
     layer_histogram,
     mean_table,
@@ -221,6 +221,11 @@ def test_means_average_a_facts_rows_first():
     assert (found["relation"], found["kind"], found["value"], found["n"]) == ("P36", "x", 0.5, 2)
     by_row = mean_table(table.assign(row=range(4)), "score", ["relation"], unit="row")
     assert by_row["value"].tolist() == [0.25] and by_row["n"].tolist() == [4]
+
+
+def test_means_of_nothing_have_their_columns():
+    nothing = pd.DataFrame(columns=["fact", "relation", "score"])
+    assert list(mean_table(nothing, "score", ["relation"])) == ["relation", "value", "low", "high", "n"]
 
 
 def test_missing_values_are_left_out_of_a_mean():

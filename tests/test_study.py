@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from kn_utils.base import ROOT
-from kn_utils.study import GRID, MARK, Plan
+from kn_utils.plan import GRID, Plan
+from kn_utils.study import MARK
 
 PARAMETERS = """\
 model: str = "mini"
@@ -103,7 +104,7 @@ def test_grid_needs_only_what_it_has():
     for name, (when, needs) in GRID.items():
         assert when in ("once", "each", "one")
         for need in needs:
-            assert names.index(need.partition(":")[0]) < names.index(name)
+            assert names.index(need.removesuffix("?").partition(":")[0]) < names.index(name)
 
 
 def test_every_notebook_of_the_grid_exists():
@@ -112,10 +113,21 @@ def test_every_notebook_of_the_grid_exists():
 
 def test_default_grid_runs_each_notebook_for_its_languages():
     jobs = [(job.notebook[:2], job.language) for job in Plan().jobs.values()]
-    assert len(jobs) == len(set(jobs)) == 13
+    assert len(jobs) == len(set(jobs)) == 15
     assert {language for number, language in jobs if number in ("00", "01", "02", "10")} == {"all"}
     assert sorted(language for number, language in jobs if number == "03") == ["all", "en"]
-    assert [language for number, language in jobs if number == "05"] == ["en"]
+    assert [language for number, language in jobs if number in ("05", "08", "09")] == ["en"] * 3
+
+
+def test_a_setting_goes_to_the_notebooks_that_have_it_and_changes_their_key():
+    plain, set_ = Plan(), Plan(settings={"steps": "20", "l2": "4"})
+    for path, job in plain.jobs.items():
+        has = set_.known(job)
+        assert ("-p steps 20" in set_.options(job)) == ("steps" in has)
+        assert ("-p l2 4" in set_.options(job)) == ("l2" in has)
+        assert (plain.key(job) != set_.key(set_.jobs[path])) == bool({"steps", "l2"} & has)
+    has = {job.notebook[:2] for job in plain.jobs.values() if "l2" in set_.known(job)}
+    assert has == {"07"}
 
 
 def test_what_is_asked_for_brings_what_it_needs():
@@ -128,6 +140,16 @@ def test_what_is_asked_for_brings_what_it_needs():
         "mini/mini/ja/P36/04_refinement.ipynb",
         "mini/mini/ja/P36/05_statistics.ipynb",
     ]
+
+
+def test_a_notebook_that_comes_first_only_if_it_runs_is_not_brought():
+    with_it, without = Plan(languages=["ja", "all"]), Plan(languages=["ja"], select=["06"])
+    path = "mini/mini/ja/06_suppress_amplify.ipynb"
+    assert "05_statistics" in [need.notebook for need in with_it.needs(with_it.jobs[path])]
+    assert [need.notebook for need in without.needs(without.jobs[path])] == ["04_refinement"]
+    assert "mini/mini/ja/05_statistics.ipynb" not in without.jobs
+    path = "mini/mini/all/06_suppress_amplify.ipynb"  # for all there is no 05
+    assert [need.notebook for need in with_it.needs(with_it.jobs[path])] == ["04_refinement"]
 
 
 def test_key_follows_code_and_parameters_but_not_outputs_or_times(place):
@@ -158,6 +180,9 @@ def test_key_follows_code_and_parameters_but_not_outputs_or_times(place):
         (["--device", "abacus"], ["device", "abacus"]),
         (["--facts", "none"], ["facts_per_relation", "none"]),
         (["--facts", "0"], ["facts_per_relation", "0"]),
+        (["--set", "steps=0"], ["steps", "0"]),
+        (["--set", "stepps=4"], ["stepps", "steps"]),
+        (["--set", "seed=1"], ["no notebook", "seed"]),  # the stand-ins have none
         (["--notebooks", "99"], ["99", "03_attribution"]),
         (["--notebooks", "05", "--language", "all"], ["05", "language"]),
     ],

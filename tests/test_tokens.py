@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from conftest import make_tokenizer
@@ -179,7 +180,7 @@ def test_figure_has_a_panel_per_data_set_and_a_bar_per_language_and_kind():
     for axes in figure.axes:
         tops = [bar.get_y() + bar.get_height() for bar in axes.patches[-6:]]
         assert len(axes.patches) == 4 * 6 and tops == pytest.approx([1] * 6)
-    plots.plt.close(figure)
+    plt.close(figure)
 
 
 @pytest.mark.skipif(not KN_RAW, reason="KN_RAW does not point to the published files")

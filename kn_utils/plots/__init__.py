@@ -7,10 +7,11 @@ from .data import answer_pieces, coverage, recall
 from .edits import edit_languages, edit_rates, edit_sweep
 from .effects import changes
 from .scores import attribution, benchmark, convergence, settled_shares
-from .statistics import layers, sharing
+from .statistics import between_languages, layers, settings, sharing
 from .theme import KINDS, save, use_theme
 
 __all__ = [
-    "KINDS", "answer_pieces", "attribution", "benchmark", "changes", "convergence", "coverage", "edit_languages", "edit_rates",
-    "edit_sweep", "layers", "recall", "save", "settled_shares", "sharing", "use_theme",
+    "KINDS", "answer_pieces", "attribution", "benchmark", "between_languages", "changes", "convergence", "coverage",
+    "edit_languages", "edit_rates", "edit_sweep", "layers", "recall", "save", "settings", "settled_shares", "sharing",
+    "use_theme",
 ]  # fmt: skip

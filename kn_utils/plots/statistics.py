@@ -7,30 +7,118 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
+from ..sharing import ALL_PAIRS
 from .theme import MARKERS
 
 
-def layers(histograms: Mapping[str, pd.DataFrame]) -> Figure:
-    """Share of knowledge neurons per layer, one panel per entry (label -> :func:`kn_utils.layer_histogram`)."""
-    figure, many = plt.subplots(1, len(histograms), figsize=(3.6 * len(histograms) + 1, 3), sharey=True, squeeze=False)
-    for axes, (label, table) in zip(many[0], histograms.items(), strict=True):
+def layers(histograms: Mapping[str, pd.DataFrame], columns: int | None = None) -> Figure:
+    """Share of knowledge neurons per layer, one panel per entry (label -> :func:`kn_utils.layer_histogram`).
+
+    Args:
+        columns: panels beside each other; default: all of them.
+    """
+    across = min(columns or len(histograms), len(histograms))
+    down = -(-len(histograms) // across)
+    size = (3.6 * across + 1, 3) if down == 1 else (2.6 * across + 1, 2 * down + 0.6)
+    figure, grid = plt.subplots(down, across, figsize=size, sharex=True, sharey=True, squeeze=False)
+    for axes, (label, table) in zip(grid.flat, histograms.items(), strict=False):
         error = np.nan_to_num(np.abs(np.stack([table["value"] - table["low"], table["high"] - table["value"]])))
-        axes.bar(
-            table["layer"],
-            100 * table["value"],
-            yerr=100 * error,
-            color="#7c93b3",
-            edgecolor="#12335c",
-            ecolor="black",
-        )
-        axes.set(xlabel="layer (0 = lowest)", title=label)
+        style = {"color": "#7c93b3", "edgecolor": "#12335c", "ecolor": "black"}
+        axes.bar(table["layer"], 100 * table["value"], yerr=100 * error, **style)
+        axes.set(title=label)
         axes.set_xticks(table["layer"])
         axes.grid(axis="x", visible=False)
-    many[0][0].set_ylabel("knowledge neurons (%)")
+    for axes in list(grid.flat)[len(histograms) :]:
+        axes.set_visible(False)
+    for i in range(across):  # the lowest panel that is there
+        lowest = [axes for axes in grid[:, i] if axes.get_visible()][-1]
+        lowest.set_xlabel("layer (0 = lowest)")
+        lowest.tick_params(labelbottom=True)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("knowledge neurons (%)")
     figure.suptitle("In which layers the knowledge neurons lie (95 % intervals over facts)", x=0.01, ha="left")
     return figure
+
+
+def between_languages(table: pd.DataFrame) -> Figure:
+    """Neurons that two languages share: by the same fact, by another fact of its relation, and by chance; a panel each.
+
+    Args:
+        table: :func:`kn_utils.shared_between_languages`. The diagonal has no shade: neurons per fact, and what other facts
+            share within a language.
+    """
+    names = list(dict.fromkeys(table.loc[table["first"] == table["second"], "first"]))
+    names = [name for name in names if name != ALL_PAIRS]
+    pairs = table[table["first"].isin(names) & table["second"].isin(names)]
+    panels = {"value": "the same fact", "other_fact": "another fact of its relation", "chance": "by chance"}
+    matrices = {column: _symmetric(pairs, column, names) for column in panels}
+    apart = ~np.eye(len(names), dtype=bool)
+    top = max([1e-9, *(np.nanmax(m[apart], initial=0) for m in matrices.values())])
+    side = 1.6 + 0.42 * len(names)
+    figure, many = plt.subplots(1, 3, figsize=(2.8 * side, side), sharey=True)
+    for axes, (column, title) in zip(many, panels.items(), strict=True):
+        shade = np.where(apart, matrices[column], np.nan)
+        numbers(axes, matrices[column], shade=shade, limits=(0, top), digits=2 if column != "chance" else 3)
+        axes.set_xticks(range(len(names)), names)
+        axes.set(title=title, xlabel="language")
+    many[0].set_yticks(range(len(names)), names)
+    many[0].set_ylabel("language")
+    figure.suptitle(
+        "Knowledge neurons shared by two languages, mean number (white diagonal: within one language)",
+        x=0.01,
+        ha="left",
+    )
+    return figure
+
+
+def settings(table: pd.DataFrame, threshold: float, share: float) -> Figure:
+    """A panel per measure of :func:`kn_utils.settings_grid`: thresholds down, shares across; a frame at these two."""
+    measures = list(dict.fromkeys(table["measure"]))
+    thresholds, shares = (sorted(table[name].unique()) for name in ("threshold", "share"))
+    size = (1 + len(measures) * (1.2 + 0.62 * len(shares)), 1.5 + 0.42 * len(thresholds))
+    figure, many = plt.subplots(1, len(measures), figsize=size, sharey=True, squeeze=False)
+    for axes, measure in zip(many[0], measures, strict=True):
+        part = table[table["measure"] == measure].pivot(index="threshold", columns="share", values="value")
+        values = part.loc[thresholds, shares].to_numpy(float)
+        numbers(axes, values, shade=np.sqrt(values))
+        axes.set_xticks(range(len(shares)), [f"{value:g}" for value in shares])
+        axes.set(title=measure, xlabel="share of a bag's prompts, at least")
+        if threshold in thresholds and share in shares:
+            corner = (shares.index(share) - 0.5, thresholds.index(threshold) - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#d1731f", linewidth=2.5))
+    many[0][0].set_yticks(range(len(thresholds)), [f"{value:g}" for value in thresholds])
+    many[0][0].set_ylabel("threshold (of the maximum)")
+    figure.suptitle("Neurons against threshold and share (framed: where the study starts)", x=0.01, ha="left")
+    return figure
+
+
+def numbers(
+    axes: Axes, values: np.ndarray, *, shade: np.ndarray | None = None, limits: tuple[float, float] | None = None,
+    digits: int = 2,
+) -> None:  # fmt: skip
+    """A grid of numbers on grey cells, darker where ``shade`` is larger; cells without a shade are white, without a value empty."""
+    shade = values if shade is None else shade
+    low, high = limits or (0, max(np.nanmax(shade, initial=0), 1e-9))
+    axes.imshow(shade, cmap="Greys", vmin=low, vmax=1.25 * high, aspect="auto")  # never quite black
+    for (y, x), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            dark = np.isfinite(shade[y, x]) and shade[y, x] > 0.7 * high
+            axes.text(
+                x, y, f"{value:.{digits}f}", ha="center", va="center", color="white" if dark else "black", fontsize=8
+            )
+    axes.grid(visible=False)
+
+
+def _symmetric(pairs: pd.DataFrame, column: str, names: list[str]) -> np.ndarray:
+    """A column of unordered pairs as a full square."""
+    half = (
+        pairs.pivot(index="first", columns="second", values=column).reindex(index=names, columns=names).to_numpy(float)
+    )
+    return np.where(np.isnan(half), half.T, half)
 
 
 def sharing(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:

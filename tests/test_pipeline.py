@@ -1,0 +1,141 @@
+"""The study's tables: stored once, grown when more is asked for, shared between processes."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pandas as pd
+import pytest
+
+from kn_utils import Study, StudyParameters, answer_probability, attribute, make_prompts, pipeline
+from kn_utils.artifacts import load_table, save_table
+from kn_utils.pipeline import prompts_file
+
+
+def study(folder, **more) -> Study:
+    return Study(StudyParameters(**{"relation": "P36", "facts_per_relation": 2, "out": str(folder), **more}))
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[int]:
+    """How many prompts each call of attribute was given."""
+    numbers: list[int] = []
+
+    def counting(model, prompts, **options):
+        numbers.append(len(prompts))
+        return attribute(model, prompts, **options)
+
+    monkeypatch.setattr(pipeline, "attribute", counting)
+    return numbers
+
+
+def test_more_facts_compute_only_the_new_prompts_and_give_what_one_run_gives(tmp_path, asked):
+    small = study(tmp_path / "grown")
+    first = small.scores()
+    large = study(tmp_path / "grown", facts_per_relation=4)
+    grown = large.scores()
+    n_small, n_large = len(small.prompts()), len(large.prompts())
+    assert asked == [n_small, n_large - n_small]
+    once = study(tmp_path / "once", facts_per_relation=4).scores()
+    assert (grown["prompt"].unique() == large.prompts()["prompt"]).all()
+    pd.testing.assert_frame_equal(grown, once, rtol=1e-5, check_exact=False)
+    assert grown.attrs["prompts"]["prompt"] == once.attrs["prompts"]["prompt"] == list(large.prompts()["prompt"])
+    # and what was there stays as it was, for the first study as well
+    pd.testing.assert_frame_equal(small.scores(), first)
+    assert len(asked) == 3 and not list((tmp_path / "grown" / "tables").glob("*more*"))
+
+
+def test_scores_are_those_of_the_parameters(tmp_path, asked, capsys):
+    study(tmp_path).scores()
+    study(tmp_path, steps=2).scores()
+    assert len(asked) == 2 and "steps changed" in capsys.readouterr().err
+
+
+def test_a_run_stopped_between_the_two_files_of_a_grown_table_is_mended(tmp_path, asked):
+    small, large = study(tmp_path), study(tmp_path, facts_per_relation=4)
+    small.scores()
+    path = tmp_path / "tables" / "scores.parquet"
+    before, origin = load_table(prompts_file(path))
+    whole = large.scores()
+    save_table(before, prompts_file(path), origin)  # the prompts' table as it was before
+    again = large.scores()
+    assert asked[1] == asked[2] == len(large.prompts()) - len(small.prompts())
+    pd.testing.assert_frame_equal(again, whole)
+
+
+def test_probabilities_grow_too(tmp_path, monkeypatch):
+    small, large = study(tmp_path), study(tmp_path, facts_per_relation=4)
+    small.probabilities()
+    numbers = []
+
+    def counting(model, prompts, **options):
+        numbers.append(len(prompts))
+        return answer_probability(model, prompts, **options)
+
+    monkeypatch.setattr(pipeline, "answer_probability", counting)
+    found = large.probabilities()
+    assert numbers == [len(large.prompts()) - len(small.prompts())]
+    plain = answer_probability(large.model, large.prompts())
+    assert list(found["prompt"]) == list(plain["prompt"]) == list(large.prompts()["prompt"])
+    pd.testing.assert_series_equal(found["probability"], plain["probability"], rtol=1e-9)
+    assert found["predicted"].tolist() == plain["predicted"].tolist()
+
+
+def test_of_two_notebooks_that_need_a_table_one_computes_and_the_other_waits(tmp_path, monkeypatch, capsys):
+    begun, go_on, calls = threading.Event(), threading.Event(), []
+
+    def slow(model, prompts, **options):
+        calls.append(len(prompts))
+        begun.set()
+        assert go_on.wait(20)
+        return attribute(model, prompts, **options)
+
+    monkeypatch.setattr(pipeline, "attribute", slow)
+    tables = {}
+    both = [threading.Thread(target=lambda i=i: tables.update({i: study(tmp_path).scores()})) for i in range(2)]
+    both[0].start()
+    assert begun.wait(20)
+    both[1].start()
+    while "waiting" not in (told := capsys.readouterr().err):
+        time.sleep(0.02)
+    go_on.set()
+    for thread in both:
+        thread.join(60)
+    assert len(calls) == 1 and "scores.parquet" in told
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+
+
+def test_halves_are_other_wordings_of_the_same_facts(tmp_path):
+    one = study(tmp_path)
+    found, held = one.halves()
+    wordings = list(dict.fromkeys(make_prompts(one.facts, "en")["template"]))
+    assert set(found["template"]) == set(wordings[::2]) and set(held["template"]) == set(wordings[1::2])
+    assert set(found["fact"]) == set(held["fact"]) == set(one.facts.facts["fact"])
+    assert len(found) + len(held) == len(one.prompts())
+    found, held = one.halves("all")
+    pd.testing.assert_frame_equal(found, one.prompts("all"))
+    assert (held.groupby(["fact", "language"]).size() == 1).all() and set(held["language"]) == set(found["language"])
+    assert not set(held["prompt"]) & set(found["prompt"])
+    few, other = study(tmp_path, wordings=1).halves()
+    assert set(few["template"]) == {wordings[0]} and set(other["template"]) == {wordings[1]}
+
+
+def test_neurons_of_a_half_come_from_its_prompts_alone(tmp_path):
+    one = study(tmp_path)
+    found, held = one.halves()
+    here, there = one.neurons(prompts=found), one.neurons(prompts=held)
+    assert set(here.attrs["facts"]) == set(found["fact"]) and not here.equals(there)
+    sizes = found.groupby("fact").size()
+    assert ((here["share"] * here["fact"].map(sizes)).round(6) % 1 == 0).all()
+
+
+def test_kinds_have_as_many_random_neurons_as_knowledge_neurons(tmp_path):
+    kinds = study(tmp_path).kinds()
+    assert list(kinds) == ["knowledge", "activation", "random", "same-layer"]
+    count = kinds["knowledge"].groupby("fact").size()
+    for kind in ("random", "same-layer"):
+        assert kinds[kind].groupby("fact").size().equals(count)
+        assert not kinds[kind].drop_duplicates(["fact", "layer", "neuron"]).shape[0] < len(kinds[kind])
+    layers = [kinds[kind].groupby("fact")["layer"].apply(sorted) for kind in ("knowledge", "same-layer")]
+    assert layers[0].equals(layers[1])
