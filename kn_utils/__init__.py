@@ -10,11 +10,11 @@ _ROOMS = {
     "activating": "activations find_blanks mean_activation",
     "attribution": "attribute attribution_map completeness convergence",
     "config": "ParameterError StudyParameters",
+    "editing": "across_languages ask_after evaluate_updates summarise_updates",
     "erasing": "erase_relations erased_sets summarise_erasing",
-    "evaluation": "answer_probability effects effects_by_kind effects_of_other_facts evaluate_updates other_fact perplexity "
-    "sample_updates",
+    "evaluation": "answer_probability effects effects_by_kind effects_of_other_facts other_fact perplexity",
     "facts": "DataError Facts coverage find_problems make_prompts",
-    "interventions": "amplify erase suppress update_fact",
+    "interventions": "amplify erase fine_tune suppress update_fact",
     "models": "LanguageModel ModelError load_model",
     "neurons": "random_neurons refine refinement_report relation_neurons",
     "pipeline": "Study",
@@ -22,6 +22,7 @@ _ROOMS = {
     "sources": "load_facts load_passages provenance",
     "statistics": "answer_changes counts_per_fact difference_of_groups layer_histogram mean_over_relations mean_table "
     "relative_change",
+    "updates": "alias_prompts eligibility questions sample_updates strongest translate_updates uncommon",
 }
 _PLACE = {name: room for room, names in _ROOMS.items() for name in names.split()}
 __all__ = sorted(_PLACE)

@@ -1,7 +1,7 @@
 """Interventions: silence, strengthen, rewrite or erase neurons; every one is a context manager that restores on exit.
 
-``suppress`` and ``amplify`` act on activations at the blank only, as the papers do. ``update_fact`` and ``erase`` edit value
-slots (the vectors that neurons multiply) and put the very same numbers back, also when an exception leaves the block.
+``suppress`` and ``amplify`` act on activations at the blank only, as the papers do. ``update_fact``, ``fine_tune`` and ``erase``
+edit value slots (the vectors that neurons multiply) and put the very same numbers back, also when an exception leaves the block.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from .base import StudyError
-from .facts import answer_pieces
+from .facts import Row, answer_pieces
 from .models import LanguageModel, by_row
 from .neurons import as_pairs
 
@@ -101,13 +101,14 @@ def find_blank(model: LanguageModel, ids: torch.Tensor, attended: torch.Tensor |
 
 @contextmanager
 def update_fact(
-    model: LanguageModel, neurons: Neurons, *, old: str, new: str, l1: float = 1.0, l2: float = 8.0
-) -> Iterator[LanguageModel]:
+    model: LanguageModel, neurons: Neurons, *, old: str | Sequence[str], new: str | Sequence[str], l1: float = 1.0, l2: float = 8.0
+) -> Iterator[LanguageModel]:  # fmt: skip
     """Inside, value slots lean from the old answer to the new one (Dai et al., section 5.1; norms as in their code):
 
         v_i <- v_i - l1 |v_i| e(old) / |e(old)| + l2 |v_i| e(new) / |e(new)|
 
-    e is the input word embedding, of an answer of several pieces their mean.
+    e is the input word embedding, of an answer of several pieces their mean. Of several answers (one thing's names in several
+    languages) it is the mean of their unit vectors.
     """
     with _slots_restored(model, neurons) as slots:
         e_old, e_new = (_direction(model, answer) for answer in (old, new))
@@ -116,6 +117,56 @@ def update_fact(
             size = v.norm(dim=1, keepdim=True)
             _write(model, layer, columns, v - l1 * size * e_old + l2 * size * e_new)
         yield model
+
+
+@contextmanager
+def fine_tune(
+    model: LanguageModel, neurons: Neurons, prompts: pd.DataFrame, *, lr: float = 0.5, steps: int = 25
+) -> Iterator[LanguageModel]:
+    """Inside, the value slots, and nothing else, have been trained to give these prompts' answers: what can be had at best.
+
+    Adam lowers the mean -ln P(piece), v_i + |v_i| d_i / sqrt(hidden) with d = 0 at first, so that a step moves a slot by about
+    ``lr`` times its length. It stops once every piece is the first choice, at the latest after ``steps`` steps.
+    """
+    rows = model.encode(prompts)
+    with _slots_restored(model, neurons) as slots:
+        v = [model.value_slots(layer)[columns] for layer, columns in slots]
+        unit = [one.norm(dim=1, keepdim=True) / one.shape[1] ** 0.5 for one in v]
+        exact = torch.promote_types(model.dtype, torch.float32)
+        d = [torch.zeros_like(one, dtype=exact) for one in v]
+        optimizer = torch.optim.Adam(d, lr=lr)
+        for _ in range(steps if d else 0):
+            _, slopes, right = _loss(model, slots, [u * one for u, one in zip(unit, d, strict=True)], rows)
+            if right:
+                break
+            for one, u, slope in zip(d, unit, slopes, strict=True):
+                one.grad = u * slope
+            optimizer.step()
+        for (layer, columns), old, u, one in zip(slots, v, unit, d, strict=True):
+            _write(model, layer, columns, old + u * one)
+        yield model
+
+
+def _loss(
+    model: LanguageModel, slots: list[tuple[int, torch.Tensor]], moves: list[torch.Tensor], rows: list[Row]
+) -> tuple[float, list[torch.Tensor], bool]:
+    """Mean -ln P of the rows' pieces with slots moved, its gradient by the moves, and whether all pieces are first choices.
+
+    A moved slot adds a_i move_i to its layer's second map; hooks do that, so no weight needs a gradient.
+    """
+    moves = [one.detach().requires_grad_() for one in moves]
+
+    def adding(columns: torch.Tensor, move: torch.Tensor) -> Any:
+        return lambda _, args, output: output + args[0][..., columns] @ move.to(output.dtype)
+
+    with ExitStack() as stack, torch.enable_grad():
+        for (layer, columns), move in zip(slots, moves, strict=True):
+            stack.callback(model.seconds[layer].register_forward_hook(adding(columns, move)).remove)
+        inputs, at, wanted = model.batch(rows)
+        logits = model.logits(inputs, at)
+        loss = nn.functional.cross_entropy(logits.to(moves[0].dtype), wanted)
+        slopes = torch.autograd.grad(loss, moves)
+    return loss.item(), list(slopes), bool((logits.argmax(1) == wanted).all())
 
 
 @contextmanager
@@ -136,8 +187,11 @@ def erase(model: LanguageModel, neurons: Neurons, *, to: str = "zero") -> Iterat
         yield model
 
 
-def _direction(model: LanguageModel, answer: str) -> torch.Tensor:
-    """Unit vector of an answer's embedding."""
+def _direction(model: LanguageModel, answer: str | Sequence[str]) -> torch.Tensor:
+    """Unit vector of an answer's embedding, or of the mean of several answers' unit vectors."""
+    if not isinstance(answer, str):
+        e = torch.stack([_direction(model, one) for one in answer]).mean(0)
+        return e / e.norm()
     e = model.embeddings[answer_pieces(model.tokenizer, answer)].mean(0)
     if len(e) != model.value_slots(0).shape[1]:
         raise InterventionError("this model's embeddings and value slots differ in size; facts cannot be updated so.")

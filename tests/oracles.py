@@ -89,3 +89,30 @@ def scores_from(
         activation.append(found[1])
         change.append(moved)
     return torch.stack(difference), torch.stack(activation), torch.stack(change)
+
+
+def plain_answer(model, before: str, after: str, answer: str) -> tuple[float, list[int], list[int], list[int]]:
+    """P(answer) as a product over its pieces, their ranks by sorting, the first choices, and the pieces."""
+    tokenizer, p, ranks, first = model.tokenizer, 1.0, [], []
+    pieces = tokenizer(" " + answer if model.causal else answer, add_special_tokens=False)["input_ids"]
+    for j, piece in enumerate(pieces):
+        if model.causal:
+            ids = tokenizer(before.rstrip())["input_ids"] + pieces[:j]
+            at = len(ids) - 1
+        else:
+            ids = tokenizer(before + "[MASK]" * len(pieces) + after)["input_ids"]
+            at = ids.index(tokenizer.mask_token_id)
+            ids[at : at + j] = pieces[:j]
+            at += j
+        logits = model.model(input_ids=torch.tensor([ids])).logits[0, at].double()
+        p *= logits.softmax(-1)[piece].item()
+        ranking = logits.argsort(descending=True).tolist()
+        ranks.append(ranking.index(piece) + 1)
+        first.append(ranking[0])
+    return p, ranks, first, pieces
+
+
+def whole_words(model) -> list[str]:
+    """Words that the tokenizer keeps in one piece."""
+    tokenizer = model.tokenizer
+    return sorted(t for t in tokenizer.get_vocab() if t.isalpha() and tokenizer.tokenize(t) == [t])

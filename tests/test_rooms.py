@@ -15,7 +15,7 @@ from kn_utils.base import ROOT
 PACKAGE = ROOT / "kn_utils"
 ROOMS = [
     "models", "kernel", "precision", "batching", "streaming", "attribution", "neurons", "interventions", "evaluation",
-    "statistics", "sharing", "resampling", "erasing", "activating", "benchmark",
+    "updates", "editing", "erasing", "activating", "statistics", "sharing", "resampling", "benchmark",
 ]  # fmt: skip
 ALLOWED = {"torch", "transformers", "numpy", "pandas", "scipy", "pyarrow", "tqdm"}
 BROUGHT = {"huggingface_hub", "safetensors", "tokenizers"}  # transformers' own way to files and weights

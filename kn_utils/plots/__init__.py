@@ -5,7 +5,7 @@ Readable without colour: each kind of neuron has its own lightness and its own m
 
 from .activating import activation_kinds, activations
 from .data import answer_pieces, coverage, recall
-from .edits import edit_sweep
+from .edits import edit_languages, edit_rates, edit_sweep
 from .effects import changes, doses, languages
 from .erasing import erased, erased_languages, erased_sweep
 from .scores import attribution, benchmark, convergence, settled_shares
@@ -14,6 +14,7 @@ from .theme import KINDS, save, use_theme
 
 __all__ = [
     "KINDS", "activation_kinds", "activations", "answer_pieces", "attribution", "benchmark", "between_languages",
-    "changes", "convergence", "coverage", "doses", "edit_sweep", "erased", "erased_languages", "erased_sweep",
-    "languages", "layers", "recall", "save", "settings", "settled_shares", "sharing", "use_theme",
+    "changes", "convergence", "coverage", "doses", "edit_languages", "edit_rates", "edit_sweep", "erased",
+    "erased_languages", "erased_sweep", "languages", "layers", "recall", "save", "settings", "settled_shares",
+    "sharing", "use_theme",
 ]  # fmt: skip

@@ -2,32 +2,110 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .theme import KINDS, points
 
 
-def edit_sweep(table: pd.DataFrame) -> Figure:
-    """Success of edits and their cost against l2 (``l2, neurons, measure, value, low, high``), a panel per measure."""
-    measures = list(dict.fromkeys(table["measure"]))
-    figure, many = plt.subplots(1, len(measures), figsize=(3.1 * len(measures), 3.2), squeeze=False)
-    for axes, measure in zip(many[0], measures, strict=True):
-        kinds = [kind for kind in KINDS if kind in set(table["neurons"])]
+def edit_rates(table: pd.DataFrame) -> Figure:
+    """Kinds of edit beside each other: how often answers change (left), and what that costs (right).
+
+    Args:
+        table: :func:`kn_utils.summarise_updates` by ``neurons``.
+    """
+    rates = {
+        "change rate": "another answer\nthan before", "success rate": "the new answer",
+        "new among the first 5, after": "the new answer\namong the first 5",
+    }  # fmt: skip
+    costs = {"perplexity within, ratio": "other facts of\nthe relation", "perplexity between, ratio": "other relations"}
+    kinds = [kind for kind in KINDS if kind in set(table["neurons"])]
+    style = {"width_ratios": [3, 2], "figsize": (10, 3.8)}
+    figure, (left, right) = plt.subplots(1, 2, **style)
+    for axes, measures in ((left, rates), (right, costs)):
         for i, kind in enumerate(kinds):
-            part = table[(table["measure"] == measure) & (table["neurons"] == kind)].sort_values("l2")
-            axes.plot(part["l2"], part["value"], color=KINDS[kind][0], linewidth=1)
-            points(axes, part["l2"].to_numpy(float), part, kind, shift=0.2 * i)
-        axes.set(xlabel="l2", title=measure, yscale="log" if "perplexity" in measure else "linear")
-        axes.set_xticks(part["l2"], [f"{value:g}" for value in part["l2"]])
-        if "perplexity" in measure:
-            axes.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
-            axes.minorticks_off()
-        else:
-            axes.set_ylim(-0.03, 1.03)
-        axes.set_ylabel("after / before" if "perplexity" in measure else "share of edits")
-    figure.suptitle("Edits against their force l2 (95 % intervals over edits)", x=0.01, ha="left")
-    handles, labels = many[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+            part = table[table["neurons"] == kind].set_index("measure").reindex(list(measures))
+            points(axes, np.arange(len(measures)), part, kind, shift=0.11 * (i - (len(kinds) - 1) / 2))
+        axes.set_xticks(range(len(measures)), measures.values())
+        axes.set_xlim(-0.5, len(measures) - 0.5)
+        axes.grid(axis="x", visible=False)
+    left.set(title="The edited prompt's first choice", ylabel="share of edits", ylim=(-0.03, 1.03))
+    right.set_title("The cost to other facts")
+    right.set_ylabel("perplexity, after / before (log)")
+    _doubling(right, table.loc[table["measure"].isin(list(costs)), ["value", "high"]].to_numpy(float))
+    figure.suptitle("Edited facts, by what was edited (95 % intervals over facts)", x=0.01, ha="left")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def edit_sweep(table: pd.DataFrame) -> Figure:
+    """Success of edits (above) and their cost (below) against their force: a column per setting.
+
+    Args:
+        table: ``sweep`` (the setting's name), ``at`` (its value), ``neurons, measure, value, low, high``; two measures.
+    """
+    sweeps, measures = (list(dict.fromkeys(table[name])) for name in ("sweep", "measure"))
+    style = {"figsize": (3.3 * len(sweeps), 2.5 * len(measures) + 0.6), "squeeze": False, "sharey": "row"}
+    figure, grid = plt.subplots(len(measures), len(sweeps), **style)
+    kinds = [kind for kind in KINDS if kind in set(table["neurons"])]
+    for line, measure in zip(grid, measures, strict=True):
+        for axes, sweep in zip(line, sweeps, strict=True):
+            part = table[(table["measure"] == measure) & (table["sweep"] == sweep)]
+            at = sorted(part["at"].unique())
+            for i, kind in enumerate(kinds):
+                own = part[part["neurons"] == kind].set_index("at").reindex(at)
+                place = np.arange(len(at)) + 0.12 * (i - (len(kinds) - 1) / 2)
+                axes.plot(place, own["value"], color=KINDS[kind][0], linewidth=1)
+                points(axes, place, own, kind)
+            axes.set_xticks(range(len(at)), [f"{value:g}" for value in at])
+            axes.set_xlabel(sweep)
+            axes.grid(axis="x", visible=False)
+        if "perplexity" in measure:
+            costs = table.loc[table["measure"] == measure, ["value", "high"]].to_numpy(float)
+            _doubling(line[0], costs)
+            line[0].set_ylabel(f"{measure}\n(after / before, log)")
+        else:
+            line[0].set(ylim=(-0.03, 1.03), ylabel=f"{measure}\n(share of edits)")
+    figure.suptitle("Edits against their force (95 % intervals over facts)", x=0.01, ha="left")
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def edit_languages(tables: Mapping[str, pd.DataFrame], languages: Sequence[str]) -> Figure:
+    """Shares of edits by the language edited through (row) and the language asked (column), a heat map per entry.
+
+    Args:
+        tables: title -> ``through, language, value``; a cell that a table lacks stays empty.
+        languages: the order of rows and columns; ``all`` is a row only.
+    """
+    figure, many = plt.subplots(1, len(tables), figsize=(3.5 * len(tables) + 0.4, 3.6), sharey=True, squeeze=False)
+    asked = [language for language in languages if language != "all"]
+    for axes, (title, table) in zip(many[0], tables.items(), strict=True):
+        grid = table.pivot(index="through", columns="language", values="value").reindex(index=languages, columns=asked)
+        style = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 8}, "linewidths": 0.5, "cbar": False}
+        sns.heatmap(grid.astype(float), ax=axes, cmap="Greys", vmin=0, vmax=1.2, **style)
+        axes.set(title=title, xlabel="asked in", ylabel="edited through" if axes is many[0][0] else "")
+        axes.tick_params(rotation=0)
+        axes.grid(False)
+        for row, column in np.argwhere(grid.isna().to_numpy()):
+            axes.text(column + 0.5, row + 0.5, "–", ha="center", va="center", color="0.4")
+    figure.suptitle("An edit made through one language, asked for in another (share of facts)", x=0.01, ha="left")
+    return figure
+
+
+def _doubling(axes: Axes, values: np.ndarray) -> None:
+    """A logarithmic axis with ticks at 1, 2, 4, ... (closer ones where little changes) and a line at 1 (nothing changed)."""
+    top = max(2.0, float(np.nanmax(values)) if np.isfinite(values).any() else 2.0)
+    ticks = np.array([1, 1.5, 2, 3, 4, 6]) if top <= 6 else 2.0 ** np.arange(int(np.log2(top)) + 1)
+    ticks = ticks[ticks <= 1.1 * top]
+    axes.set_yscale("log", base=2)
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_ylim(0.8, 1.1 * top)
+    axes.minorticks_off()
+    axes.axhline(1, color="0.4", linewidth=0.8, zorder=0)

@@ -18,6 +18,7 @@ KINDS = {
     "random": ("#9b9b9b", "D", "random neurons"),
     "same-layer": ("#5f5f5f", "v", "random neurons of the same layers"),
     "fine-tuning": ("#7fb3d5", "^", "the same slots, fine-tuned"),
+    "fine-tuning, same-layer": ("black", "x", "random slots of the same layers, fine-tuned"),
 }
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
