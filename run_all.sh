@@ -116,8 +116,7 @@ refresh() {
       "$number" || fail "$number failed; it is left as it was."
     clean_notebooks "$number" || fail "could not clean $number"
   done
-  cp runs/mini/mini/*/figures/*.p[nd][gf] figures/ && say "Pictures copied to figures/: look at them before you commit."
-  python -m kn_utils.results || say "figures/results.json is as it was."
+  python -m kn_utils.results || say "figures/ is as it was."
 }
 
 case ${1:-} in

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,38 @@ from .config import run_folder
 from .plan import GRID, parameter_cell
 
 STORED = ROOT / "figures" / "results.json"
-#: What README shows: notebook, name of the number, what it is called there (``{}`` is its title in the summary).
-HEADLINES: tuple[tuple[str, str, str], ...] = ()
+#: What README shows: notebook, name of the number, what it is called there, and its unit.
+HEADLINES = (
+    ("02", "recall at 1, taught: all", "Prompts answered right, of facts taught in all languages", "%"),
+    ("02", "recall at 1, taught: never", "... of facts never taught", "%"),
+    ("05", "en, neurons per fact", "Knowledge neurons per fact, English wordings", ""),
+    ("05", "all, neurons per fact", "... one wording in each of six languages", ""),
+    ("05", "en, shared, one relation, the same answer", "Shared by two facts of a relation with the same answer", ""),
+    ("05", "en, shared, one relation, another answer", "... with another answer", ""),
+    ("05", "two languages share, answer spelled alike", "Shared by a fact's bags in two languages, answer spelled alike", ""),
+    ("05", "two languages share, answer spelled differently", "... answer spelled differently", ""),
+    ("06", "silenced, knowledge neurons", "Change of P(right answer), knowledge neurons silenced", "%"),
+    ("06", "doubled, knowledge neurons", "... doubled", "%"),
+    ("06", "silenced, activation baseline", "... the most active neurons silenced instead", "%"),
+    ("06", "silenced, random neurons of the same layers", "... random neurons of the same layers silenced", "%"),
+    ("06", "silenced, wordings held out", "... silenced, in wordings that did not find them", "%"),
+    ("06", "silenced, another fact: same relation, other answer", "... silenced, on a fact with another answer", "%"),
+    ("06", "silenced, another fact: same relation, same answer", "... silenced, on a fact with the same answer", "%"),
+    ("06", "silenced, prompts in another language", "... silenced, in another language", "%"),
+    ("06", "silenced, knowledge neurons: stays right", "Right first choices that stay, neurons silenced", "%"),
+    ("07", "success rate, knowledge neurons", "Edits whose new answer becomes the first choice, knowledge neurons", "%"),
+    ("07", "success rate, same-layer neurons", "... random neurons of the same layers", "%"),
+    ("07", "success rate, fine-tuning", "... the same value slots, fine-tuned", "%"),
+    ("07", "success, knowledge neurons, wordings held out", "... in wordings held out", "%"),
+    ("07", "success, knowledge neurons, asked in another language", "... asked in another language", "%"),
+    ("07", "perplexity within, ratio, knowledge neurons", "Perplexity of the relation's other facts, after / before an edit", ""),
+    ("07", "perplexity within, ratio, fine-tuning", "... fine-tuned", ""),
+    ("08", "slots zero, knowledge neurons: erased relation", "Rise of perplexity, a relation's 20 neurons erased (zero)", "%"),
+    ("08", "slots zero, knowledge neurons: other relations", "... of the other relations", "%"),
+    ("09", "knowledge neurons, sentences: both", "Mean activation in sentences with subject and object, object hidden", ""),
+    ("09", "knowledge neurons, sentences: other word", "... another word of the same sentences hidden", ""),
+    ("09", "another fact's neurons, sentences: both", "... object hidden, another fact's neurons", ""),
+)  # fmt: skip
 
 
 def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks") -> dict[str, Any]:
@@ -34,11 +65,9 @@ def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks") -> dict[str,
     found: dict[str, Any] = {}
     origins, codes = [], set()
     for name in GRID:
-        defaults = parameter_cell(notebooks / f"{name}.ipynb")
-        model, dataset, language = (defaults.get(key, "mini") for key in ("model", "dataset", "language"))
-        folder = runs / run_folder(model, dataset, language).relative_to(RUNS)
         number = name.partition("_")[0]
-        path = folder / "tables" / f"summary_{number}.json"
+        language = parameter_cell(notebooks / f"{name}.ipynb").get("language", "en")
+        path = default_folder(notebooks / f"{name}.ipynb", runs) / "tables" / f"summary_{number}.json"
         if not path.is_file():
             if f'summarise("{number}"' in (notebooks / f"{name}.ipynb").read_text(encoding="utf-8").replace("\\", ""):
                 raise StudyError(f"{path} is not there; run notebook {number} with its own defaults.")
@@ -85,18 +114,37 @@ def differences(found: dict[str, Any], wanted: dict[str, Any], tolerance: float 
 
 def markdown(content: dict[str, Any]) -> str:
     """The headlines as README shows them."""
-    lines = ["| | value | 95 % interval | n | notebook |", "|---|---|---|---|---|"]
-    for number, name, label in HEADLINES:
+    lines = ["| | value | 95 % interval | n | from |", "|---|---|---|---|---|"]
+    for number, name, label, unit in HEADLINES:
         row = next((row for row in content["notebooks"][number]["rows"] if row["name"] == name), None)
         if row is None:
             raise StudyError(f"the summary of notebook {number} has no number {name!r}.")
-        between = "" if row["low"] is None else f"{shown(row['low'])} to {shown(row['high'])}"
-        lines.append(f"| {label} | {shown(row['value'])} | {between} | {int(row['n'])} | `{number}` |")
+        value, low, high = (None if row[key] is None else shown(row[key], unit) for key in ("value", "low", "high"))
+        between = "" if low is None else f"{low} to {high}"
+        lines.append(f"| {label} | {value}{' %' * (unit == '%')} | {between} | {int(row['n'])} | `{number}` |")
     return "\n".join(lines)
 
 
-def shown(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"
+def shown(value: float, unit: str) -> str:
+    return f"{100 * value:.1f}" if unit == "%" else f"{value:.2f}"
+
+
+def copy_pictures(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks", target: Path = STORED.parent) -> int:
+    """Copy the pictures that the notebooks drew with their own defaults; how many."""
+    found = []
+    for name in GRID:
+        folder = default_folder(notebooks / f"{name}.ipynb", runs) / "figures"
+        found += [path for end in ("png", "pdf") for path in folder.glob(f"{name.partition('_')[0]}_*.{end}")]
+    for path in found:
+        shutil.copyfile(path, target / path.name)
+    return len(found)
+
+
+def default_folder(notebook: Path, runs: Path) -> Path:
+    """Where a notebook leaves its results when it runs with its own defaults."""
+    defaults = parameter_cell(notebook)
+    names = (defaults.get(name, other) for name, other in (("model", "mini"), ("dataset", "mini"), ("language", "en")))
+    return runs / run_folder(*names).relative_to(RUNS)
 
 
 def main(arguments: list[str]) -> int:
@@ -106,7 +154,9 @@ def main(arguments: list[str]) -> int:
         print(f"results: {error}", file=sys.stderr)
         return 1
     if "--check" not in arguments:
-        print("stored in", save_json(found, STORED))
+        print(
+            f"Stored in {save_json(found, STORED)}; {copy_pictures()} pictures beside it: look at them before you commit."
+        )
         return 0
     lines = differences(found, stored())
     print("\n".join(lines) or f"{sum(len(one['rows']) for one in found['notebooks'].values())} numbers are as stored.")

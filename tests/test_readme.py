@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import re
 
-from kn_utils import benchmark
+from kn_utils import benchmark, results
 from kn_utils.base import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def between_marks(name: str) -> str:
+    found = re.search(rf"<!-- {name}: .*? -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
+    assert found, f"README has lost its marks around the table of {name}"
+    return found.group(1).strip()
+
+
 def test_the_table_of_speeds_is_the_measured_one():
-    shown = re.search(r"<!-- performance: .*? -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
-    assert shown, "README has lost its marks around the table"
-    assert shown.group(1).strip() == benchmark.markdown(benchmark.measured())
+    assert between_marks("performance") == benchmark.markdown(benchmark.measured())
+
+
+def test_the_table_of_results_is_the_stored_one():
+    assert between_marks("results") == results.markdown(results.stored())
 
 
 def test_every_notebook_is_listed_and_every_linked_file_is_there():

@@ -87,10 +87,21 @@ def test_rounding_is_no_change(runs):
 
 
 def test_headlines_are_shown_with_interval_and_number(runs, monkeypatch):
-    lines = [("06", "success", "edits that succeed"), ("07", "perplexity ratio", "cost")]
+    lines = [("06", "success", "edits that succeed", "%"), ("07", "perplexity ratio", "cost", "")]
     monkeypatch.setattr(results, "HEADLINES", lines)
     text = results.markdown(results.gather(runs)).splitlines()
-    assert text[2:] == ["| edits that succeed | 0.610 | 0.500 to 0.700 | 80 | `06` |", "| cost | 2.20 |  | 80 | `07` |"]
-    monkeypatch.setattr(results, "HEADLINES", [("06", "failure", "")])
+    assert text[2:] == ["| edits that succeed | 61.0 % | 50.0 to 70.0 | 80 | `06` |", "| cost | 2.20 |  | 80 | `07` |"]
+    monkeypatch.setattr(results, "HEADLINES", [("06", "failure", "", "")])
     with pytest.raises(StudyError, match="no number 'failure'"):
         results.markdown(results.gather(runs))
+
+
+def test_pictures_are_those_of_the_notebooks_own_languages(tmp_path):
+    for language, number in (("en", "06"), ("all", "06"), ("all", "02"), ("en", "02")):
+        place = tmp_path / "runs" / "mini" / "mini" / language / "figures" / f"{number}_x.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(f"{number} {language}")
+        place.with_suffix(".pdf").write_text("pdf")
+    (tmp_path / "figures").mkdir()
+    assert results.copy_pictures(tmp_path / "runs", target=tmp_path / "figures") == 4
+    assert {p.read_text() for p in (tmp_path / "figures").glob("*.png")} == {"06 en", "02 all"}

@@ -9,7 +9,6 @@ import csv
 import json
 import os
 import resource
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -57,15 +56,13 @@ PARAREL = {  # relation: wordings, facts (counted independently of this code)
 }  # fmt: skip
 
 
-def test_pararel_is_rebuilt_exactly_and_fast():
-    begun = time.monotonic()
+def test_pararel_is_rebuilt_exactly_in_little_memory():
     data = load_facts("pararel")
     prompts = make_prompts(data)
-    seconds = time.monotonic() - begun
     assert (len(data.relations), len(data.templates), len(data.facts), len(prompts)) == (34, 318, 27738, 253448)
     assert data.facts["fact"].is_unique and prompts["prompt"].is_unique
     assert len(data.facts[["relation", "subject", "object"]].drop_duplicates()) == 27717
-    assert seconds < 60 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2e6  # kB: 2 GB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2e6  # kB: 2 GB
 
 
 def test_pararel_prompts_are_those_of_a_plain_loop():
