@@ -172,7 +172,20 @@ def papermill(name: str, output: Path, *options: str) -> subprocess.CompletedPro
 @pytest.mark.slow
 def test_attribution_runs_alone_with_other_parameters(tmp_path):
     before = (FOLDER / "03_attribution.ipynb").read_bytes()
-    options = ["-p", "relation", "P36", "-p", "language", "ja", "-p", "facts_per_relation", "3", "-p", "checked_prompts", "2"]
+    options = [
+        "-p",
+        "relation",
+        "P36",
+        "-p",
+        "language",
+        "ja",
+        "-p",
+        "facts_per_relation",
+        "3",
+        "-p",
+        "checked_prompts",
+        "2",
+    ]
     done = papermill("03_attribution", tmp_path / "out.ipynb", *options, "-p", "out", str(tmp_path / "results"))
     assert done.returncode == 0, done.stderr[-2000:]
     tables = [pd.read_parquet(path) for path in (tmp_path / "results" / "tables").glob("*.parquet")]

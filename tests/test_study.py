@@ -130,6 +130,14 @@ def test_a_setting_goes_to_the_notebooks_that_have_it_and_changes_their_key():
     assert has == {"07"}
 
 
+def test_the_mixed_bags_are_edited_for_fewer_facts_unless_asked_otherwise():
+    path = "mini/mini/all/07_update_facts.ipynb"
+    plain, asked = Plan(), Plan(facts="all")
+    assert "-p facts_per_relation 16" in plain.options(plain.jobs[path])
+    assert "facts_per_relation" not in plain.options(plain.jobs["mini/mini/en/07_update_facts.ipynb"])
+    assert "-p facts_per_relation None" in asked.options(asked.jobs[path])
+
+
 def test_what_is_asked_for_brings_what_it_needs():
     study = Plan(languages=["ja"], select=["05"], relations=["P36"])
     assert sorted(study.jobs) == [
