@@ -56,7 +56,7 @@ def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks") -> dict[str,
     """The summaries that the notebooks wrote when they ran with their own defaults.
 
     Returns:
-        ``model, dataset, origin, code`` and ``notebooks``: per number its ``title, language, parameters, rows``
+        ``origin`` (model, weights, facts), ``code`` and ``notebooks``: per number its ``title, language, parameters, rows``
         (``name, value, low, high, n``).
 
     Raises:
@@ -65,13 +65,13 @@ def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks") -> dict[str,
     found: dict[str, Any] = {}
     origins, codes = [], set()
     for name in GRID:
-        number = name.partition("_")[0]
-        language = parameter_cell(notebooks / f"{name}.ipynb").get("language", "en")
-        path = default_folder(notebooks / f"{name}.ipynb", runs) / "tables" / f"summary_{number}.json"
-        if not path.is_file():
-            if f'summarise("{number}"' in (notebooks / f"{name}.ipynb").read_text(encoding="utf-8").replace("\\", ""):
-                raise StudyError(f"{path} is not there; run notebook {number} with its own defaults.")
+        number, notebook = name.partition("_")[0], notebooks / f"{name}.ipynb"
+        if f'summarise(\\"{number}\\"' not in notebook.read_text(encoding="utf-8"):  # it asks no model
             continue
+        language = parameter_cell(notebook).get("language", "en")
+        path = default_folder(notebook, runs) / "tables" / f"summary_{number}.json"
+        if not path.is_file():
+            raise StudyError(f"{path} is not there; run notebook {number} with its own defaults.")
         content = json.loads(path.read_text(encoding="utf-8"))
         origins.append(content["origin"])
         codes.add(content["code"])
