@@ -22,6 +22,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from .base import QUIET, StudyError
+from .evaluation import rows_at_once
 from .facts import OBJECT, SUBJECT, Facts, Row, encode
 from .kernel import read_neurons
 from .models import LanguageModel
@@ -201,7 +202,7 @@ def activations(
         return pd.DataFrame(columns=COLUMNS).astype({"activation": float})
     sets = {fact: group for fact, group in kinds.groupby("fact", sort=False)}
     places = {fact: group[["layer", "neuron"]].to_numpy(int) for fact, group in sets.items()}
-    batch_size = batch_size or (32 if model.device.type == "cpu" else 128)
+    batch_size = batch_size or rows_at_once(model)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     read: dict[int, np.ndarray] = {}
     for start in tqdm(range(0, len(order), batch_size), desc="read", disable=not progress or QUIET):

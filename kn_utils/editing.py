@@ -232,7 +232,7 @@ def _answers(model: LanguageModel, questions: list[list[Row]]) -> pd.DataFrame:
     if not questions:
         return pd.DataFrame({"p": [], "rank": [], "first": [], "right": []})
     rows = [row for question in questions for row in question]
-    p, rank, top = ask(model, rows, 128)
+    p, rank, top = ask(model, rows)
     ends = np.cumsum([len(question) for question in questions], dtype=int)
     starts = np.r_[0, ends[:-1]]
     first = [tuple(top[a:b].tolist()) for a, b in zip(starts, ends, strict=True)]

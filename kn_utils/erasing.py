@@ -87,7 +87,6 @@ def erase_relations(
         predicted`` (the first choice after).
     """
     others = own.iloc[:0] if others is None else others
-    batch_size = batch_size or (32 if model.device.type == "cpu" else 256)
     every = pd.concat([own, others]).drop_duplicates("prompt").reset_index(drop=True)
     if every.empty:
         raise ErasingError("no prompts: there is nothing to ask before and after.")

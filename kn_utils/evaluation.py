@@ -28,11 +28,18 @@ class EvaluationError(StudyError):
     """An evaluation that has nothing to measure."""
 
 
+def rows_at_once(model: LanguageModel) -> int:
+    """How many rows go through the model together unless told otherwise: on a processor few, which its caches hold."""
+    return 32 if model.device.type == "cpu" else 256
+
+
 @torch.no_grad()
 def ask(
-    model: LanguageModel, rows: list[Row], batch_size: int, neurons: list[np.ndarray] | None = None, factor: float = 1.0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    model: LanguageModel, rows: list[Row], batch_size: int | None = None, neurons: list[np.ndarray] | None = None,
+    factor: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """P(wanted piece), its rank among the vocabulary (1 = top) and the top piece of every row, in the rows' order."""
+    batch_size = batch_size or rows_at_once(model)
     p, rank, top = np.zeros(len(rows)), np.zeros(len(rows), int), np.zeros(len(rows), int)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     for start in range(0, len(order), batch_size):
@@ -50,7 +57,7 @@ def ask(
 
 
 def answer_probability(
-    model: LanguageModel, prompts: pd.DataFrame, *, batch_size: int = 128, unknown: str = "refuse"
+    model: LanguageModel, prompts: pd.DataFrame, *, batch_size: int | None = None, unknown: str = "refuse"
 ) -> pd.DataFrame:
     """How probable each prompt's answer is.
 
@@ -83,7 +90,8 @@ def perplexity(probability: Sequence[float]) -> float:
 
 def effects(
     model: LanguageModel, prompts: pd.DataFrame, neurons: pd.DataFrame, *, operation: str = "suppress", factor: float | None = None,
-    kind: str = "knowledge", source: Sequence[str | None] | None = None, before: pd.DataFrame | None = None, batch_size: int = 128,
+    kind: str = "knowledge", source: Sequence[str | None] | None = None, before: pd.DataFrame | None = None,
+    batch_size: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Ask every prompt with and without its fact's neurons scaled; many facts share a batch.
 
@@ -136,7 +144,7 @@ def effects(
 
 def effects_by_kind(
     model: LanguageModel, prompts: pd.DataFrame, kinds: Mapping[str, pd.DataFrame], *, operations: Mapping[str, float] = BOTH,
-    source: Sequence[str | None] | None = None, before: pd.DataFrame | None = None, batch_size: int = 128,
+    source: Sequence[str | None] | None = None, before: pd.DataFrame | None = None, batch_size: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """:func:`effects` of every kind of neurons (name -> neurons) under every operation (name -> factor), one below the other.
 
@@ -197,7 +205,7 @@ def other_fact(
 
 def effects_of_other_facts(
     model: LanguageModel, prompts: pd.DataFrame, kinds: Mapping[str, pd.DataFrame], own: pd.DataFrame | None = None, *,
-    operations: Mapping[str, float] = BOTH, before: pd.DataFrame | None = None, batch_size: int = 128, seed: int = 0,
+    operations: Mapping[str, float] = BOTH, before: pd.DataFrame | None = None, batch_size: int | None = None, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """Is it the fact, its relation or its answer that neurons carry? Prompts under the neurons of one other fact each.
 

@@ -205,11 +205,10 @@ class Study:
 
     def _answers(self, name: str, language: str | None, prompts: pd.DataFrame) -> pd.DataFrame:
         path, origin = self.folder(language) / "tables" / f"{name}.parquet", self.origin()
-        size = {"batch_size": self.parameters.batch_size} if self.parameters.batch_size else {}
         with _alone(path):
             found, missing = _known(path, origin, "evaluation", prompts, per_prompt=path)
             if len(missing):
-                made = [found, answer_probability(self.model, missing, **size)]
+                made = [found, answer_probability(self.model, missing, batch_size=self.parameters.batch_size)]
                 save_table(pd.concat(made, ignore_index=True), path, full_origin(origin, "evaluation"))
             return _of(prompts, load_table(path)[0])
 
