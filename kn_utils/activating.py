@@ -225,10 +225,7 @@ def activations(
 
 def _rows(model: LanguageModel, blanks: pd.DataFrame, masks: str) -> tuple[list[Row], list[int]]:
     """The first row of every sentence that the model can take, and the sentence's number."""
-    config = model.model.config
-    limit = getattr(config, "max_position_embeddings", None)
-    if model.architecture.padded_positions:
-        limit -= config.pad_token_id + 1
+    limit = model.max_length
     own = model.tokenizer.mask_token
     if model.causal:
         can = ~blanks["text"].str.lstrip().str.startswith(OBJECT)

@@ -1,6 +1,6 @@
 """Tables on disk with their origin inside: parquet files that say from which model, data, parameters and code they came.
 
-:func:`cached` computes or loads: it loads a table only if the stored origin equals the asked one, and says so otherwise.
+:func:`stored` gives a table only if its origin equals the asked one, and says why otherwise.
 Files are written beside their place and then moved, so that an interrupted run leaves no half a table.
 """
 
@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -96,22 +96,6 @@ def stored(path: str | Path, origin: dict[str, Any], room: str = "") -> pd.DataF
 def full_origin(origin: dict[str, Any], room: str = "") -> dict[str, Any]:
     """An origin as it is stored: with the version of the room's code, and as JSON gives it back."""
     return json.loads(json.dumps({**origin, "code": code_version(room)}))
-
-
-def cached(
-    path: str | Path,
-    make: Callable[..., pd.DataFrame],
-    *args: Any,
-    origin: dict[str, Any],
-    room: str = "",
-    **kwargs: Any,
-) -> pd.DataFrame:
-    """The table at ``path`` if it has this origin; else ``make(*args, **kwargs)``, stored there."""
-    table = stored(path, origin, room)
-    if table is not None:
-        return table
-    save_table(make(*args, **kwargs), path, full_origin(origin, room))
-    return load_table(path)[0]  # what later runs will see, dtypes included
 
 
 def save_json(content: dict[str, Any], path: str | Path) -> Path:

@@ -83,6 +83,15 @@ def answer_probability(
     return table
 
 
+def draw(prompts: pd.DataFrame, wordings: int = 1, *, facts: int | None = None, seed: int = 0) -> pd.DataFrame:
+    """Some prompts of a table: of every fact so many wordings, of every relation at most so many facts, drawn by the seed."""
+    mixed = prompts.sample(frac=1, random_state=seed)
+    if facts is not None:
+        chosen = mixed.drop_duplicates("fact").groupby("relation", sort=False).head(facts)["fact"]
+        mixed = mixed[mixed["fact"].isin(chosen)]
+    return mixed.groupby("fact", sort=False).head(wordings).sort_index().reset_index(drop=True)
+
+
 def perplexity(probability: Sequence[float]) -> float:
     """exp of the mean of -ln P(answer)."""
     return float(np.exp(-np.log(np.asarray(probability, dtype=float)).mean()))

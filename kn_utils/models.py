@@ -155,13 +155,16 @@ class LanguageModel:
             digest.update(f"{name} {weight.view(whole[weight.element_size()]).sum(dtype=torch.int64).item()}".encode())
         return digest.hexdigest()[:16]
 
-    def encode(self, prompts: pd.DataFrame, unknown: str = "refuse") -> list[Row]:
-        """Prompts as rows of token ids, one per piece of the answer; see :func:`kn_utils.facts.encode`."""
+    @property
+    def max_length(self) -> int | None:
+        """Tokens that a text may have; ``None`` where the model sets no limit."""
         config = self.model.config
         limit = getattr(config, "max_position_embeddings", None)
-        if self.architecture.padded_positions:
-            limit -= config.pad_token_id + 1
-        return encode(self.tokenizer, prompts, causal=self.causal, unknown=unknown, max_length=limit)
+        return limit - config.pad_token_id - 1 if self.architecture.padded_positions else limit
+
+    def encode(self, prompts: pd.DataFrame, unknown: str = "refuse") -> list[Row]:
+        """Prompts as rows of token ids, one per piece of the answer; see :func:`kn_utils.facts.encode`."""
+        return encode(self.tokenizer, prompts, causal=self.causal, unknown=unknown, max_length=self.max_length)
 
     def batch(self, rows: list[Row]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
         """Rows padded on the right: the model's inputs, the blanks' positions, the wanted ids (all on the device)."""

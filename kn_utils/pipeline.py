@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
 from torch import cuda
 
 from .artifacts import (
@@ -27,6 +25,7 @@ from .attribution import attribute
 from .config import StudyParameters, run_folder
 from .evaluation import answer_probability
 from .facts import Facts, make_prompts
+from .locks import alone
 from .models import REGISTERED, LanguageModel, load_model
 from .neurons import random_neurons, refine
 from .sources import load_facts
@@ -121,11 +120,13 @@ class Study:
         return self._answers("probabilities", language, self.prompts(language) if prompts is None else prompts)
 
     def scores(
-        self, language: str | None = None, method: str = "integrated-gradients", prompts: pd.DataFrame | None = None
-    ) -> pd.DataFrame:
+        self, language: str | None = None, method: str = "integrated-gradients", prompts: pd.DataFrame | None = None, *,
+        gap: bool = False,
+    ) -> pd.DataFrame:  # fmt: skip
         """Attribution scores (or those of the activation baseline) of :meth:`prompts`, or of others of this language.
 
-        Streamed, so a broken run goes on; only prompts whose scores are not stored yet are computed.
+        Streamed, so a broken run goes on; only prompts whose scores are not stored yet are computed, and with ``gap`` those
+        that were stored without their completeness gap.
         """
         p, name = self.parameters, "scores" if method == "integrated-gradients" else f"scores-{method}"
         options: dict[str, Any] = {"method": method, "keep": p.keep, "precision": p.precision}
@@ -134,13 +135,14 @@ class Study:
         prompts = self.prompts(language) if prompts is None else prompts
         path = self.folder(language) / "tables" / f"{name}.parquet"
         origin = self.origin() | options
+        gap = gap and method == "integrated-gradients"
         with _alone(path):
-            found, missing = _known(path, origin, "attribution", prompts, per_prompt=prompts_file(path))
+            found, missing = _known(path, origin, "attribution", prompts, prompts_file(path), ["gap"] if gap else [])
             if len(missing):
                 every = [f"cuda:{i}" for i in range(cuda.device_count())] if p.device == "cuda:all" else None
                 more = path if found is None else path.with_name(f"{name}.more.parquet")
                 place = {"out": more, "origin": full_origin(origin, "attribution"), "devices": every}
-                attribute(self.model, missing, **options, batch_size=p.batch_size, **place)
+                attribute(self.model, missing, **options, gap=gap, batch_size=p.batch_size, **place)
                 if found is not None:
                     _append(path, more)
             table, notes = (load_table(file)[0] for file in (path, prompts_file(path)))
@@ -157,12 +159,9 @@ class Study:
         threshold = p.threshold if method == "integrated-gradients" else max(p.threshold, ACTIVATION_THRESHOLD)
         return refine(self.scores(language, method, prompts), prompts, threshold=threshold, share=p.share)
 
-    def random(
-        self, language: str | None = None, *, same_layers: bool = False, like: pd.DataFrame | None = None
-    ) -> pd.DataFrame:
-        """As many random neurons per fact as :meth:`neurons` (or ``like``) has."""
+    def random(self, like: pd.DataFrame, *, same_layers: bool = False) -> pd.DataFrame:
+        """As many random neurons per fact as ``like`` has."""
         shape = (self.model.n_layers, self.model.n_neurons)
-        like = self.neurons(language) if like is None else like
         return random_neurons(like, shape, same_layers=same_layers, seed=self.parameters.seed)
 
     def kinds(self, language: str | None = None, prompts: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
@@ -206,38 +205,29 @@ class Study:
     def _answers(self, name: str, language: str | None, prompts: pd.DataFrame) -> pd.DataFrame:
         path, origin = self.folder(language) / "tables" / f"{name}.parquet", self.origin()
         with _alone(path):
-            found, missing = _known(path, origin, "evaluation", prompts, per_prompt=path)
+            found, missing = _known(path, origin, "evaluation", prompts, path)
             if len(missing):
                 made = [found, answer_probability(self.model, missing, batch_size=self.parameters.batch_size)]
                 save_table(pd.concat(made, ignore_index=True), path, full_origin(origin, "evaluation"))
             return _of(prompts, load_table(path)[0])
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time works on a table: of two notebooks that need it one computes, the other waits and reads."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{path.name}: another process is computing it; waiting", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def _alone(path: Path) -> AbstractContextManager[None]:
+    """Of two notebooks that need a table one computes it, the other waits and reads."""
+    return alone(path.with_name(f".{path.name}.lock"), f"{path.name}: another process is computing it; waiting")
 
 
 def _known(
-    path: Path, origin: dict[str, Any], room: str, prompts: pd.DataFrame, *, per_prompt: Path
+    path: Path, origin: dict[str, Any], room: str, prompts: pd.DataFrame, per_prompt: Path, columns: Sequence[str] = ()
 ) -> tuple[pd.DataFrame | None, pd.DataFrame]:
-    """The stored table (None: there is none of this origin), and the prompts that it does not hold."""
+    """The stored table (None: there is none of this origin), and the prompts that it does not hold, or not these columns of."""
     table = stored(path, origin, room)
     if table is None:
         return None, prompts
     held = table if per_prompt == path else stored(per_prompt, origin, room)
-    return (None, prompts) if held is None else (table, prompts[~prompts["prompt"].isin(held["prompt"])])
+    if held is None:
+        return None, prompts
+    return table, prompts[~prompts["prompt"].isin(held.dropna(subset=list(columns))["prompt"])]
 
 
 def _append(path: Path, more: Path) -> None:
@@ -245,7 +235,7 @@ def _append(path: Path, more: Path) -> None:
     origin = load_table(path)[1]
     for whole, part in ((path, more), (prompts_file(path), prompts_file(more))):  # prompts last: they say what is there
         held, new = (load_table(file)[0] for file in (whole, part))
-        held = held[~held["prompt"].isin(new["prompt"])]  # there already if a run was stopped between the two files
+        held = held[~held["prompt"].isin(new["prompt"])]  # there already: without a gap, or from a run stopped between the files
         save_table(pd.concat([held, new], ignore_index=True), whole, origin)
     more.unlink()
     prompts_file(more).unlink()

@@ -15,7 +15,7 @@ from typing import Any
 from .artifacts import save_json
 from .base import ROOT, RUNS, StudyError
 from .config import run_folder
-from .plan import GRID, parameter_cell
+from .plan import GRID, cells, parameter_cell
 
 STORED = ROOT / "figures" / "results.json"
 #: What README shows: notebook, name of the number, what it is called there, and its unit.
@@ -66,7 +66,7 @@ def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks") -> dict[str,
     origins, codes = [], set()
     for name in GRID:
         number, notebook = name.partition("_")[0], notebooks / f"{name}.ipynb"
-        if f'summarise(\\"{number}\\"' not in notebook.read_text(encoding="utf-8"):  # it asks no model
+        if not any(f'summarise("{number}"' in "".join(cell["source"]) for cell in cells(notebook)):  # it asks no model
             continue
         language = parameter_cell(notebook).get("language", "en")
         path = default_folder(notebook, runs) / "tables" / f"summary_{number}.json"

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from kn_utils import artifacts
-from kn_utils.artifacts import ArtifactError, cached, fingerprint, load_table, save_json, save_table
+from kn_utils.artifacts import ArtifactError, fingerprint, full_origin, load_table, save_json, save_table, stored
 
 
 @pytest.fixture
@@ -73,6 +73,15 @@ class Maker:
         table = pd.DataFrame({"x": [start, start + step]})
         table.attrs["call"] = self.calls
         return table
+
+
+def cached(path, make, *args, origin, **options):
+    """A table as the study keeps it: the stored one if its origin is this, else made and stored."""
+    table = stored(path, origin)
+    if table is not None:
+        return table
+    save_table(make(*args, **options), path, full_origin(origin))
+    return load_table(path)[0]
 
 
 def test_cached_computes_once(tmp_path, capsys):

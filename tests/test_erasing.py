@@ -17,7 +17,6 @@ from kn_utils.erasing import (
     OWN,
     ErasingError,
     damage_by_sharing,
-    draw,
     erase_relations,
     erased_sets,
     in_other_sets,
@@ -26,7 +25,7 @@ from kn_utils.erasing import (
     summarise_erasing,
     wide,
 )
-from kn_utils.evaluation import answer_probability
+from kn_utils.evaluation import answer_probability, draw
 from kn_utils.published import printed
 from kn_utils.resampling import ResamplingError, column_means, draws
 from kn_utils.statistics import interval

@@ -154,15 +154,9 @@ def test_colab_cell_has_the_address_that_pyproject_gives():
 # Running them
 
 
-def papermill(name: str, output: Path, *options: str) -> subprocess.CompletedProcess:
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        str(FOLDER / f"{name}.ipynb"),
-        str(output),
-        "--no-progress-bar",
-    ]
+def papermill(name: str, output: Path, **parameters: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "papermill", str(FOLDER / f"{name}.ipynb"), str(output), "--no-progress-bar"]
+    options = [word for key, value in parameters.items() for word in ("-p", key, str(value))]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JUPYTER_PREFER_ENV_PATH": "1"}
     return subprocess.run(
         [*command, *options], capture_output=True, text=True, cwd=output.parent, env=environment, timeout=1200
@@ -172,21 +166,10 @@ def papermill(name: str, output: Path, *options: str) -> subprocess.CompletedPro
 @pytest.mark.slow
 def test_attribution_runs_alone_with_other_parameters(tmp_path):
     before = (FOLDER / "03_attribution.ipynb").read_bytes()
-    options = [
-        "-p",
-        "relation",
-        "P36",
-        "-p",
-        "language",
-        "ja",
-        "-p",
-        "facts_per_relation",
-        "3",
-        "-p",
-        "checked_prompts",
-        "2",
-    ]
-    done = papermill("03_attribution", tmp_path / "out.ipynb", *options, "-p", "out", str(tmp_path / "results"))
+    done = papermill(
+        "03_attribution", tmp_path / "out.ipynb", relation="P36", language="ja", facts_per_relation=3, checked_prompts=2,
+        out=tmp_path / "results",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     tables = [pd.read_parquet(path) for path in (tmp_path / "results" / "tables").glob("*.parquet")]
     prompts = pd.concat([table["prompt"] for table in tables if "prompt" in table])
@@ -206,21 +189,7 @@ def results(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("number", ["04", "05", "06", "07", "08", "09"])
 def test_notebook_runs_alone_for_one_relation_and_language(number, results, tmp_path):
     (name,) = (name for name in NAMES if name.startswith(number))
-    options = [
-        "-p",
-        "relation",
-        "P36",
-        "-p",
-        "language",
-        "ja",
-        "-p",
-        "facts_per_relation",
-        "3",
-        "-p",
-        "out",
-        str(results),
-    ]
-    done = papermill(name, tmp_path / "out.ipynb", *options)
+    done = papermill(name, tmp_path / "out.ipynb", relation="P36", language="ja", facts_per_relation=3, out=results)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = pd.read_json(results / "tables" / f"summary_{number}.json", typ="series")["rows"]
     assert rows and {"name", "value", "low", "high", "n"} == set(rows[0])
@@ -241,7 +210,7 @@ def test_notebook_runs_alone_for_one_relation_and_language(number, results, tmp_
     ],
 )
 def test_bad_parameter_ends_in_one_clear_line(tmp_path, name, value, named):
-    done = papermill("03_attribution", tmp_path / "out.ipynb", "-p", name, value)
+    done = papermill("03_attribution", tmp_path / "out.ipynb", **{name: value})
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert re.match(r"\w*Error: ", last) and all(word in last for word in named), last

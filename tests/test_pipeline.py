@@ -52,6 +52,27 @@ def test_scores_are_those_of_the_parameters(tmp_path, asked, capsys):
     assert len(asked) == 2 and "steps changed" in capsys.readouterr().err
 
 
+def test_the_completeness_gap_is_computed_only_where_it_is_asked_for(tmp_path, asked):
+    without = study(tmp_path).scores()
+    assert pd.Series(without.attrs["prompts"]["gap"]).isna().all()
+    with_gap = study(tmp_path, facts_per_relation=4)
+    found = with_gap.scores(gap=True)
+    prompts = with_gap.prompts()
+    truth = attribute(with_gap.model, prompts, gap=True, progress=False)
+    notes, wanted = (pd.DataFrame(table.attrs["prompts"]) for table in (found, truth))
+    pd.testing.assert_frame_equal(notes, wanted, check_exact=False, rtol=1e-6, atol=1e-12)
+    pd.testing.assert_frame_equal(found, truth, check_exact=False, rtol=1e-5)
+    # it stays with the scores, which serve both questions from then on
+    kept = study(tmp_path).scores()
+    assert len(asked) == 2 and pd.Series(kept.attrs["prompts"]["gap"]).notna().all()
+    columns = ["prompt", "layer", "neuron"]
+    pd.testing.assert_frame_equal(kept[columns], without[columns])
+    # the activation baseline has no gap, and is not computed again for want of one
+    for gap in (False, True):
+        study(tmp_path).scores(method="activation", gap=gap)
+    assert len(asked) == 3
+
+
 def test_a_run_stopped_between_the_two_files_of_a_grown_table_is_mended(tmp_path, asked):
     small, large = study(tmp_path), study(tmp_path, facts_per_relation=4)
     small.scores()

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .theme import KINDS
+from .theme import KINDS, points
 
 #: Kinds of sentences -> colour, marker, label.
 SENTENCES = {
@@ -52,13 +52,8 @@ def _rows(table: pd.DataFrame, rows: list[str], title: str) -> tuple[Figure, Axe
     axes.axvline(0, color="0.4", linewidth=0.8)
     for i, kind in enumerate(kinds):
         part = table[table["sentences"] == kind].set_index("row").reindex(rows[::-1])
-        middle, low, high = (part[name].to_numpy(float) for name in ("value", "low", "high"))
-        error = np.nan_to_num(np.abs(np.stack([middle - low, high - middle])))
-        y = np.arange(len(rows)) + 0.17 * ((len(kinds) - 1) / 2 - i)
-        colour, marker, label = SENTENCES[kind]
-        axes.errorbar(
-            middle, y, xerr=error, fmt=marker, color=colour, label=label, markersize=4.5, elinewidth=1, capsize=0
-        )
+        shift = 0.17 * ((len(kinds) - 1) / 2 - i)
+        points(axes, np.arange(len(rows)), part, kind, shift=shift, along="x", styles=SENTENCES)
     axes.set_yticks(range(len(rows)), rows[::-1])
     axes.set(xlabel="mean activation at the blank (after the non-linearity)", ylim=(-0.6, len(rows) - 0.4))
     figure.suptitle(title, x=0.01, ha="left")

@@ -9,10 +9,11 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .theme import KINDS
+from .theme import KINDS, points
 
 ANOTHER = "another relation"
 STYLES = KINDS | {ANOTHER: ("#7fb3d5", "^", "another relation's knowledge neurons")}
+ENDS = ["value", "low", "high"]
 TICKS = (0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 10**4, 10**5, 10**6)
 
 
@@ -33,7 +34,8 @@ def erased(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:
             part = (
                 table[(table["asked"] == asked) & (table["neurons"] == kind)].set_index("relation").reindex(relations)
             )
-            _times(axes, part, y + 0.16 * ((len(kinds) - 1) / 2 - i), kind, along="x")
+            place = y + 0.16 * ((len(kinds) - 1) / 2 - i)
+            points(axes, place, 1 + part[ENDS], kind, along="x", styles=STYLES)
         said = printed[(printed["asked"] == asked) & printed["relation"].isin(relations)]
         if len(said):
             place = [relations.index(relation) for relation in said["relation"]]
@@ -68,7 +70,7 @@ def erased_sweep(table: pd.DataFrame, title: str) -> Figure:
             part = table[(table["asked"] == name) & (table["neurons"] == kind)].sort_values("k")
             x = part["k"].to_numpy(float) * 1.05**i
             axes.plot(x, 1 + part["value"], color=STYLES[kind][0], linewidth=1)
-            _times(axes, part, x, kind, along="y")
+            points(axes, x, 1 + part[ENDS], kind, styles=STYLES)
         ticks = sorted(table["k"].unique())
         axes.set(xscale="log", xlabel="erased neurons, at most", title=f"asked about the {name}")
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -107,16 +109,6 @@ def erased_languages(table: pd.DataFrame, title: str) -> Figure:
     many[0][0].set_ylabel("neurons found in")
     figure.suptitle(title, x=0.01, ha="left")
     return figure
-
-
-def _times(axes: Axes, part: pd.DataFrame, place: np.ndarray, kind: str, *, along: str) -> None:
-    """1 + value with its interval, in the style of one kind of neuron."""
-    colour, marker, label = STYLES[kind]
-    middle, low, high = (1 + part[name].to_numpy(float) for name in ("value", "low", "high"))
-    error = np.nan_to_num(np.abs(np.stack([middle - low, high - middle])))
-    where = (middle, place) if along == "x" else (place, middle)
-    style = {"fmt": marker, "color": colour, "label": label, "markersize": 4.5, "elinewidth": 1, "capsize": 0}
-    axes.errorbar(*where, **{f"{along}err": error}, **style)
 
 
 def _log(axes: Axes, along: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -41,10 +42,11 @@ def save(figure: Figure, folder: str | Path, name: str) -> Path:
 
 
 def points(
-    axes: Axes, x: np.ndarray, table: pd.DataFrame, kind: str, *, shift: float = 0.0, along: str = "y", scale: float = 1
-) -> None:
-    """Values with their intervals (``value, low, high``) of one kind of neuron, at the places ``x`` along an axis."""
-    colour, marker, label = KINDS[kind]
+    axes: Axes, x: np.ndarray, table: pd.DataFrame, kind: str, *, shift: float = 0.0, along: str = "y", scale: float = 1,
+    styles: Mapping[str, tuple[str, str, str]] = KINDS,
+) -> None:  # fmt: skip
+    """Values with their intervals (``value, low, high``) of one kind of neuron (or of ``styles``), at the places ``x``."""
+    colour, marker, label = styles[kind]
     middle, low, high = (scale * table[name].to_numpy(float) for name in ("value", "low", "high"))
     error = np.nan_to_num(np.abs(np.stack([middle - low, high - middle])))
     place = (middle, x + shift) if along == "x" else (x + shift, middle)

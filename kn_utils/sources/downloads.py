@@ -16,7 +16,7 @@ import threading
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from shutil import copyfileobj
@@ -24,11 +24,11 @@ from typing import Any
 
 import pooch
 import requests
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from ..base import QUIET
 from ..facts import DataError
+from ..locks import alone
 from .catalogue import COLLECTIONS, Collection, RemoteFile, index
 from .transfer import TIMEOUT, TransferError, bring, cause, digest
 
@@ -135,21 +135,8 @@ def _writing(root: Path) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _alone(root: Path, name: str) -> Iterator[None]:
-    """One process at a time brings a collection's files; a process that is killed lets go of the lock."""
-    folder = root / NOTES
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{name}.lock")
-    try:
-        lock.acquire(timeout=1)
-    except Timeout:
-        print(f"another process is downloading {name}; waiting for it", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def _alone(root: Path, name: str) -> AbstractContextManager[None]:
+    return alone(root / NOTES / f"{name}.lock", f"another process is downloading {name}; waiting for it")
 
 
 @contextmanager
