@@ -20,7 +20,7 @@ from .evaluation import EvaluationError, ask
 from .facts import Row
 from .interventions import fine_tune, update_fact
 from .models import LanguageModel
-from .neurons import as_pairs
+from .neurons import as_pairs, pairs_by_fact
 from .statistics import LEVEL, RESAMPLES, interval
 
 FIRST = 5  # a wider success: the new answer is among so many first choices
@@ -44,7 +44,7 @@ def evaluate_updates(
         before and after: P(old), P(new), the new answer's rank (1 = top; of several pieces the worst, each given those before) and
         whether that is at most 5; ``within_*, between_*``: mean -ln P of the right answers of the other facts.
     """
-    sets = {fact: group for fact, group in neurons.groupby("fact")}
+    sets = pairs_by_fact(neurons)
     updates = updates[updates["fact"].isin(list(sets))].reset_index(drop=True)
     if updates.empty:
         raise EvaluationError(f"none of these updates' facts has a neuron ({kind}); lower the threshold or the share.")
@@ -93,7 +93,7 @@ def ask_after(
         a row per prompt of ``asked`` whose fact is updated and has neurons: its columns and ``neurons, known`` (its first choice
         was the old answer), ``changed, success, new_before, new_after``.
     """
-    sets = {fact: group for fact, group in neurons.groupby("fact")}
+    sets = pairs_by_fact(neurons)
     updates = updates[updates["fact"].isin(list(sets)) & updates["fact"].isin(asked["fact"])]
     asked = asked[asked["fact"].isin(updates["fact"])].reset_index(drop=True)
     pairs = list(zip(_rows(model, asked), _rows(model, asked.assign(answer=asked["new"])), strict=True))
@@ -130,10 +130,10 @@ def across_languages(
             edits = edits.reset_index()
         else:
             edits = table[table["language"] == through].rename(columns={"answer": "old"})
-        part = ask_after(model, edits, some, table, l1=l1, l2=l2)
+        part = ask_after(model, edits, some, table, l1=l1, l2=l2).assign(through=through)
         same = (part["new"] == part["fact"].map(edits.set_index("fact")["new"])).astype("boolean")
-        parts.append(part.assign(through=through, same=same if through != "all" else pd.NA))
-    return pd.concat(parts, ignore_index=True)
+        parts.append(part.assign(same=same if through != "all" else pd.NA))
+    return pd.concat(parts, ignore_index=True).astype({"same": "boolean"})
 
 
 def summarise_updates(edits: pd.DataFrame, by: Sequence[str] = ("neurons",)) -> pd.DataFrame:
@@ -185,7 +185,7 @@ def _difference_of_perplexities(before: np.ndarray, after: np.ndarray, axis: int
 
 @contextmanager
 def _edit(
-    model: LanguageModel, neurons: pd.DataFrame, old: Any, new: Any, l1: float, l2: float, prompt: pd.DataFrame | None,
+    model: LanguageModel, neurons: np.ndarray, old: Any, new: Any, l1: float, l2: float, prompt: pd.DataFrame | None,
     tune: Mapping[str, Any] | None,
 ) -> Iterator[float]:  # fmt: skip
     """The formula, or fine-tuning on the prompt; gives how far the slots went, in units of their own length."""

@@ -13,6 +13,7 @@ from .base import StudyError
 from .facts import Row
 from .interventions import scale
 from .models import LanguageModel
+from .neurons import pairs_by_fact
 
 #: The two interventions of the papers, and what they multiply neurons by.
 BOTH = {"suppress": 0.0, "amplify": 2.0}
@@ -120,7 +121,7 @@ def effects(
     if before is not None and before["prompt"].tolist() != prompts["prompt"].tolist():
         raise EvaluationError("before is not of these prompts in this order; pass answer_probability(model, prompts).")
     factor = BOTH[operation] if factor is None else factor
-    sets = {fact: group[["layer", "neuron"]].to_numpy(int) for fact, group in neurons.groupby("fact")}
+    sets = pairs_by_fact(neurons)
     source = prompts["fact"].to_numpy() if source is None else np.asarray(source, dtype=object)
     if len(source) != len(prompts):
         raise EvaluationError(f"{len(source)} sources for {len(prompts)} prompts; each prompt needs one.")

@@ -52,15 +52,29 @@ class Facts:
         return list(dict.fromkeys(self.templates["language"]))
 
     def sample(self, facts_per_relation: int | None, seed: int = 0) -> Facts:
-        """At most so many facts of each relation, drawn with a seed; ``None`` keeps all."""
+        """At most so many facts of each relation, drawn with a seed; ``None`` keeps all.
+
+        Facts that can be asked for in more languages go first, so that one sample serves every language where it can.
+        """
         if facts_per_relation is None:
             return self
+        spread = self._languages_of_facts()
         drawn = [
-            group.sample(n=min(len(group), facts_per_relation), random_state=seed)
+            group.sample(frac=1, random_state=seed)
+            .sort_values("fact", key=lambda fact: -fact.map(spread).fillna(0), kind="stable")
+            .head(facts_per_relation)
             for _, group in self.facts.groupby("relation", sort=False)
         ]
         kept = pd.concat(drawn).sort_index() if drawn else self.facts
         return Facts(self.dataset, self.entities, kept.reset_index(drop=True), self.templates, self.origin)
+
+    def _languages_of_facts(self) -> pd.Series:
+        """In how many languages a fact has both names and its relation a wording."""
+        named = self.entities.loc[self.entities["label"].str.strip() != "", ["entity", "language"]].drop_duplicates()
+        both = self.facts.merge(named, left_on="subject", right_on="entity").drop(columns="entity")
+        both = both.merge(named, left_on=["object", "language"], right_on=["entity", "language"])
+        both = both.merge(self.templates[["relation", "language"]].drop_duplicates(), on=["relation", "language"])
+        return both.groupby("fact").size()
 
     def select(self, languages: list[str] | None = None, relations: list[str] | None = None) -> Facts:
         """Only these languages and relations; an unknown one is an error that lists the known."""

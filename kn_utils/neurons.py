@@ -144,3 +144,9 @@ def as_pairs(neurons: pd.DataFrame | Iterable[tuple[int, int]]) -> np.ndarray:
     """Any table or list with layer and neuron as unique (layer, neuron) pairs, shape (n, 2)."""
     table = neurons[["layer", "neuron"]].to_numpy() if isinstance(neurons, pd.DataFrame) else np.array(list(neurons))
     return np.unique(table.astype(int).reshape(-1, 2), axis=0)
+
+
+def pairs_by_fact(neurons: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Every fact's (layer, neuron) pairs, shape (n, 2)."""
+    pairs = neurons[["layer", "neuron"]].to_numpy(int)
+    return {fact: pairs[rows] for fact, rows in neurons.groupby("fact").indices.items()}

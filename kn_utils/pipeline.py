@@ -77,6 +77,12 @@ class Study:
         """Of those at most ``facts_per_relation`` of each relation, drawn by the seed."""
         return self.everything.sample(self.parameters.facts_per_relation, self.parameters.seed)
 
+    @cached_property
+    def languages(self) -> list[str]:
+        """Those in which any of these facts can be asked for."""
+        asked = set(make_prompts(self.facts, "all", wordings=1)["language"])
+        return [name for name in self.facts.languages if name in asked]
+
     def folder(self, language: str | None = None) -> Path:
         """Where this language's tables lie: beside the run's own folder."""
         p = self.parameters
@@ -243,12 +249,4 @@ def _append(path: Path, more: Path) -> None:
 
 def _of(prompts: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """The rows of these prompts, in their order."""
-    place = pd.Series(range(len(prompts)), index=prompts["prompt"])
-    rows = table["prompt"].map(place)
-    return (
-        table[rows.notna()]
-        .assign(_row=rows)
-        .sort_values("_row", kind="stable")
-        .drop(columns="_row")
-        .reset_index(drop=True)
-    )
+    return prompts[["prompt"]].merge(table, on="prompt")

@@ -39,6 +39,7 @@ HEADLINES = (
     ("06", "silenced, knowledge neurons: stays right", "Right first choices that stay, neurons silenced", "%"),
     ("07", "success rate, knowledge neurons", "Edits whose new answer becomes the first choice, knowledge neurons", "%"),
     ("07", "success rate, same-layer neurons", "... random neurons of the same layers", "%"),
+    ("07", "success rate, 3 strongest, any known fact", "... the three strongest neurons of any fact that is known", "%"),
     ("07", "success rate, fine-tuning", "... the same value slots, fine-tuned", "%"),
     ("07", "success, knowledge neurons, wordings held out", "... in wordings held out", "%"),
     ("07", "success, knowledge neurons, asked in another language", "... asked in another language", "%"),

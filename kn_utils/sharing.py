@@ -301,7 +301,7 @@ def _shared(neurons: pd.DataFrame, facts: pd.Index) -> np.ndarray:
 
 def _held(tables: Sequence[pd.DataFrame], facts: pd.Index) -> list[sparse.csr_array]:
     """Which neurons each fact has, one (fact, neuron) matrix of zeros and ones per table; the same columns in all."""
-    kept = [table[table["fact"].isin(facts)].drop_duplicates(["fact", "layer", "neuron"]) for table in tables]
+    kept = [_neurons_of(facts, table) for table in tables]
     place = pd.concat([table["layer"].astype(np.int64) * 10**6 + table["neuron"] for table in kept])
     column, names = pd.factorize(place)
     ends = np.cumsum([len(table) for table in kept])[:-1]
@@ -313,12 +313,19 @@ def _held(tables: Sequence[pd.DataFrame], facts: pd.Index) -> list[sparse.csr_ar
     ]
 
 
+def _neurons_of(facts: pd.Index, table: pd.DataFrame) -> pd.DataFrame:
+    """Their neurons, each once; without attrs, which pandas would copy at every step."""
+    bare = table[["fact", "layer", "neuron"]]
+    bare.attrs = {}
+    return bare[bare["fact"].isin(facts)].drop_duplicates()
+
+
 def _chance(first: pd.DataFrame, second: pd.DataFrame, facts: pd.Index, width: int) -> np.ndarray:
     """Expected number shared by each fact of the first and each of the second, if neurons were drawn within layers."""
     layers = 1 + max((int(table["layer"].max()) for table in (first, second) if len(table)), default=0)
     counts = []
     for table in (first, second):
-        table = table[table["fact"].isin(facts)].drop_duplicates(["fact", "layer", "neuron"])
+        table = _neurons_of(facts, table)
         count = np.zeros((len(facts), layers))
         np.add.at(count, (facts.get_indexer(table["fact"]), table["layer"].to_numpy(int)), 1)
         counts.append(count)

@@ -43,7 +43,9 @@ def strongest(
     common_ones = neurons.drop(uncommon(neurons, common).index)
     table = table[~pd.MultiIndex.from_frame(table[where]).isin(pd.MultiIndex.from_frame(common_ones[where]))]
     table = table.sort_values(["score", "layer", "neuron"], ascending=[False, True, True])
-    return table.groupby("fact", sort=False).head(k).sort_values(["fact", "layer", "neuron"]).reset_index(drop=True)
+    table = table.groupby("fact", sort=False).head(k).sort_values(["fact", "layer", "neuron"]).reset_index(drop=True)
+    table.attrs = {"facts": neurons.attrs["facts"]}
+    return table
 
 
 def sample_updates(

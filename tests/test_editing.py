@@ -424,6 +424,17 @@ def test_strongest_neurons_by_hand():
     assert strongest(scores, prompts, refined, 1, common=1.0)["neuron"].tolist() == [5, 5]
 
 
+def test_through_its_strongest_neurons_every_known_fact_can_be_changed(words, asked, neurons):
+    scores = pd.DataFrame({"prompt": asked["prompt"], "layer": 0, "neuron": range(len(asked)), "score": 1.0})
+    few = neurons[neurons["fact"] == "P36:France:Paris"]
+    few.attrs = neurons.attrs
+    one = strongest(scores, asked, few, 1)
+    updates, chosen = sample_updates(words, asked, knowing(asked, True), one, common=1.0, per_relation=None)
+    table = eligibility(updates).set_index("relation")
+    assert table.loc["P36", ["facts", "with_neurons", "taken"]].tolist() == [6, 6, 6]
+    assert set(updates["fact"]) == set(asked.loc[asked["relation"] == "P36", "fact"]) == set(chosen["fact"])
+
+
 # Other questions
 
 

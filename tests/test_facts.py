@@ -159,6 +159,21 @@ def test_a_sample_is_seeded_and_of_every_relation():
     assert data.sample(99).facts.equals(facts) and data.sample(None).facts.equals(facts)
 
 
+def test_a_sample_takes_facts_that_can_be_asked_in_many_languages_first(six):
+    facts = pd.DataFrame([(f"P1:S{i}:O", "P1", f"S{i}", "O") for i in range(30)], columns=COLUMNS["facts"])
+    names = [(entity, "en", f"name of {entity}", "") for entity in ["O", *facts["subject"]]]
+    names += [(entity, "nl", f"naam van {entity}", "") for entity in ("O", "S3", "S11", "S20")]
+    names += [("S4", "nl", "", ""), ("S5", "ja", "no wording", ""), ("O", "ja", "no wording", "")]
+    wordings = [("P1", "en", "P1-en-1", "[X] is [Y]."), ("P1", "nl", "P1-nl-1", "[X] is [Y]."), ("P2", "ja", "P2-ja-1", "[X] [Y]")]
+    tables = (pd.DataFrame(rows, columns=COLUMNS[name]) for name, rows in (("entities", names), ("templates", wordings)))
+    entities, templates = tables
+    data = Facts("many", entities, facts, templates)
+    samples = [set(data.sample(5, seed=seed).facts["subject"]) for seed in range(8)]
+    assert all({"S3", "S11", "S20"} <= sample and len(sample) == 5 for sample in samples)
+    assert len(set.union(*samples)) > 8, "the rest are drawn by the seed"
+    assert set(data.sample(2).facts["subject"]) < {"S3", "S11", "S20"}
+
+
 # Reading and checking
 
 

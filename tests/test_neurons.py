@@ -5,7 +5,15 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from kn_utils.neurons import RefinementError, above_threshold, as_pairs, random_neurons, refine, relation_neurons
+from kn_utils.neurons import (
+    RefinementError,
+    above_threshold,
+    as_pairs,
+    pairs_by_fact,
+    random_neurons,
+    refine,
+    relation_neurons,
+)
 
 
 def bag(fact: str, n: int, relation: str = "P36", language: str = "en") -> pd.DataFrame:
@@ -126,3 +134,6 @@ def test_relation_neurons_count_facts():
 def test_any_table_or_list_is_pairs():
     assert as_pairs([(1, 2), (0, 5), (1, 2)]).tolist() == [[0, 5], [1, 2]]
     assert as_pairs(pd.DataFrame({"layer": [1], "neuron": [2], "share": [0.5]})).tolist() == [[1, 2]]
+    table = pd.DataFrame({"fact": ["b", "a", "b"], "layer": [1, 0, 2], "neuron": [7, 8, 9]})
+    assert {fact: pairs.tolist() for fact, pairs in pairs_by_fact(table).items()} == {"a": [[0, 8]], "b": [[1, 7], [2, 9]]}
+    assert pairs_by_fact(table.iloc[:0]) == {}

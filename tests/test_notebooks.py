@@ -186,10 +186,10 @@ def results(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", ["04", "05", "06", "07", "08", "09"])
-def test_notebook_runs_alone_for_one_relation_and_language(number, results, tmp_path):
+@pytest.mark.parametrize("number, language", [(n, "ja") for n in ("04", "05", "06", "07", "08", "09")] + [("07", "all")])
+def test_notebook_runs_alone_for_one_relation_and_language(number, language, results, tmp_path):
     (name,) = (name for name in NAMES if name.startswith(number))
-    done = papermill(name, tmp_path / "out.ipynb", relation="P36", language="ja", facts_per_relation=3, out=results)
+    done = papermill(name, tmp_path / "out.ipynb", relation="P36", language=language, facts_per_relation=3, out=results)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = pd.read_json(results / "tables" / f"summary_{number}.json", typ="series")["rows"]
     assert rows and {"name", "value", "low", "high", "n"} == set(rows[0])

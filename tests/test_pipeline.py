@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -101,6 +102,26 @@ def test_probabilities_grow_too(tmp_path, monkeypatch):
     assert list(found["prompt"]) == list(plain["prompt"]) == list(large.prompts()["prompt"])
     pd.testing.assert_series_equal(found["probability"], plain["probability"], rtol=1e-9)
     assert found["predicted"].tolist() == plain["predicted"].tolist()
+
+
+def test_no_prompts_give_no_rows_with_the_columns_of_any(tmp_path):
+    small = study(tmp_path)
+    for ask in (small.probabilities, small.scores):
+        table = ask()
+        none = ask(prompts=small.prompts().iloc[:0])
+        assert len(table) and not len(none) and (none.dtypes == table.dtypes).all()
+
+
+def test_languages_are_those_in_which_a_fact_of_the_study_has_names(tmp_path):
+    whole = study(tmp_path)
+    assert whole.languages == ["en", "nl", "ja", "vi", "zh", "ko"]
+    subjects = set(whole.facts.facts["subject"])
+    entities = whole.everything.entities
+    part = study(tmp_path)
+    unnamed = entities["entity"].isin(subjects) & (entities["language"] == "vi")
+    part.everything = replace(part.everything, entities=entities[~unnamed])
+    part.facts = replace(part.everything, facts=whole.facts.facts)
+    assert part.languages == ["en", "nl", "ja", "zh", "ko"]
 
 
 def test_of_two_notebooks_that_need_a_table_one_computes_and_the_other_waits(tmp_path, monkeypatch, capsys):
