@@ -13,6 +13,7 @@ from itertools import combinations, combinations_with_replacement
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from scipy.stats import false_discovery_control
 
 from . import statistics
 from .neurons import refine
@@ -166,7 +167,8 @@ def shared_between_languages(
         over these; ``jaccard``: all shared over all held by either; ``chance``: the same fact's, if neurons were drawn, as many
         in each layer; ``other_fact``: by a fact in one language and each *other* fact of its relation in the other; ``p``: share
         of permutations of the facts within relations in which as many are shared; ``any_fact, p_any``: the same with
-        other facts of whatever relation. p is one-sided and at least 1 / (RESAMPLES + 1).
+        other facts of whatever relation. p is one-sided and at least 1 / (RESAMPLES + 1). ``q``: p adjusted for the number of
+        pairs of languages (false discovery rate, Benjamini and Hochberg 1995).
         Where ``first`` is ``second``, value is the number of neurons per fact; chance and p are missing.
     """
     rows, left_out = [], {} if without is None else without.groupby(["first", "second"])["fact"].agg(set).to_dict()
@@ -181,7 +183,11 @@ def shared_between_languages(
         rows.append(
             {**both, **_same_fact(list(by_language.values()), shape[1], set().union(*left_out.values()), groups, seed)}
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    pairs = table["p"].notna() & (table["first"] != ALL_PAIRS)
+    table.insert(table.columns.get_loc("p") + 1, "q", np.nan)
+    table.loc[pairs, "q"] = false_discovery_control(table.loc[pairs, "p"])
+    return table
 
 
 def shared_per_fact(by_language: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -103,6 +103,20 @@ def test_the_mean_of_all_pairs_is_over_facts_asked_about_in_every_language(by_la
     assert found["jaccard"] == pytest.approx(shared / either)
 
 
+def test_p_is_adjusted_for_the_number_of_pairs(by_language):
+    table = shared_between_languages(by_language, SHAPE)
+    pairs = table[table["p"].notna() & (table["first"] != ALL_PAIRS)].sort_values("p")
+    wanted = [min(len(pairs) * p / (j + 1) for j, p in enumerate(pairs["p"]) if j >= i) for i in range(len(pairs))]
+    assert len(pairs) == 3 and pairs["q"].tolist() == pytest.approx(wanted)
+    assert table.drop(pairs.index)["q"].isna().all()
+    # one fact of a relation: nothing to permute, no p, no q
+    single = {name: one[one["fact"] == "f0"] for name, one in by_language.items()}
+    for one in single.values():
+        one.attrs = {"facts": {"f0": "P1"}}
+    alone = shared_between_languages(single, SHAPE)
+    assert alone["p"].isna().all() and alone["q"].isna().all()
+
+
 def test_facts_that_are_left_out_of_a_pair_of_languages(by_language):
     gone = pd.DataFrame(
         {"first": ["en", "ja"], "second": ["nl", "nl"], "fact": ["f0", "f7"]}
@@ -182,7 +196,7 @@ def test_p_is_the_share_of_all_permutations_within_relations(monkeypatch):
     found = row_of(shared_between_languages(by_language, SHAPE), "en", "nl")
     assert found["p"] == pytest.approx(wanted, abs=4 * np.sqrt(wanted / 4000))
     same = row_of(shared_between_languages(by_language, SHAPE), ALL_PAIRS, ALL_PAIRS)  # two languages: one pair
-    assert same.iloc[2:].tolist() == found.iloc[2:].tolist()
+    assert found["q"] == found["p"] and same.drop("q").iloc[2:].tolist() == found.drop("q").iloc[2:].tolist()
 
 
 def test_p_is_even_where_facts_of_a_relation_are_alike(relation_of):

@@ -130,12 +130,16 @@ def test_a_setting_goes_to_the_notebooks_that_have_it_and_changes_their_key():
     assert has == {"07"}
 
 
-def test_the_mixed_bags_are_edited_for_fewer_facts_unless_asked_otherwise():
+def test_the_mixed_bags_are_given_less_unless_asked_otherwise():
     path = "mini/mini/all/07_update_facts.ipynb"
     plain, asked = Plan(), Plan(facts="all")
     assert "-p facts_per_relation 16" in plain.options(plain.jobs[path])
     assert "facts_per_relation" not in plain.options(plain.jobs["mini/mini/en/07_update_facts.ipynb"])
     assert "-p facts_per_relation None" in asked.options(asked.jobs[path])
+    path, asked = "mini/mini/all/03_attribution.ipynb", Plan(settings={"checked_prompts": "9"})
+    assert "-p checked_prompts 6" in plain.options(plain.jobs[path])
+    assert "checked_prompts" not in plain.options(plain.jobs[path.replace("/all/", "/en/")])
+    assert re.findall(r"checked_prompts \S+", asked.options(asked.jobs[path])) == ["checked_prompts 9"]
 
 
 def test_what_is_asked_for_brings_what_it_needs():
