@@ -82,7 +82,17 @@ use_environment() {
   fi
 }
 
+# What a run says on stderr (progress, which tables were stale) is not the notebook's result.
 clean_notebooks() {
+  python - "$@" <<'PYTHON'
+import sys, nbformat
+for path in sys.argv[1:]:
+    notebook = nbformat.read(path, 4)
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    nbformat.write(notebook, path)
+PYTHON
   python -m nbstripout --keep-output --keep-count --keep-id --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version" "$@"
 }
 
