@@ -75,7 +75,7 @@ def load_table(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     return table, note.get("origin", {})
 
 
-def stored(path: str | Path, origin: dict[str, Any], room: str = "") -> pd.DataFrame | None:
+def stored(path: str | Path, origin: dict[str, Any], room: str = "", *, quiet: bool = False) -> pd.DataFrame | None:
     """The table at ``path`` if it has this origin (and was made by this room's code); else ``None``, and a line that says why."""
     path = Path(path)
     if not path.is_file():
@@ -83,13 +83,14 @@ def stored(path: str | Path, origin: dict[str, Any], room: str = "") -> pd.DataF
     try:
         table, found = load_table(path)
     except ArtifactError:
-        print(f"{path.name}: cannot be read, computing it again", file=sys.stderr)
-        return None
-    wanted = full_origin(origin, room)
-    if found == wanted:
-        return table
-    why = ", ".join(key for key in wanted if found.get(key) != wanted[key]) or "its origin"
-    print(f"{path.name}: {why} changed, computing it again", file=sys.stderr)
+        why = "cannot be read"
+    else:
+        wanted = full_origin(origin, room)
+        if found == wanted:
+            return table
+        why = (", ".join(key for key in wanted if found.get(key) != wanted[key]) or "its origin") + " changed"
+    if not quiet:
+        print(f"{path.name}: {why}, computing it again", file=sys.stderr)
     return None
 
 

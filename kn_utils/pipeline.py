@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -141,17 +141,20 @@ class Study:
         prompts = self.prompts(language) if prompts is None else prompts
         path = self.folder(language) / "tables" / f"{name}.parquet"
         origin = self.origin() | options
-        gap = gap and method == "integrated-gradients"
-        with _alone(path):
-            found, missing = _known(path, origin, "attribution", prompts, prompts_file(path), ["gap"] if gap else [])
-            if len(missing):
-                every = [f"cuda:{i}" for i in range(cuda.device_count())] if p.device == "cuda:all" else None
-                more = path if found is None else path.with_name(f"{name}.more.parquet")
-                place = {"out": more, "origin": full_origin(origin, "attribution"), "devices": every}
-                attribute(self.model, missing, **options, gap=gap, batch_size=p.batch_size, **place)
-                if found is not None:
-                    _append(path, more)
-            table, notes = (load_table(file)[0] for file in (path, prompts_file(path)))
+        columns = ["gap"] if gap and method == "integrated-gradients" else []
+        look = partial(_known, path, origin, "attribution", prompts, prompts_file(path), columns)
+        table, notes, missing = look(quiet=True)  # what is there is read without waiting for those who add to it
+        if len(missing):
+            with _alone(path):
+                table, notes, missing = look()
+                if len(missing):
+                    every = [f"cuda:{i}" for i in range(cuda.device_count())] if p.device == "cuda:all" else None
+                    more = path if table is None else path.with_name(f"{name}.more.parquet")
+                    place = {"out": more, "origin": full_origin(origin, "attribution"), "devices": every}
+                    attribute(self.model, missing, **options, gap=bool(columns), batch_size=p.batch_size, **place)
+                    if table is not None:
+                        _append(path, more)
+                    table, notes = (load_table(file)[0] for file in (path, prompts_file(path)))
         table, notes = _of(prompts, table), _of(prompts, notes)
         table.attrs |= {"prompts": notes.to_dict("list"), "keep": p.keep}
         return table
@@ -210,12 +213,16 @@ class Study:
 
     def _answers(self, name: str, language: str | None, prompts: pd.DataFrame) -> pd.DataFrame:
         path, origin = self.folder(language) / "tables" / f"{name}.parquet", self.origin()
-        with _alone(path):
-            found, missing = _known(path, origin, "evaluation", prompts, path)
-            if len(missing):
-                made = [found, answer_probability(self.model, missing, batch_size=self.parameters.batch_size)]
-                save_table(pd.concat(made, ignore_index=True), path, full_origin(origin, "evaluation"))
-            return _of(prompts, load_table(path)[0])
+        look = partial(_known, path, origin, "evaluation", prompts)
+        table, _, missing = look(quiet=True)
+        if len(missing):
+            with _alone(path):
+                table, _, missing = look()
+                if len(missing):
+                    made = [table, answer_probability(self.model, missing, batch_size=self.parameters.batch_size)]
+                    save_table(pd.concat(made, ignore_index=True), path, full_origin(origin, "evaluation"))
+                    table = load_table(path)[0]  # what later runs will see, dtypes included
+        return _of(prompts, table)
 
 
 def _alone(path: Path) -> AbstractContextManager[None]:
@@ -224,16 +231,21 @@ def _alone(path: Path) -> AbstractContextManager[None]:
 
 
 def _known(
-    path: Path, origin: dict[str, Any], room: str, prompts: pd.DataFrame, per_prompt: Path, columns: Sequence[str] = ()
-) -> tuple[pd.DataFrame | None, pd.DataFrame]:
-    """The stored table (None: there is none of this origin), and the prompts that it does not hold, or not these columns of."""
-    table = stored(path, origin, room)
+    path: Path, origin: dict[str, Any], room: str, prompts: pd.DataFrame, per_prompt: Path | None = None,
+    columns: Sequence[str] = (), *, quiet: bool = False,
+) -> tuple[pd.DataFrame | None, pd.DataFrame | None, pd.DataFrame]:  # fmt: skip
+    """The stored table and its table per prompt (None: there is none of this origin), and the prompts that they do not hold.
+
+    Args:
+        per_prompt: where the table per prompt lies; None where the table itself has a row per prompt.
+        columns: a prompt without a value in one of these is not held.
+    """
+    notes = stored(per_prompt or path, origin, room, quiet=quiet)  # first: while a table grows, this one is written last
+    table = stored(path, origin, room, quiet=quiet) if per_prompt and notes is not None else notes
     if table is None:
-        return None, prompts
-    held = table if per_prompt == path else stored(per_prompt, origin, room)
-    if held is None:
-        return None, prompts
-    return table, prompts[~prompts["prompt"].isin(held.dropna(subset=list(columns))["prompt"])]
+        return None, None, prompts
+    held = notes.dropna(subset=list(columns))["prompt"]
+    return table, notes, prompts[~prompts["prompt"].isin(held)]
 
 
 def _append(path: Path, more: Path) -> None:

@@ -23,7 +23,7 @@ from kn_utils.sources import load_facts
 
 #: A row is a notebook; the languages it runs for ("once" = language all, "each" = every language asked for,
 #: "one" = each but all); and the notebooks it needs, of the same language or, "name:all", of all languages. "name?" only
-#: comes first where it runs too: 05 leaves every language's scores, and of two notebooks at once one would wait for them.
+#: comes first where it runs too: 05 leaves every language's scores, and of two notebooks that need them one would wait.
 GRID: dict[str, tuple[str, tuple[str, ...]]] = {
     "00_setup_check": ("once", ()),
     "01_data_build": ("once", ()),
@@ -32,7 +32,7 @@ GRID: dict[str, tuple[str, tuple[str, ...]]] = {
     "04_refinement": ("each", ("03_attribution",)),
     "05_statistics": ("one", ("04_refinement", "04_refinement:all")),
     "06_suppress_amplify": ("each", ("04_refinement", "05_statistics?")),
-    "07_update_facts": ("each", ("04_refinement", "05_statistics?")),
+    "07_update_facts": ("each", ("04_refinement",)),
     "08_erase_relations": ("one", ("04_refinement", "05_statistics?")),
     "09_activating_prompts": ("one", ("04_refinement",)),
     "10_published_results": ("once", ()),
@@ -43,6 +43,8 @@ SETTINGS = {
     ("03_attribution", "all"): {"checked_prompts": "6"},
     ("07_update_facts", "all"): {"facts_per_relation": "16"},
 }
+#: Takes longest (of all facts, where one language is asked for): it begins as early as it can, and what it needs before it.
+LONGEST = "07_update_facts"
 
 
 class Refused(Exception):
@@ -119,6 +121,11 @@ class Plan:
             for need, firm in self._needs(job):
                 if firm:
                     self._add(need.notebook, need.language, need.relation, found)
+
+    @property
+    def first(self) -> list[str]:
+        """The outputs that are wanted before others, lest the study's end waits for one notebook."""
+        return [path for path, job in self.jobs.items() if job.notebook == LONGEST and job.language != "all"]
 
     def source(self, job: Job) -> Path:
         return Path(self.notebooks) / f"{job.notebook}.ipynb"

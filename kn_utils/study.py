@@ -102,6 +102,7 @@ class Runner:
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
         command += ["--directory", str(self.runs), "--configfile", str(self.settings)]
         command += ["--cores", str(self.jobs * self.study.threads)]
+        command += ["--prioritize", *self.study.first] if self.study.first else []
         command += ["--nolock", "--rerun-incomplete", "--keep-going", "--scheduler", "greedy", "--nocolor"]
         return [*command, "--rerun-triggers", "mtime", "params", "input", *more]
 

@@ -148,6 +148,24 @@ def test_of_two_notebooks_that_need_a_table_one_computes_and_the_other_waits(tmp
     pd.testing.assert_frame_equal(tables[0], tables[1])
 
 
+def test_what_is_stored_is_read_while_another_process_adds_to_it(tmp_path, capsys):
+    held = {"scores": study(tmp_path).scores(), "probabilities": study(tmp_path).probabilities()}
+    tables, found = tmp_path / "tables", {}
+    reading = [
+        threading.Thread(target=lambda name=name: found.update({name: getattr(study(tmp_path), name)()}), daemon=True)
+        for name in held
+    ]
+    capsys.readouterr()
+    with pipeline._alone(tables / "scores.parquet"), pipeline._alone(tables / "probabilities.parquet"):
+        for thread in reading:
+            thread.start()
+        for thread in reading:
+            thread.join(60)
+        for name, table in held.items():
+            pd.testing.assert_frame_equal(found[name], table)
+    assert "waiting" not in capsys.readouterr().err
+
+
 def test_halves_are_other_wordings_of_the_same_facts(tmp_path):
     one = study(tmp_path)
     found, held = one.halves()

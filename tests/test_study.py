@@ -164,6 +164,12 @@ def test_a_notebook_that_comes_first_only_if_it_runs_is_not_brought():
     assert [need.notebook for need in with_it.needs(with_it.jobs[path])] == ["04_refinement"]
 
 
+def test_the_longest_notebook_is_wanted_first_where_it_runs():
+    assert Plan().first == ["mini/mini/en/07_update_facts.ipynb"]
+    assert Plan(languages=["all"]).first == [] == Plan(select=["06"]).first
+    assert len(Plan(languages=["en", "ja"], relations=["P36", "P19"]).first) == 4
+
+
 def test_key_follows_code_and_parameters_but_not_outputs_or_times(place):
     study = Plan(notebooks=str(place.notebooks), runs=str(place.runs))
     job = study.jobs["mini/mini/en/03_attribution.ipynb"]
