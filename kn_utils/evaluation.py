@@ -81,7 +81,7 @@ def answer_probability(
     )
     table["correct"] = np.logical_and.reduceat(right, starts) if len(rows) else []
     table["predicted"] = [model.tokenizer.decode(top[s : s + n].tolist()) for s, n in zip(starts, sizes, strict=True)]
-    return table
+    return table.astype({"prompt": "str", "correct": bool, "predicted": "str"})  # also where there is no prompt
 
 
 def draw(prompts: pd.DataFrame, wordings: int = 1, *, facts: int | None = None, seed: int = 0) -> pd.DataFrame:

@@ -144,10 +144,10 @@ class Study:
         columns = ["gap"] if gap and method == "integrated-gradients" else []
         look = partial(_known, path, origin, "attribution", prompts, prompts_file(path), columns)
         table, notes, missing = look(quiet=True)  # what is there is read without waiting for those who add to it
-        if len(missing):
+        if table is None or len(missing):
             with _alone(path):
                 table, notes, missing = look()
-                if len(missing):
+                if table is None or len(missing):
                     every = [f"cuda:{i}" for i in range(cuda.device_count())] if p.device == "cuda:all" else None
                     more = path if table is None else path.with_name(f"{name}.more.parquet")
                     place = {"out": more, "origin": full_origin(origin, "attribution"), "devices": every}
@@ -215,10 +215,10 @@ class Study:
         path, origin = self.folder(language) / "tables" / f"{name}.parquet", self.origin()
         look = partial(_known, path, origin, "evaluation", prompts)
         table, _, missing = look(quiet=True)
-        if len(missing):
+        if table is None or len(missing):
             with _alone(path):
                 table, _, missing = look()
-                if len(missing):
+                if table is None or len(missing):
                     made = [table, answer_probability(self.model, missing, batch_size=self.parameters.batch_size)]
                     save_table(pd.concat(made, ignore_index=True), path, full_origin(origin, "evaluation"))
                     table = load_table(path)[0]  # what later runs will see, dtypes included

@@ -11,6 +11,7 @@ import pytest
 
 from kn_utils import Study, StudyParameters, answer_probability, attribute, make_prompts, pipeline
 from kn_utils.artifacts import load_table, save_table
+from kn_utils.kernel import AttributionError
 from kn_utils.pipeline import prompts_file
 
 
@@ -110,6 +111,11 @@ def test_no_prompts_give_no_rows_with_the_columns_of_any(tmp_path):
         table = ask()
         none = ask(prompts=small.prompts().iloc[:0])
         assert len(table) and not len(none) and (none.dtypes == table.dtypes).all()
+    fresh = study(tmp_path / "fresh")  # nothing is stored yet
+    with pytest.raises(AttributionError, match="no prompts"):
+        fresh.scores(prompts=fresh.prompts().iloc[:0])
+    fresh.probabilities(prompts=fresh.prompts().iloc[:0])
+    pd.testing.assert_frame_equal(fresh.probabilities(), small.probabilities())
 
 
 def test_languages_are_those_in_which_a_fact_of_the_study_has_names(tmp_path):
