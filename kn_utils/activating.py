@@ -26,6 +26,7 @@ from .evaluation import rows_at_once
 from .facts import OBJECT, SUBJECT, Facts, Row, encode
 from .kernel import read_neurons
 from .models import LanguageModel
+from .neurons import pairs_by_fact
 from .resampling import column_means
 from .statistics import difference_test, interval
 
@@ -201,7 +202,7 @@ def activations(
     if not rows:
         return pd.DataFrame(columns=COLUMNS).astype({"activation": float})
     sets = {fact: group for fact, group in kinds.groupby("fact", sort=False)}
-    places = {fact: group[["layer", "neuron"]].to_numpy(int) for fact, group in sets.items()}
+    places = pairs_by_fact(kinds)
     batch_size = batch_size or rows_at_once(model)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     read: dict[int, np.ndarray] = {}

@@ -121,7 +121,7 @@ def attribute(
         rule, steps: the quadrature rule; the papers' is ``rule="right", steps=20``.
         baseline, multiplier: where the path starts and what multiplies the gradient, see :func:`kn_utils.kernel.integrate`.
         keep: kept fraction of the prompt's maximum, in (0, 1].
-        gap: also report the completeness gap, at the cost of a pass without gradients: a quarter of the time more.
+        gap: also report the completeness gap, at the cost of a pass without gradients (a fifth of the time more).
         precision: of matrix products: ``"bfloat16"``, ``"tf32"`` (CUDA), ``"float32"``; ``None``: the weights' own.
         batch_size: rows (pieces of answers) per pass; ``None`` suits device and memory. It changes speed, not scores. A pass
             that runs out of memory is made again in halves.

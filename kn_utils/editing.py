@@ -130,9 +130,9 @@ def across_languages(
             edits = edits.reset_index()
         else:
             edits = table[table["language"] == through].rename(columns={"answer": "old"})
-        part = ask_after(model, edits, some, table, l1=l1, l2=l2).assign(through=through)
+        part = ask_after(model, edits, some, table, l1=l1, l2=l2)
         same = (part["new"] == part["fact"].map(edits.set_index("fact")["new"])).astype("boolean")
-        parts.append(part.assign(same=same if through != "all" else pd.NA))
+        parts.append(part.assign(through=through, same=same if through != "all" else pd.NA))
     return pd.concat(parts, ignore_index=True).astype({"same": "boolean"})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from pathlib import Path
@@ -143,18 +143,16 @@ class Study:
         origin = self.origin() | options
         columns = ["gap"] if gap and method == "integrated-gradients" else []
         look = partial(_known, path, origin, "attribution", prompts, prompts_file(path), columns)
-        table, notes, missing = look(quiet=True)  # what is there is read without waiting for those who add to it
-        if table is None or len(missing):
-            with _alone(path):
-                table, notes, missing = look()
-                if table is None or len(missing):
-                    every = [f"cuda:{i}" for i in range(cuda.device_count())] if p.device == "cuda:all" else None
-                    more = path if table is None else path.with_name(f"{name}.more.parquet")
-                    place = {"out": more, "origin": full_origin(origin, "attribution"), "devices": every}
-                    attribute(self.model, missing, **options, gap=bool(columns), batch_size=p.batch_size, **place)
-                    if table is not None:
-                        _append(path, more)
-                    table, notes = (load_table(file)[0] for file in (path, prompts_file(path)))
+
+        def compute(held: pd.DataFrame | None, missing: pd.DataFrame) -> None:
+            every = [f"cuda:{i}" for i in range(cuda.device_count())] if p.device == "cuda:all" else None
+            out = path if held is None else path.with_name(f"{name}.more.parquet")
+            place = {"out": out, "origin": full_origin(origin, "attribution"), "devices": every}
+            attribute(self.model, missing, **options, gap=bool(columns), batch_size=p.batch_size, **place)
+            if held is not None:
+                _append(path, out)
+
+        table, notes = _completed(path, look, compute)
         table, notes = _of(prompts, table), _of(prompts, notes)
         table.attrs |= {"prompts": notes.to_dict("list"), "keep": p.keep}
         return table
@@ -214,15 +212,24 @@ class Study:
     def _answers(self, name: str, language: str | None, prompts: pd.DataFrame) -> pd.DataFrame:
         path, origin = self.folder(language) / "tables" / f"{name}.parquet", self.origin()
         look = partial(_known, path, origin, "evaluation", prompts)
-        table, _, missing = look(quiet=True)
-        if table is None or len(missing):
-            with _alone(path):
-                table, _, missing = look()
-                if table is None or len(missing):
-                    made = [table, answer_probability(self.model, missing, batch_size=self.parameters.batch_size)]
-                    save_table(pd.concat(made, ignore_index=True), path, full_origin(origin, "evaluation"))
-                    table = load_table(path)[0]  # what later runs will see, dtypes included
-        return _of(prompts, table)
+
+        def compute(held: pd.DataFrame | None, missing: pd.DataFrame) -> None:
+            made = [held, answer_probability(self.model, missing, batch_size=self.parameters.batch_size)]
+            save_table(pd.concat(made, ignore_index=True), path, full_origin(origin, "evaluation"))
+
+        return _of(prompts, _completed(path, look, compute)[0])
+
+
+def _completed(path: Path, look: Callable[..., Any], compute: Callable[..., None]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What ``look`` (:func:`_known`) finds, once ``compute`` has added what is missing; one process at a time adds."""
+    table, notes, missing = look(quiet=True)  # what is there is read without waiting for those who add to it
+    if table is None or len(missing):
+        with _alone(path):
+            table, notes, missing = look()
+            if table is None or len(missing):
+                compute(table, missing)
+                table, notes, _ = look()
+    return table, notes
 
 
 def _alone(path: Path) -> AbstractContextManager[None]:

@@ -194,6 +194,9 @@ def test_notebook_runs_alone_for_one_relation_and_language(number, language, res
     rows = pd.read_json(results / "tables" / f"summary_{number}.json", typ="series")["rows"]
     assert rows and {"name", "value", "low", "high", "n"} == set(rows[0])
     assert list((results / "figures").glob(f"{number}_*.png")) and list((results / "figures").glob(f"{number}_*.pdf"))
+    if number == "07":
+        table = pd.read_parquet(results / "tables" / "updates_any.parquet")
+        assert set(table["neurons"]) == {"3 strongest", "3 most active", "3 random, same layers"}
     if number == "05":
         table = pd.read_parquet(results / "tables" / "table_2.parquet")
         assert table.loc[table["measure"] == "shared between relations", "value"].isna().all()
