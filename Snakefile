@@ -1,10 +1,10 @@
-# One rule: a notebook, run by papermill. Which notebooks, for which languages, needing what: GRID in kn_utils/plan.py.
+# One rule: a notebook, run by papermill. Which notebooks, for which languages, needing what: GRID in kn_utils/run/plan.py.
 #   ./run_all.sh                  checks the options, shows progress, sums up
 #   snakemake --cores 2 -n        the default study straight from here; executor plugins take it to a cluster
 import sys
 
 sys.path.insert(0, workflow.basedir)
-from kn_utils.plan import Plan
+from kn_utils.run.plan import Plan
 
 STUDY = Plan(**config)
 

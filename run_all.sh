@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the environment if there is none, then hands over: the study (kn_utils/study.py), or every test.
+# Makes the environment if there is none, then hands over: the study (kn_utils/run/command.py), or every test.
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 
@@ -111,7 +111,7 @@ run_tests() {
   part "notebooks against their stored outputs (nbval)" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --nbval \
     --nbval-current-env --nbval-cell-timeout 1200 --nbval-kernel-startup-timeout 180 \
     --nbval-sanitize-with notebooks/nbval_sanitize.cfg notebooks
-  part "named numbers against the stored ones" python -m kn_utils.results --check
+  part "named numbers against the stored ones" python -m kn_utils.run.results --check
   say; say "== all parts"; printf '%s\n' "${results[@]}"
   exit $status
 }
@@ -126,7 +126,7 @@ refresh() {
       "$number" || fail "$number failed; it is left as it was."
     clean_notebooks "$number" || fail "could not clean $number"
   done
-  python -m kn_utils.results || say "figures/ is as it was."
+  python -m kn_utils.run.results || say "figures/ is as it was."
 }
 
 case ${1:-} in
@@ -134,6 +134,6 @@ case ${1:-} in
   test) use_environment; run_tests ;;
   refresh) shift; use_environment; refresh "$@" ;;
   clean) use_environment; clean_notebooks notebooks/*.ipynb ;;
-  "" | -*) use_environment; exec python -m kn_utils.study "$@" ;;
+  "" | -*) use_environment; exec python -m kn_utils.run.command "$@" ;;
   *) fail "unknown command '$1'; ./run_all.sh help explains." ;;
 esac

@@ -1,38 +1,56 @@
 """Knowledge neurons across languages: find, compare and change the neurons that an answer leans on.
 
-Public names are loaded when first used, so that what needs no model does not wait for torch.
+These are the public names; everything else is imported from its room. They are loaded when first used, so
+that what needs no model does not wait for torch.
 """
 
+import ast
+from functools import cache
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-_ROOMS = {
-    "activating": "activations find_blanks mean_activation",
-    "attribution": "attribute attribution_map completeness convergence",
-    "config": "ParameterError StudyParameters",
-    "editing": "across_languages ask_after evaluate_updates summarise_updates",
-    "erasing": "erase_relations erased_sets summarise_erasing",
-    "evaluation": "answer_probability effects effects_by_kind effects_of_other_facts other_fact perplexity",
-    "facts": "DataError Facts coverage find_problems make_prompts",
-    "interventions": "amplify erase fine_tune suppress update_fact",
-    "models": "LanguageModel ModelError load_model",
-    "neurons": "random_neurons refine refinement_report relation_neurons",
-    "pipeline": "Study",
-    "sharing": "difference_of_sharing intersections settings_grid shared_between_languages shared_by shared_per_fact table_2",
-    "sources": "load_facts load_passages provenance",
-    "statistics": "answer_changes counts_per_fact difference_of_groups layer_histogram mean_over_relations mean_table "
-    "relative_change",
-    "updates": "alias_prompts eligibility questions sample_updates strongest translate_updates uncommon",
-}
-_PLACE = {name: room for room, names in _ROOMS.items() for name in names.split()}
-__all__ = sorted(_PLACE)
+if TYPE_CHECKING:  # the one list of them, for people, for type checkers and for __getattr__
+    from .attribution.attribute import attribute as attribute
+    from .attribution.attribute import attribution_map as attribution_map
+    from .base import StudyError as StudyError
+    from .data.facts import DataError as DataError
+    from .data.prompts import make_prompts as make_prompts
+    from .data.sources import load_facts as load_facts
+    from .data.sources import load_passages as load_passages
+    from .experiments.effects import effects as effects
+    from .model.answers import answer_probability as answer_probability
+    from .model.architectures import ModelError as ModelError
+    from .model.interventions import amplify as amplify
+    from .model.interventions import erase as erase
+    from .model.interventions import fine_tune as fine_tune
+    from .model.interventions import suppress as suppress
+    from .model.interventions import update_fact as update_fact
+    from .model.language_model import LanguageModel as LanguageModel
+    from .model.loading import load_model as load_model
+    from .neurons.refine import refine as refine
+    from .run.parameters import ParameterError as ParameterError
+    from .run.parameters import StudyParameters as StudyParameters
+    from .statistics.counts import layer_histogram as layer_histogram
+    from .statistics.sharing import intersections as intersections
+    from .study import Study as Study
+
+
+@cache
+def _places() -> dict[str, str]:
+    """Public name -> the room that it is imported from above."""
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    lines = (line for node in tree.body if isinstance(node, ast.If) for line in node.body)
+    return {line.names[0].name: f".{line.module}" for line in lines if isinstance(line, ast.ImportFrom)}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACE:
+    if name == "__all__":
+        return sorted(_places())
+    if name not in _places():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_PLACE[name]}", __name__), name)
+    return getattr(import_module(_places()[name], __name__), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(_places())

@@ -1,273 +1,245 @@
-"""The whole study as one command: ``python -m kn_utils.study`` (what ``run_all.sh`` calls).
-
-:mod:`kn_utils.plan` says which notebooks there are to run; here options are checked, snakemake is started on them,
-progress shown, results told.
-"""
+"""One study's tables, each loaded if an earlier notebook made it, else computed: what lets a notebook run on
+its own."""
 
 from __future__ import annotations
 
-import argparse
-import fcntl
-import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import asdict
-from itertools import product
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-import psutil
+from torch import cuda
 
-from kn_utils.base import ROOT, RUNS
-from kn_utils.plan import Job, Plan, Refused
+from .attribution.attribute import attribute
+from .attribution.streaming import prompts_file
+from .data.facts import Facts
+from .data.prompts import make_prompts
+from .data.sources import load_facts
+from .model.answers import answer_probability
+from .model.language_model import LanguageModel
+from .model.loading import REGISTERED, load_model
+from .neurons.choose import random_neurons
+from .neurons.refine import refine
+from .run.parameters import StudyParameters, run_folder
+from .store.code import code_version
+from .store.files import save_json
+from .store.growing import GrowingTable
+from .store.origin import fingerprint, full_origin, git_commit
+from .store.tables import save_table
 
-#: Marks the processes of a run, so that what a killed run left behind can be found again.
-MARK = "KN_STUDY_RUNS"
-
-
-def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
-    parser = argparse.ArgumentParser(prog="run_all.sh", description="Run the notebooks that are out of date.")
-    add = parser.add_argument
-    add("--model", default="mini", help="mini (bundled), a local folder, or a Hugging Face id")
-    add("--revision", help="commit of a Hugging Face model")
-    add("--dataset", default="mini", help="mini (bundled), or a published data set")
-    add("--language", action="append", metavar="L", help="may be repeated; default: en and all")
-    add("--relation", action="append", metavar="P", help="such as P36; may be repeated; default: all together")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, cuda:all, mps")
-    add("--jobs", type=int, metavar="N", help="notebooks side by side; default: half the cores, at least 2")
-    add("--facts", metavar="N|all", help="facts per relation; default: the notebooks' own")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="any other parameter of the notebooks, such as steps=20",
-    )
-    add("--notebooks", nargs="+", default=[], metavar="NN", help="only these (03 04) and what they need")
-    add("--runs", default=str(RUNS), metavar="FOLDER", help="where results go; default: runs/")
-    add("--notebooks-folder", default=str(ROOT / "notebooks"), help=argparse.SUPPRESS)
-    add("--dry-run", action="store_true", help="only say what would run")
-    asked = parser.parse_args(argv)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    on_gpu = asked.device.startswith("cuda") or (asked.device == "auto" and shutil.which("nvidia-smi"))
-    if asked.jobs is None:  # several models on one accelerator would fight for its memory
-        asked.jobs = 1 if on_gpu else max(min(2, cores), cores // 2)
-    if asked.jobs < 1:
-        parser.error("argument --jobs: at least 1")
-    if asked.model != "mini" and Path(asked.model).is_dir():  # notebooks run elsewhere
-        asked.model = str(Path(asked.model).absolute())
-    asked_for = {name: getattr(asked, name) for name in ("model", "revision", "dataset", "device", "facts")}
-    settings = dict(one.partition("=")[::2] for one in asked.set)
-    for name, value in settings.items():
-        if not value:
-            parser.error(f"argument --set: {name!r} should be NAME=VALUE")
-        if name in (*asked_for, "language", "relation", "facts_per_relation", "out"):
-            parser.error(f"argument --set: {name} has an option of its own")
-    study = Plan(
-        **asked_for,
-        languages=list(dict.fromkeys(asked.language or ["en", "all"])),
-        relations=list(dict.fromkeys(asked.relation or ["all"])),
-        settings=settings,
-        select=asked.notebooks,
-        notebooks=str(Path(asked.notebooks_folder).absolute()),
-        runs=str(Path(asked.runs).absolute()),
-        threads=max(1, cores // asked.jobs),
-    )
-    return study, asked
+#: Threshold of the activation baseline (Dai et al.'s code; activations are less peaked than attributions).
+ACTIVATION_THRESHOLD = 0.5
 
 
-class Runner:
-    """Starts snakemake for a study, tells what happens, and leaves nothing running behind."""
+class Study:
+    """The tables of one model, data set, language and relation, under ``parameters.folder``.
 
-    def __init__(self, study: Plan, jobs: int) -> None:
-        self.study, self.jobs, self.runs = study, jobs, Path(study.runs)
-        (self.runs / "logs").mkdir(parents=True, exist_ok=True)
-        self.lock = (self.runs / ".lock").open("a")
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Refused(f"another run is at work in {self.runs}; wait, or choose another --runs.") from None
-        if self.stop():
-            say("Stopped what an interrupted run had left running.")
-        self.log = self.runs / "logs" / f"study-{time.strftime('%Y%m%d-%H%M%S')}.log"
-        self.settings = self.runs / ".study.json"
-        self.settings.write_text(json.dumps(asdict(study)), encoding="utf-8")
+    Every method that takes ``language`` uses the parameters' language unless told otherwise, so a notebook
+    can set ``en`` beside ``all``. Nothing is computed twice: tables lie on disk with their origin
+    (:mod:`kn_utils.artifacts`).
+    """
 
-    def snakemake(self, *more: str) -> list[str]:
-        # Our own lock is freed by the system even when we are killed, so snakemake's is not needed.
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-        command += ["--directory", str(self.runs), "--configfile", str(self.settings)]
-        command += ["--cores", str(self.jobs * self.study.threads)]
-        command += ["--prioritize", *self.study.first] if self.study.first else []
-        command += ["--nolock", "--rerun-incomplete", "--keep-going", "--scheduler", "greedy", "--nocolor"]
-        return [*command, "--rerun-triggers", "mtime", "params", "input", *more]
+    def __init__(self, parameters: StudyParameters) -> None:
+        self.parameters = parameters
+        relations = None if parameters.relation == "all" else [parameters.relation]
+        languages = None if parameters.language == "all" else [parameters.language]
+        load_facts(
+            parameters.dataset, languages=languages, relations=relations
+        )  # refuses unknown names before a model is loaded
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        p = self.parameters
+        return load_model(p.model, p.revision, device=p.device, dtype=self.dtype)
 
     @property
-    def environment(self) -> dict[str, str]:
-        path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
-        quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
-        return os.environ | quiet | {MARK: str(self.runs), "KN_RUNS": str(self.runs), "PYTHONPATH": path}
+    def dtype(self) -> str:
+        """``auto``: float64 for the bundled model, whose stored outputs are compared digit by digit; else
+        float32."""
+        p = self.parameters
+        small = p.model == "mini" and p.device in ("auto", "cpu") and p.precision is None
+        return ("float64" if small else "float32") if p.dtype == "auto" else p.dtype
 
-    def stale(self) -> list[Job]:
-        """The jobs snakemake would run."""
-        command = self.snakemake("--dry-run")
-        dry = subprocess.run(command, capture_output=True, text=True, env=self.environment)
-        if dry.returncode:
-            self.log.write_text(dry.stdout + dry.stderr, encoding="utf-8")
-            raise RuntimeError(f"snakemake could not plan the run; see {shown(self.log)}.")
-        lines = [line.strip() for line in (dry.stdout + dry.stderr).splitlines()]
-        outputs = {line.removeprefix("output: ") for line in lines if line.startswith("output: ")}
-        return [job for path, job in self.study.jobs.items() if path in outputs]
+    @cached_property
+    def everything(self) -> Facts:
+        """All facts of the relation(s), all languages."""
+        p = self.parameters
+        relations = None if p.relation == "all" else [p.relation]
+        data = load_facts(p.dataset, relations=relations)
+        if p.language not in ("all", *data.languages):  # one that is not among the data set's usual ones
+            data = load_facts(p.dataset, languages=[p.language], relations=relations)
+        return data
 
-    def place(self, job: Job, kind: str = "") -> Path:
-        return self.runs / job.folder / f"{job.notebook}{kind}.ipynb"
+    @cached_property
+    def facts(self) -> Facts:
+        """Of those at most ``facts_per_relation`` of each relation, drawn by the seed."""
+        return self.everything.sample(self.parameters.facts_per_relation, self.parameters.seed)
 
-    def run(self, todo: list[Job]) -> dict[Job, str]:
-        """Run them, a line when one starts and when it ends; how each ended: done, failed or skipped."""
-        before = {job: stamp(self.place(job)) for job in todo}
-        for job, kind in product(todo, (".running", ".failed")):
-            self.place(job, kind).unlink(missing_ok=True)
-        started: dict[Job, float] = {}
-        ended: dict[Job, str] = {}
-        with self.log.open("w", encoding="utf-8") as log:
-            both = {"stdout": log, "stderr": subprocess.STDOUT}
-            process = subprocess.Popen(self.snakemake(), **both, env=self.environment, start_new_session=True)
-            while True:
-                over = process.poll() is not None
-                for job in (job for job in todo if job not in ended):
-                    running = self.place(job, ".running").exists()
-                    failed = self.place(job, ".failed").exists()
-                    done = not running and stamp(self.place(job)) not in (0, before[job])
-                    if (running or failed or done) and job not in started:
-                        started[job] = time.monotonic()
-                        say(f"[{len(started):>2}/{len(todo)}] {job.label}  started")
-                    if failed or done:
-                        ended[job] = "failed" if failed else "done"
-                        took = duration(time.monotonic() - started[job])
-                        say(f"        {job.label}  {ended[job]} in {took}, {len(todo) - len(ended)} left")
-                if over:
-                    break
-                time.sleep(0.2)
-        # A job that was running when snakemake ended has no notebook that says why: its log does.
-        return {job: ended.get(job, "failed" if job in started else "skipped") for job in todo}
+    @cached_property
+    def languages(self) -> list[str]:
+        """Those in which any of these facts can be asked for."""
+        asked = set(make_prompts(self.facts, "all", wordings=1)["language"])
+        return [name for name in self.facts.languages if name in asked]
 
-    def stop(self) -> int:
-        """End every process of this folder's run, kernels included; how many there were."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.pid != os.getpid() and process.environ().get(MARK) == str(self.runs):
-                    process.kill()
-                    found.append(process)
-            except psutil.Error:
-                pass
-        psutil.wait_procs(found, timeout=10)
-        return len(found)
+    def folder(self, language: str | None = None) -> Path:
+        """Where this language's tables lie: beside the run's own folder."""
+        p = self.parameters
+        if language in (None, p.language):
+            return p.folder
+        usual = run_folder(p.model, p.dataset, p.language, p.relation)
+        same = p.folder.resolve() == usual.resolve()
+        return run_folder(p.model, p.dataset, language, p.relation) if same else p.folder / language
 
-    def error(self, job: Job) -> str:
-        """Why a notebook failed, in one line."""
-        partial = self.place(job, ".failed")
-        if stamp(partial) and partial.stat().st_size:  # empty when not even the kernel started
-            for cell in json.loads(partial.read_text(encoding="utf-8"))["cells"]:
-                for output in cell.get("outputs", []):
-                    if output["output_type"] == "error":
-                        return f"{output['ename']}: {output['evalue']}".splitlines()[0]
-        log = self.runs / job.folder / "logs" / f"{job.notebook}.log"
-        told = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else ""
-        return told.splitlines()[-1] if told else f"no log; see {shown(self.log)}"
+    def prompts(self, language: str | None = None) -> pd.DataFrame:
+        """The bags: a language's wordings, or for ``all`` one wording of each language (unless ``wordings``
+        says more)."""
+        language = language or self.parameters.language
+        wordings = self.parameters.wordings or (1 if language == "all" else None)
+        return make_prompts(self.facts, language, wordings=wordings)
 
-    def summary(self) -> None:
-        """The numbers the notebooks wrote, where things lie, what to open."""
-        folders = list(dict.fromkeys(job.folder for job in self.study.jobs.values()))
-        for folder in (self.runs / folder for folder in folders):
-            for file in sorted([*folder.glob("summary*.json"), *folder.glob("tables/summary*.json")]):
-                table = json.loads(file.read_text(encoding="utf-8"))
-                frame = pd.DataFrame(table["rows"], dtype=object).fillna("").set_index("name").rename_axis(None)
-                rows = frame.to_string(float_format="{:.4g}".format)
-                say(f"\n{table['title']}  [{folder.relative_to(self.runs)}]\n{rows}")
-        figures = sum(len(list((self.runs / folder).glob("figures/*.png"))) for folder in folders)
-        say(f"\nExecuted notebooks, tables and {figures} figures lie in")
-        for folder in folders:
-            say(f"  {shown(self.runs / folder)}/")
-        say("Open next: jupyter lab notebooks/   (try another relation or language in 03_attribution)")
+    def halves(self, language: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Prompts to find neurons with, and prompts held out to measure their effect on, of the same facts.
 
-
-def say(line: str) -> None:
-    print(line, flush=True)
-
-
-def stamp(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
-def shown(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
-
-
-def execute(study: Plan, asked: argparse.Namespace) -> int:
-    begun = time.monotonic()
-    runner = Runner(study, asked.jobs)
-    ended: dict[Job, str] = {}
-    try:
-        todo = runner.stale()
-        what = f"{len(todo)} of {len(study.jobs)} notebooks to run"
-        say(f"Model {study.model}, data set {study.dataset}: {what}.")
-        if asked.dry_run:
-            for job in todo:
-                say(f"  {job.label.rstrip()}")
-            return 0
-        if not todo:
-            say("Nothing to do: everything is up to date.")
+        Of one language every other wording (at most ``wordings`` each); of ``all`` each language's first
+        wordings, and the next.
+        """
+        language = language or self.parameters.language
+        if language == "all":
+            each = self.parameters.wordings or 1
+            both = make_prompts(self.facts, "all", wordings=2 * each)
+            first = both["prompt"].isin(make_prompts(self.facts, "all", wordings=each)["prompt"])
         else:
-            ended = runner.run(todo)
-    except BaseException:  # also Ctrl-C: no kernel may go on behind our back
-        runner.stop()
-        raise
-    failed = [job for job, how in ended.items() if how == "failed"]
-    skipped = [job for job, how in ended.items() if how == "skipped"]
-    runner.summary()
-    say(f"Total time: {duration(time.monotonic() - begun)}.")
-    for job in failed:
-        partial = runner.place(job, ".failed")
-        where = f"  ({shown(partial)})" * partial.exists()
-        say(f"FAILED {' '.join(job.label.split())}: {runner.error(job)}{where}")
-    if skipped:
-        say("Skipped, because of that: " + "; ".join(" ".join(job.label.split()) for job in skipped))
-        say(f"More in {shown(runner.log)}")
-    return 1 if failed or skipped else 0
+            both = make_prompts(self.facts, language)
+            place = both.groupby("fact", sort=False).cumcount()
+            first = place % 2 == 0
+            if self.parameters.wordings:
+                both = both[place < 2 * self.parameters.wordings]
+        found, held = both[first.reindex(both.index)], both[~first.reindex(both.index)]
+        return found.reset_index(drop=True), held.reset_index(drop=True)
 
+    def recall(self) -> pd.DataFrame:
+        """Probability, rank and first choice of every prompt in every wording of every language
+        (``answer_probability``)."""
+        return self._answers("recall", "all", make_prompts(self.facts, "all"))
 
-def main(argv: list[str] | None = None) -> int:
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt(number)
+    def probabilities(self, language: str | None = None, prompts: pd.DataFrame | None = None) -> pd.DataFrame:
+        """``answer_probability`` of :meth:`prompts`, or of others of this language."""
+        return self._answers(
+            "probabilities", language, self.prompts(language) if prompts is None else prompts
+        )
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
-    try:
-        study, asked = read_options(sys.argv[1:] if argv is None else argv)
-        try:
-            study.check()
-        except ValueError as error:
-            raise Refused(str(error)) from None
-        return execute(study, asked)
-    except Refused as error:
-        print(f"run_all.sh: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        print(f"run_all.sh: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as stop:
-        say("\nInterrupted. Finished notebooks are kept; the same command goes on from here.")
-        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+    def scores(
+        self,
+        language: str | None = None,
+        method: str = "integrated-gradients",
+        prompts: pd.DataFrame | None = None,
+        *,
+        gap: bool = False,
+    ) -> pd.DataFrame:
+        """Attribution scores (or those of the activation baseline) of :meth:`prompts`, or of others of this
+        language.
 
+        Streamed, so a broken run goes on; only prompts whose scores are not stored yet are computed, and with
+        ``gap`` those that were stored without their completeness gap.
+        """
+        p, name = self.parameters, "scores" if method == "integrated-gradients" else f"scores-{method}"
+        options: dict[str, Any] = {"method": method, "keep": p.keep, "precision": p.precision}
+        if method == "integrated-gradients":
+            options |= {"rule": p.rule, "steps": p.steps, "baseline": p.baseline, "multiplier": p.multiplier}
+        prompts = self.prompts(language) if prompts is None else prompts
+        path = self.folder(language) / "tables" / f"{name}.parquet"
+        origin = full_origin(self.origin() | options, attribute, load_model, make_prompts)
+        columns = ["gap"] if gap and method == "integrated-gradients" else []
+        stored = GrowingTable(path, origin, prompts_file(path), columns)
 
-if __name__ == "__main__":
-    sys.exit(main())
+        def compute(held: pd.DataFrame | None, missing: pd.DataFrame) -> None:
+            every = [f"cuda:{i}" for i in range(cuda.device_count())] if p.device == "cuda:all" else None
+            out = path if held is None else path.with_name(f"{name}.more.parquet")
+            place = {"out": out, "origin": origin, "devices": every}
+            attribute(self.model, missing, **options, gap=bool(columns), batch_size=p.batch_size, **place)
+            if held is not None:
+                stored.append(out, prompts_file(out))
+
+        table, notes = stored.completed(prompts, compute)
+        table.attrs |= {"prompts": notes.to_dict("list"), "keep": p.keep}
+        return table
+
+    def neurons(
+        self,
+        language: str | None = None,
+        method: str = "integrated-gradients",
+        prompts: pd.DataFrame | None = None,
+    ) -> pd.DataFrame:
+        """Refined knowledge neurons; ``method="activation"`` gives the baseline's; ``prompts`` other bags
+        than :meth:`prompts`."""
+        p = self.parameters
+        prompts = self.prompts(language) if prompts is None else prompts
+        threshold = (
+            p.threshold if method == "integrated-gradients" else max(p.threshold, ACTIVATION_THRESHOLD)
+        )
+        return refine(self.scores(language, method, prompts), prompts, threshold=threshold, share=p.share)
+
+    def random(self, like: pd.DataFrame, *, same_layers: bool = False) -> pd.DataFrame:
+        """As many random neurons per fact as ``like`` has."""
+        shape = (self.model.n_layers, self.model.n_neurons)
+        return random_neurons(like, shape, same_layers=same_layers, seed=self.parameters.seed)
+
+    def kinds(
+        self, language: str | None = None, prompts: pd.DataFrame | None = None
+    ) -> dict[str, pd.DataFrame]:
+        """Knowledge neurons and what they are compared with: knowledge, activation, random, same-layer."""
+        knowledge = self.neurons(language, prompts=prompts)
+        return {
+            "knowledge": knowledge,
+            "activation": self.neurons(language, "activation", prompts),
+            "random": self.random(like=knowledge),
+            "same-layer": self.random(like=knowledge, same_layers=True),
+        }
+
+    def origin(self) -> dict[str, Any]:
+        """Where the numbers come from; stored with every table."""
+        p = self.parameters
+        place = Path(REGISTERED.get(p.model, p.model))
+        weights = sorted(place.glob("*.safetensors")) if place.is_dir() else []
+        data = self.everything
+        return {
+            "model": p.model,
+            "revision": p.revision,
+            "weights": fingerprint(*weights) if weights else None,
+            "dtype": self.dtype,
+            "dataset": p.dataset,
+            "data": fingerprint(data.entities, data.facts, data.templates),
+            "relation": p.relation,
+        }
+
+    def save(self, table: pd.DataFrame, name: str) -> Path:
+        """Store a notebook's result as ``tables/<name>.parquet`` with its origin."""
+        origin = {
+            **self.origin(),
+            "parameters": self.parameters.model_dump(),
+            "code": code_version(),
+            "commit": git_commit(),
+        }
+        return save_table(table, self.folder() / "tables" / f"{name}.parquet", origin)
+
+    def summarise(self, notebook: str, title: str, rows: pd.DataFrame) -> Path:
+        """Named numbers for the end of a run and for README: ``name, value, low, high, n``."""
+        numbers = rows[["name", "value", "low", "high", "n"]].astype(object)
+        content = {
+            "title": title,
+            "rows": numbers.where(numbers.notna(), None).to_dict("records"),
+            "origin": self.origin(),
+            "parameters": self.parameters.model_dump(),
+            "code": code_version(),
+        }
+        return save_json(content, self.folder() / "tables" / f"summary_{notebook}.json")
+
+    def _answers(self, name: str, language: str | None, prompts: pd.DataFrame) -> pd.DataFrame:
+        path = self.folder(language) / "tables" / f"{name}.parquet"
+        origin = full_origin(self.origin(), answer_probability, load_model, make_prompts)
+
+        def compute(held: pd.DataFrame | None, missing: pd.DataFrame) -> None:
+            made = [held, answer_probability(self.model, missing, batch_size=self.parameters.batch_size)]
+            save_table(pd.concat(made, ignore_index=True), path, origin)
+
+        return GrowingTable(path, origin).completed(prompts, compute)[0]

@@ -8,15 +8,20 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
-from kn_utils.facts import Facts, make_prompts
-from kn_utils.models import ARCHITECTURES, LanguageModel
+from kn_utils.data.facts import Facts
+from kn_utils.data.prompts import make_prompts
+from kn_utils.model.architectures import ARCHITECTURES
+from kn_utils.model.language_model import LanguageModel
 
 torch.set_num_threads(1)  # the models here are too small to share between threads
 
 TEXTS = [
-    "The capital of France is Paris.", "Berlin is the capital of Germany, a country in Europe.", "法国的首都是巴黎。",
-    "One could say that New Delhi, of all cities, governs India today.", "Vientiane Antananarivo Ouagadougou",
-]  # fmt: skip
+    "The capital of France is Paris.",
+    "Berlin is the capital of Germany, a country in Europe.",
+    "法国的首都是巴黎。",
+    "One could say that New Delhi, of all cities, governs India today.",
+    "Vientiane Antananarivo Ouagadougou",
+]
 
 
 WORDS = "The the capital of is country in Paris France India Delhi Ger ##many ##lin Ber ##ou".split()
@@ -30,7 +35,20 @@ def make_tokenizer(causal: bool = False) -> PreTrainedTokenizerFast:
     if causal:
         merges = [
             tuple(pair.split())
-            for pair in ("t h", "Ġ t", "i s", "Ġ is", "a n", "Ġ c", "Ġt h", "Ġth e", "P a", "r is", "Pa ris", "Ġ Paris")
+            for pair in (
+                "t h",
+                "Ġ t",
+                "i s",
+                "Ġ is",
+                "a n",
+                "Ġ c",
+                "Ġt h",
+                "Ġth e",
+                "P a",
+                "r is",
+                "Pa ris",
+                "Ġ Paris",
+            )
         ]
         pieces = ["<|end|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in merges)]
         tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, merges))
@@ -84,13 +102,17 @@ OWN = {
 }
 
 
-def make_model(kind: str = "bert", dtype: torch.dtype = torch.float64, seed: int = 0, **changes) -> LanguageModel:
+def make_model(
+    kind: str = "bert", dtype: torch.dtype = torch.float64, seed: int = 0, **changes
+) -> LanguageModel:
     """A random model of an architecture, its weights large enough that probabilities move."""
     torch.manual_seed(seed)
     causal = ARCHITECTURES[kind].causal
     tokenizer = make_tokenizer(causal)
     extra = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0} if causal else {"pad_token_id": 0}
-    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **{**OWN.get(kind, SMALL), **extra, **changes})
+    config = AutoConfig.for_model(
+        kind, vocab_size=len(tokenizer), **{**OWN.get(kind, SMALL), **extra, **changes}
+    )
     auto = AutoModelForCausalLM if causal else AutoModelForMaskedLM
     model = auto.from_config(config).to(dtype)
     with torch.no_grad():
@@ -109,19 +131,28 @@ def bert() -> LanguageModel:
 
 @pytest.fixture(scope="session")
 def toy() -> Facts:
-    """Three facts of one relation in two languages; wordings with the blank behind, before and around the subject."""
+    """Three facts of one relation in two languages; wordings with the blank behind, before and around the
+    subject."""
     labels = {
-        "Q142": ("France", "法国"), "Q183": ("Germany", "德国"), "Q668": ("India", "印度"),
-        "Q90": ("Paris", "巴黎"), "Q64": ("Berlin", "柏林"), "Q987": ("New Delhi", "新德里"),
-    }  # fmt: skip
+        "Q142": ("France", "法国"),
+        "Q183": ("Germany", "德国"),
+        "Q668": ("India", "印度"),
+        "Q90": ("Paris", "巴黎"),
+        "Q64": ("Berlin", "柏林"),
+        "Q987": ("New Delhi", "新德里"),
+    }
     entities = [
-        (q, lang, label, "") for q, pair in labels.items() for lang, label in zip(("en", "zh"), pair, strict=True)
+        (q, lang, label, "")
+        for q, pair in labels.items()
+        for lang, label in zip(("en", "zh"), pair, strict=True)
     ]
     facts = [(f"P36:{s}:{o}", "P36", s, o) for s, o in (("Q142", "Q90"), ("Q183", "Q64"), ("Q668", "Q987"))]
     texts = [
-        ("en", "The capital of [X] is [Y]."), ("en", "[Y] is the capital of [X]."),
-        ("en", "[X], as one says, has [Y] for a capital, in the country."), ("zh", "[X]的首都是[Y]。"),
-    ]  # fmt: skip
+        ("en", "The capital of [X] is [Y]."),
+        ("en", "[Y] is the capital of [X]."),
+        ("en", "[X], as one says, has [Y] for a capital, in the country."),
+        ("zh", "[X]的首都是[Y]。"),
+    ]
     templates = [("P36", lang, f"P36-{lang}-{i}", text) for i, (lang, text) in enumerate(texts, 1)]
     return Facts(
         "toy",

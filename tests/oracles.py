@@ -1,4 +1,5 @@
-"""Slow and plain versions of what the package computes, written from the definitions and sharing no code with it."""
+"""Slow and plain versions of what the package computes, written from the definitions and sharing no code with
+it."""
 
 from __future__ import annotations
 
@@ -54,12 +55,21 @@ def plain_scores(
 
 
 def scores_from(
-    model, ids: list[int], position: int, target: int, points: list[float], weights: list[float], baseline: str, token: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Averaged paths, from their definition: one forward pass per replaced token, one gradient per path, layer and point.
+    model,
+    ids: list[int],
+    position: int,
+    target: int,
+    points: list[float],
+    weights: list[float],
+    baseline: str,
+    token: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Averaged paths, from their definition: one forward pass per replaced token, one gradient per path,
+    layer and point.
 
-    ``zero``: from 0. ``replacement``: from the mean over t of the neurons at the blank of the text whose token t is ``token``.
-    ``replacement-each``: one path from each of these texts, and the mean of the paths' scores.
+    ``zero``: from 0. ``replacement``: from the mean over t of the neurons at the blank of the text whose
+    token t is ``token``. ``replacement-each``: one path from each of these texts, and the mean of the paths'
+    scores.
 
     Returns:
         scores (layer, neuron) with multiplier w - b; with multiplier w; and P(w) - mean P(b), (layer,).
@@ -91,7 +101,9 @@ def scores_from(
     return torch.stack(difference), torch.stack(activation), torch.stack(change)
 
 
-def plain_answer(model, before: str, after: str, answer: str) -> tuple[float, list[int], list[int], list[int]]:
+def plain_answer(
+    model, before: str, after: str, answer: str
+) -> tuple[float, list[int], list[int], list[int]]:
     """P(answer) as a product over its pieces, their ranks by sorting, the first choices, and the pieces."""
     tokenizer, p, ranks, first = model.tokenizer, 1.0, [], []
     pieces = tokenizer(" " + answer if model.causal else answer, add_special_tokens=False)["input_ids"]

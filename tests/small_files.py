@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kn_utils.sources import catalogue
+from kn_utils.data.downloads import catalogue
 
 PATTERNS = "Hunter-DDM/knowledge-neurons/data/PARAREL/raw_data/patterns"
 PAIRS = "Hunter-DDM/knowledge-neurons/data/PARAREL/query_pairs.json"
@@ -22,7 +22,8 @@ MPARAREL = "coastalcph/mpararel/data/mpararel_reviewed"
 
 
 def json_lines(*rows: Mapping, end: str = "\n", last: bool = True, ascii: bool = True) -> bytes:
-    """JSON lines with the given line end, with or without one after the last line, with or without ``\\u`` escapes."""
+    """JSON lines with the given line end, with or without one after the last line, with or without ``\\u``
+    escapes."""
     lines = [json.dumps(row, ensure_ascii=ascii) for row in rows]
     return (end.join(lines) + end * (last and bool(rows))).encode()
 
@@ -36,7 +37,8 @@ def zipped(members: Mapping[str, bytes]) -> bytes:
 
 
 class Cache:
-    """A cache folder filled by hand, and the checksum tables that go with it; several collections may be added."""
+    """A cache folder filled by hand, and the checksum tables that go with it; several collections may be
+    added."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         self.root, self.lists = folder / "cache", folder / "checksums"
@@ -53,6 +55,7 @@ class Cache:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(content)
             rows.append(
+                f""
                 f"{path}\t{len(content)}\tsha256:{hashlib.sha256(content).hexdigest()}\thttp://127.0.0.1:9/{path}"
             )
         rows += [f"{path}\t1\tsha256:{'0' * 64}\thttp://127.0.0.1:9/{path}" for path in absent]

@@ -1,304 +1,216 @@
-"""The grid of notebooks: order, freshness, failures, interruptions, on tiny stand-ins for the notebooks."""
+"""The study's tables: stored once, grown when more is asked for, shared between processes."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import signal
-import subprocess
-import sys
+import threading
 import time
-from pathlib import Path
+from dataclasses import replace
 
-import nbformat
-import psutil
+import pandas as pd
 import pytest
 
-from kn_utils.base import ROOT
-from kn_utils.plan import GRID, Plan
-from kn_utils.study import MARK
-
-PARAMETERS = """\
-model: str = "mini"
-revision: str | None = None
-dataset: str = "mini"
-language: str = "en"
-relation: str = "all"
-device: str = "auto"
-out: str | None = None
-facts_per_relation: int | None = 20
-"""
-BODY = """\
-import json, pathlib
-folder = pathlib.Path(out)
-rows = [{"name": language, "value": 0.25, "low": 0.125, "high": 0.5, "n": facts_per_relation}]
-_ = (folder / "summary_NAME.json").write_text(json.dumps({"title": "Table of NAME", "rows": rows}))
-"""
+from kn_utils import Study, StudyParameters, answer_probability, attribute, make_prompts
+from kn_utils import study as pipeline
+from kn_utils.attribution.quadrature import AttributionError
+from kn_utils.attribution.streaming import prompts_file
+from kn_utils.store.tables import load_table, save_table
 
 
-def write_notebook(folder: Path, name: str, more: str = "") -> None:
-    cells = [
-        nbformat.v4.new_code_cell(PARAMETERS),
-        nbformat.v4.new_code_cell(more + BODY.replace("NAME", name)),
-    ]
-    cells[0].metadata["tags"] = ["parameters"]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), folder / f"{name}.ipynb")
-
-
-class Place:
-    """A folder of stand-in notebooks and one of runs."""
-
-    def __init__(self, folder: Path) -> None:
-        self.notebooks, self.runs = folder / "notebooks", folder / "runs"
-        self.notebooks.mkdir()
-        for name in GRID:
-            write_notebook(self.notebooks, name)
-
-    def command(self, *options: str) -> list[str]:
-        where = ["--notebooks-folder", str(self.notebooks), "--runs", str(self.runs), "--device", "cpu"]
-        return [sys.executable, "-m", "kn_utils.study", *where, *options]
-
-    def study(self, *options: str) -> subprocess.CompletedProcess:
-        return subprocess.run(self.command(*options), capture_output=True, text=True, cwd=ROOT, timeout=300)
-
-    def start(self, *options: str) -> subprocess.Popen:
-        return subprocess.Popen(self.command(*options), cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-    def made(self) -> list[str]:
-        return sorted(p.relative_to(self.runs).as_posix() for p in self.runs.rglob("*.ipynb"))
+def study(folder, **more) -> Study:
+    return Study(StudyParameters(**{"relation": "P36", "facts_per_relation": 2, "out": str(folder), **more}))
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def asked(monkeypatch) -> list[int]:
+    """How many prompts each call of attribute was given."""
+    numbers: list[int] = []
+
+    def counting(model, prompts, **options):
+        numbers.append(len(prompts))
+        return attribute(model, prompts, **options)
+
+    monkeypatch.setattr(pipeline, "attribute", counting)
+    return numbers
 
 
-def started(text: str) -> list[str]:
-    return re.findall(r"^\[ *\d+/\d+\] (\S+ +\S+) +started", text, flags=re.M)
+def test_more_facts_compute_only_the_new_prompts_and_give_what_one_run_gives(tmp_path, asked):
+    small = study(tmp_path / "grown")
+    first = small.scores()
+    large = study(tmp_path / "grown", facts_per_relation=4)
+    grown = large.scores()
+    n_small, n_large = len(small.prompts()), len(large.prompts())
+    assert asked == [n_small, n_large - n_small]
+    once = study(tmp_path / "once", facts_per_relation=4).scores()
+    assert (grown["prompt"].unique() == large.prompts()["prompt"]).all()
+    pd.testing.assert_frame_equal(grown, once, rtol=1e-5, check_exact=False)
+    assert (
+        grown.attrs["prompts"]["prompt"] == once.attrs["prompts"]["prompt"] == list(large.prompts()["prompt"])
+    )
+    # and what was there stays as it was, for the first study as well
+    pd.testing.assert_frame_equal(small.scores(), first)
+    assert len(asked) == 3 and not list((tmp_path / "grown" / "tables").glob("*more*"))
 
 
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    for _ in range(600):
-        if path.exists():
-            return
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.1)
-    raise AssertionError(f"{path} did not appear")
+def test_scores_are_those_of_the_parameters(tmp_path, asked, capsys):
+    study(tmp_path).scores()
+    study(tmp_path, steps=2).scores()
+    assert len(asked) == 2 and "steps changed" in capsys.readouterr().err
 
 
-def marked(runs: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == str(runs):
-                found.append(process)
-        except psutil.Error:
-            pass
-    return found
+def test_the_completeness_gap_is_computed_only_where_it_is_asked_for(tmp_path, asked):
+    without = study(tmp_path).scores()
+    assert pd.Series(without.attrs["prompts"]["gap"]).isna().all()
+    with_gap = study(tmp_path, facts_per_relation=4)
+    found = with_gap.scores(gap=True)
+    prompts = with_gap.prompts()
+    truth = attribute(with_gap.model, prompts, gap=True, progress=False)
+    notes, wanted = (pd.DataFrame(table.attrs["prompts"]) for table in (found, truth))
+    pd.testing.assert_frame_equal(notes, wanted, check_exact=False, rtol=1e-6, atol=1e-12)
+    pd.testing.assert_frame_equal(found, truth, check_exact=False, rtol=1e-5)
+    # it stays with the scores, which serve both questions from then on
+    kept = study(tmp_path).scores()
+    assert len(asked) == 2 and pd.Series(kept.attrs["prompts"]["gap"]).notna().all()
+    columns = ["prompt", "layer", "neuron"]
+    pd.testing.assert_frame_equal(kept[columns], without[columns])
+    # the activation baseline has no gap, and is not computed again for want of one
+    for gap in (False, True):
+        study(tmp_path).scores(method="activation", gap=gap)
+    assert len(asked) == 3
 
 
-def test_grid_needs_only_what_it_has():
-    names = list(GRID)
-    for name, (when, needs) in GRID.items():
-        assert when in ("once", "each", "one")
-        for need in needs:
-            assert names.index(need.removesuffix("?").partition(":")[0]) < names.index(name)
+def test_a_run_stopped_between_the_two_files_of_a_grown_table_is_mended(tmp_path, asked):
+    small, large = study(tmp_path), study(tmp_path, facts_per_relation=4)
+    small.scores()
+    path = tmp_path / "tables" / "scores.parquet"
+    before, origin = load_table(prompts_file(path))
+    whole = large.scores()
+    save_table(before, prompts_file(path), origin)  # the prompts' table as it was before
+    again = large.scores()
+    assert asked[1] == asked[2] == len(large.prompts()) - len(small.prompts())
+    pd.testing.assert_frame_equal(again, whole)
 
 
-def test_every_notebook_of_the_grid_exists():
-    assert [name for name in GRID if not (ROOT / "notebooks" / f"{name}.ipynb").is_file()] == []
+def test_probabilities_grow_too(tmp_path, monkeypatch):
+    small, large = study(tmp_path), study(tmp_path, facts_per_relation=4)
+    small.probabilities()
+    numbers = []
+
+    def counting(model, prompts, **options):
+        numbers.append(len(prompts))
+        return answer_probability(model, prompts, **options)
+
+    monkeypatch.setattr(pipeline, "answer_probability", counting)
+    found = large.probabilities()
+    assert numbers == [len(large.prompts()) - len(small.prompts())]
+    plain = answer_probability(large.model, large.prompts())
+    assert list(found["prompt"]) == list(plain["prompt"]) == list(large.prompts()["prompt"])
+    pd.testing.assert_series_equal(found["probability"], plain["probability"], rtol=1e-9)
+    assert found["predicted"].tolist() == plain["predicted"].tolist()
 
 
-def test_default_grid_runs_each_notebook_for_its_languages():
-    jobs = [(job.notebook[:2], job.language) for job in Plan().jobs.values()]
-    assert len(jobs) == len(set(jobs)) == 15
-    assert {language for number, language in jobs if number in ("00", "01", "02", "10")} == {"all"}
-    assert sorted(language for number, language in jobs if number == "03") == ["all", "en"]
-    assert [language for number, language in jobs if number in ("05", "08", "09")] == ["en"] * 3
+def test_no_prompts_give_no_rows_with_the_columns_of_any(tmp_path):
+    small = study(tmp_path)
+    for ask in (small.probabilities, small.scores):
+        table = ask()
+        none = ask(prompts=small.prompts().iloc[:0])
+        assert len(table) and not len(none) and (none.dtypes == table.dtypes).all()
+    fresh = study(tmp_path / "fresh")  # nothing is stored yet
+    with pytest.raises(AttributionError, match="no prompts"):
+        fresh.scores(prompts=fresh.prompts().iloc[:0])
+    fresh.probabilities(prompts=fresh.prompts().iloc[:0])
+    pd.testing.assert_frame_equal(fresh.probabilities(), small.probabilities())
 
 
-def test_a_setting_goes_to_the_notebooks_that_have_it_and_changes_their_key():
-    plain, set_ = Plan(), Plan(settings={"steps": "20", "l2": "4"})
-    for path, job in plain.jobs.items():
-        has = set_.known(job)
-        assert ("-p steps 20" in set_.options(job)) == ("steps" in has)
-        assert ("-p l2 4" in set_.options(job)) == ("l2" in has)
-        assert (plain.key(job) != set_.key(set_.jobs[path])) == bool({"steps", "l2"} & has)
-    has = {job.notebook[:2] for job in plain.jobs.values() if "l2" in set_.known(job)}
-    assert has == {"07"}
+def test_languages_are_those_in_which_a_fact_of_the_study_has_names(tmp_path):
+    whole = study(tmp_path)
+    assert whole.languages == ["en", "nl", "ja", "vi", "zh", "ko"]
+    subjects = set(whole.facts.facts["subject"])
+    entities = whole.everything.entities
+    part = study(tmp_path)
+    unnamed = entities["entity"].isin(subjects) & (entities["language"] == "vi")
+    part.everything = replace(part.everything, entities=entities[~unnamed])
+    part.facts = replace(part.everything, facts=whole.facts.facts)
+    assert part.languages == ["en", "nl", "ja", "zh", "ko"]
 
 
-def test_the_mixed_bags_are_given_less_unless_asked_otherwise():
-    path = "mini/mini/all/07_update_facts.ipynb"
-    plain, asked = Plan(), Plan(facts="all")
-    assert "-p facts_per_relation 16" in plain.options(plain.jobs[path])
-    assert "facts_per_relation" not in plain.options(plain.jobs["mini/mini/en/07_update_facts.ipynb"])
-    assert "-p facts_per_relation None" in asked.options(asked.jobs[path])
-    path, asked = "mini/mini/all/03_attribution.ipynb", Plan(settings={"checked_prompts": "9"})
-    assert "-p checked_prompts 6" in plain.options(plain.jobs[path])
-    assert "checked_prompts" not in plain.options(plain.jobs[path.replace("/all/", "/en/")])
-    assert re.findall(r"checked_prompts \S+", asked.options(asked.jobs[path])) == ["checked_prompts 9"]
+def test_of_two_notebooks_that_need_a_table_one_computes_and_the_other_waits(tmp_path, monkeypatch, capsys):
+    begun, go_on, calls = threading.Event(), threading.Event(), []
 
+    def slow(model, prompts, **options):
+        calls.append(len(prompts))
+        begun.set()
+        assert go_on.wait(20)
+        return attribute(model, prompts, **options)
 
-def test_what_is_asked_for_brings_what_it_needs():
-    study = Plan(languages=["ja"], select=["05"], relations=["P36"])
-    assert sorted(study.jobs) == [
-        "mini/mini/all/P36/01_data_build.ipynb",
-        "mini/mini/all/P36/03_attribution.ipynb",
-        "mini/mini/all/P36/04_refinement.ipynb",
-        "mini/mini/ja/P36/03_attribution.ipynb",
-        "mini/mini/ja/P36/04_refinement.ipynb",
-        "mini/mini/ja/P36/05_statistics.ipynb",
+    monkeypatch.setattr(pipeline, "attribute", slow)
+    tables = {}
+    both = [
+        threading.Thread(target=lambda i=i: tables.update({i: study(tmp_path).scores()})) for i in range(2)
     ]
+    both[0].start()
+    assert begun.wait(20)
+    both[1].start()
+    while "waiting" not in (told := capsys.readouterr().err):
+        time.sleep(0.02)
+    go_on.set()
+    for thread in both:
+        thread.join(60)
+    assert len(calls) == 1 and "scores.parquet" in told
+    pd.testing.assert_frame_equal(tables[0], tables[1])
 
 
-def test_a_notebook_that_comes_first_only_if_it_runs_is_not_brought():
-    with_it, without = Plan(languages=["ja", "all"]), Plan(languages=["ja"], select=["06"])
-    path = "mini/mini/ja/06_suppress_amplify.ipynb"
-    assert "05_statistics" in [need.notebook for need in with_it.needs(with_it.jobs[path])]
-    assert [need.notebook for need in without.needs(without.jobs[path])] == ["04_refinement"]
-    assert "mini/mini/ja/05_statistics.ipynb" not in without.jobs
-    path = "mini/mini/all/06_suppress_amplify.ipynb"  # for all there is no 05
-    assert [need.notebook for need in with_it.needs(with_it.jobs[path])] == ["04_refinement"]
-
-
-def test_the_longest_notebook_is_wanted_first_where_it_runs():
-    assert Plan().first == ["mini/mini/en/07_update_facts.ipynb"]
-    assert Plan(languages=["all"]).first == [] == Plan(select=["06"]).first
-    assert len(Plan(languages=["en", "ja"], relations=["P36", "P19"]).first) == 4
-
-
-def test_key_follows_code_and_parameters_but_not_outputs_or_times(place):
-    study = Plan(notebooks=str(place.notebooks), runs=str(place.runs))
-    job = study.jobs["mini/mini/en/03_attribution.ipynb"]
-    path, key = study.source(job), study.key(job)
-    notebook = nbformat.read(path, 4)
-    notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="other")]
-    notebook.cells[1].execution_count = 7
-    notebook.cells.insert(0, nbformat.v4.new_markdown_cell("prose"))
-    nbformat.write(notebook, path)
-    os.utime(path, (1, 1))
-    assert study.key(job) == key
-    assert Plan(notebooks=str(place.notebooks), runs="/elsewhere").key(job) == key
-    assert Plan(notebooks=str(place.notebooks), facts="3").key(job) != key
-    notebook.cells[2].source += "\n1 + 1"
-    nbformat.write(notebook, path)
-    assert study.key(job) != key
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        (["--relation", "P999"], ["P999", "P36"]),
-        (["--relation", "capital"], ["relation", "capital"]),
-        (["--language", "xx"], ["xx", "ja"]),
-        (["--dataset", "nothing"], ["nothing", "mini"]),
-        (["--device", "abacus"], ["device", "abacus"]),
-        (["--facts", "none"], ["facts_per_relation", "none"]),
-        (["--facts", "0"], ["facts_per_relation", "0"]),
-        (["--set", "steps=0"], ["steps", "0"]),
-        (["--set", "stepps=4"], ["stepps", "steps"]),
-        (["--set", "seed=1"], ["no notebook", "seed"]),  # the stand-ins have none
-        (["--notebooks", "99"], ["99", "03_attribution"]),
-        (["--notebooks", "05", "--language", "all"], ["05", "language"]),
-    ],
-)
-def test_bad_option_is_refused_in_one_line_before_anything_starts(place, options, named):
-    done = place.study(*options)
-    assert done.returncode == 2
-    assert done.stdout == "" and len(done.stderr.strip().splitlines()) == 1
-    assert all(word in done.stderr for word in named), done.stderr
-    assert not place.runs.exists()
-
-
-@pytest.mark.slow
-def test_runs_in_order_once_and_again_after_a_change(place):
-    three = ["--notebooks", "04", "--language", "en"]
-    dry = place.study(*three, "--dry-run")
-    assert dry.returncode == 0 and "3 of 3 notebooks to run" in dry.stdout and place.made() == []
-
-    first = place.study(*three)
-    assert first.returncode == 0, first.stdout + first.stderr
-    assert [line.split() for line in started(first.stdout)] == [
-        ["01_data_build", "all"], ["03_attribution", "en"], ["04_refinement", "en"],
-    ]  # fmt: skip
-    assert re.search(r"04_refinement +en +done in \d+ s, 0 left", first.stdout)
-    assert "Table of 04_refinement" in first.stdout and "0.125" in first.stdout and "Total time" in first.stdout
-    assert place.made() == [
-        "mini/mini/all/01_data_build.ipynb",
-        "mini/mini/en/03_attribution.ipynb",
-        "mini/mini/en/04_refinement.ipynb",
+def test_what_is_stored_is_read_while_another_process_adds_to_it(tmp_path, capsys):
+    held = {"scores": study(tmp_path).scores(), "probabilities": study(tmp_path).probabilities()}
+    tables, found = tmp_path / "tables", {}
+    reading = [
+        threading.Thread(
+            target=lambda name=name: found.update({name: getattr(study(tmp_path), name)()}), daemon=True
+        )
+        for name in held
     ]
-
-    for path in place.notebooks.iterdir():
-        path.touch()
-    second = place.study(*three)
-    assert second.returncode == 0 and "Nothing to do" in second.stdout and started(second.stdout) == []
-
-    changed = place.study(*three, "--facts", "3")
-    assert changed.returncode == 0 and len(started(changed.stdout)) == 3
-    rows = json.loads((place.runs / "mini/mini/en/summary_04_refinement.json").read_text())["rows"]
-    assert rows[0]["n"] == 3
-
-    write_notebook(place.notebooks, "03_attribution", "1 + 1\n")
-    edited = place.study(*three, "--facts", "3")
-    assert [line.split()[0] for line in started(edited.stdout)] == ["03_attribution", "04_refinement"]
+    capsys.readouterr()
+    with pipeline._alone(tables / "scores.parquet"), pipeline._alone(tables / "probabilities.parquet"):
+        for thread in reading:
+            thread.start()
+        for thread in reading:
+            thread.join(60)
+        for name, table in held.items():
+            pd.testing.assert_frame_equal(found[name], table)
+    assert "waiting" not in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_failure_stops_its_dependants_only_and_is_named(place):
-    write_notebook(place.notebooks, "03_attribution", 'if language == "en":\n    raise ValueError("no such neuron")\n')
-    done = place.study("--notebooks", "00", "04")
-    assert done.returncode == 1
-    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
-    assert len(failed) == 1 and "03_attribution en: ValueError: no such neuron" in failed[0]
-    assert "Skipped, because of that: 04_refinement en" in done.stdout
-    assert place.made() == [
-        "mini/mini/all/00_setup_check.ipynb",
-        "mini/mini/all/01_data_build.ipynb",
-        "mini/mini/all/03_attribution.ipynb",
-        "mini/mini/all/04_refinement.ipynb",
-        "mini/mini/en/03_attribution.failed.ipynb",
-    ]
-
-    write_notebook(place.notebooks, "03_attribution")
-    mended = place.study("--notebooks", "00", "04", "--language", "en")
-    assert mended.returncode == 0, mended.stdout
-    assert not [path for path in place.made() if "failed" in path]
+def test_halves_are_other_wordings_of_the_same_facts(tmp_path):
+    one = study(tmp_path)
+    found, held = one.halves()
+    wordings = list(dict.fromkeys(make_prompts(one.facts, "en")["template"]))
+    assert set(found["template"]) == set(wordings[::2]) and set(held["template"]) == set(wordings[1::2])
+    assert set(found["fact"]) == set(held["fact"]) == set(one.facts.facts["fact"])
+    assert len(found) + len(held) == len(one.prompts())
+    found, held = one.halves("all")
+    pd.testing.assert_frame_equal(found, one.prompts("all"))
+    assert (held.groupby(["fact", "language"]).size() == 1).all() and set(held["language"]) == set(
+        found["language"]
+    )
+    assert not set(held["prompt"]) & set(found["prompt"])
+    few, other = study(tmp_path, wordings=1).halves()
+    assert set(few["template"]) == {wordings[0]} and set(other["template"]) == {wordings[1]}
 
 
-@pytest.mark.slow
-def test_killed_run_is_finished_by_the_next(place):
-    flag = place.runs.parent / "go"
-    wait = f'import pathlib, time\nwhile not pathlib.Path("{flag}").exists():\n    time.sleep(0.1)\n'
-    write_notebook(place.notebooks, "03_attribution", wait)
-    three = ["--notebooks", "04", "--language", "en"]
-    process = place.start(*three)
-    wait_for(place.runs / "mini/mini/en/03_attribution.running.ipynb", process)
-    refused = place.study(*three)
-    assert refused.returncode == 2 and "another run is at work" in refused.stderr
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    again = place.start(*three)
-    first = again.stdout.readline()
-    assert first.startswith("Stopped what an interrupted run had left running")
-    flag.touch()  # not before: the run left behind would have gone on
-    told, _ = again.communicate(timeout=300)
-    assert again.returncode == 0, told
-    assert [line.split()[0] for line in started(told)] == ["03_attribution", "04_refinement"]
-    assert len(place.made()) == 3
+def test_neurons_of_a_half_come_from_its_prompts_alone(tmp_path):
+    one = study(tmp_path)
+    found, held = one.halves()
+    here, there = one.neurons(prompts=found), one.neurons(prompts=held)
+    assert set(here.attrs["facts"]) == set(found["fact"]) and not here.equals(there)
+    sizes = found.groupby("fact").size()
+    assert ((here["share"] * here["fact"].map(sizes)).round(6) % 1 == 0).all()
 
 
-@pytest.mark.slow
-def test_interrupt_ends_in_one_line_and_leaves_nothing_running(place):
-    write_notebook(place.notebooks, "01_data_build", "import time\ntime.sleep(600)\n")
-    process = place.start("--notebooks", "01")
-    wait_for(place.runs / "mini/mini/all/01_data_build.running.ipynb", process)
-    time.sleep(2)
-    process.send_signal(signal.SIGINT)
-    told, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert told.strip().splitlines()[-1].startswith("Interrupted.")
-    assert marked(place.runs) == []
+def test_kinds_have_as_many_random_neurons_as_knowledge_neurons(tmp_path):
+    kinds = study(tmp_path).kinds()
+    assert list(kinds) == ["knowledge", "activation", "random", "same-layer"]
+    count = kinds["knowledge"].groupby("fact").size()
+    for kind in ("random", "same-layer"):
+        assert kinds[kind].groupby("fact").size().equals(count)
+        assert not kinds[kind].drop_duplicates(["fact", "layer", "neuron"]).shape[0] < len(kinds[kind])
+    layers = [kinds[kind].groupby("fact")["layer"].apply(sorted) for kind in ("knowledge", "same-layer")]
+    assert layers[0].equals(layers[1])

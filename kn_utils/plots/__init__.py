@@ -1,4 +1,5 @@
-"""Pictures: one function per figure. Every function takes a table and returns a matplotlib figure; :func:`save` writes it.
+"""Pictures: one function per figure. Every function takes a table and returns a matplotlib figure;
+:func:`save` writes it.
 
 Readable without colour: each kind of neuron has its own lightness and its own marker (:data:`theme.KINDS`).
 """
@@ -13,8 +14,29 @@ from .statistics import between_languages, layers, settings, sharing
 from .theme import KINDS, save, use_theme
 
 __all__ = [
-    "KINDS", "activation_kinds", "activations", "answer_pieces", "attribution", "benchmark", "between_languages",
-    "changes", "convergence", "coverage", "doses", "edit_languages", "edit_rates", "edit_sweep", "erased",
-    "erased_languages", "erased_sweep", "languages", "layers", "recall", "save", "settings", "settled_shares",
-    "sharing", "use_theme",
-]  # fmt: skip
+    "KINDS",
+    "activation_kinds",
+    "activations",
+    "answer_pieces",
+    "attribution",
+    "benchmark",
+    "between_languages",
+    "changes",
+    "convergence",
+    "coverage",
+    "doses",
+    "edit_languages",
+    "edit_rates",
+    "edit_sweep",
+    "erased",
+    "erased_languages",
+    "erased_sweep",
+    "languages",
+    "layers",
+    "recall",
+    "save",
+    "settings",
+    "settled_shares",
+    "sharing",
+    "use_theme",
+]

@@ -15,38 +15,64 @@ def recall(answered: pd.DataFrame, sure: pd.DataFrame) -> Figure:
     """Recall at 1 and mean probability per language, by what the model was taught.
 
     Args:
-        answered, sure: ``group, language, value, low, high`` of recall and of probability (:func:`kn_utils.mean_table`).
+        answered, sure: ``group, language, value, low, high`` of recall and of probability
+            (:func:`kn_utils.mean_table`).
     """
     figure, both = plt.subplots(1, 2, figsize=(10, 3.4), sharex=True)
-    groups = [name for name in ("all", "this", "another", "never", "all facts") if name in set(answered["group"])]
+    groups = [
+        name for name in ("all", "this", "another", "never", "all facts") if name in set(answered["group"])
+    ]
     colours = sns.color_palette("cividis", len(groups))
     languages = list(dict.fromkeys(answered["language"]))
     for axes, table in zip(both, (answered, sure), strict=True):
         for i, group in enumerate(groups):
             part = table[table["group"] == group].set_index("language").reindex(languages)
-            error = np.nan_to_num(np.abs(np.stack([part["value"] - part["low"], part["high"] - part["value"]])))
+            error = np.nan_to_num(
+                np.abs(np.stack([part["value"] - part["low"], part["high"] - part["value"]]))
+            )
             x = np.arange(len(languages)) + 0.14 * (i - (len(groups) - 1) / 2)
             axes.errorbar(
-                x, part["value"], yerr=error, fmt=MARKERS[i], color=colours[i], markersize=5, elinewidth=1, label=group
+                x,
+                part["value"],
+                yerr=error,
+                fmt=MARKERS[i],
+                color=colours[i],
+                markersize=5,
+                elinewidth=1,
+                label=group,
             )
         axes.set(xlabel="language", ylim=(-0.02, 1.02))
         axes.set_xticks(range(len(languages)), languages)
         axes.grid(axis="x", visible=False)
-    both[0].set(title="What the model answers, by what it was taught", ylabel="recall at 1 (share of prompts)")
+    both[0].set(
+        title="What the model answers, by what it was taught", ylabel="recall at 1 (share of prompts)"
+    )
     both[1].set(title="How sure it is (95 % intervals over facts)", ylabel="mean P(right answer)")
     handles, labels = both[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(groups), frameon=False, title="taught in")
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(groups), frameon=False, title="taught in"
+    )
     return figure
 
 
 def coverage(table: pd.DataFrame) -> Figure:
-    """Facts and wordings per relation and language (:func:`kn_utils.coverage`), as two heat maps with their counts."""
+    """Facts and wordings per relation and language (:func:`kn_utils.coverage`), as two heat maps with their
+    counts."""
     grid = table.set_index(["relation", "language"])[["facts", "wordings"]].unstack(sort=False)
     relations, languages = len(grid), table["language"].nunique()
-    figure, panels = plt.subplots(1, 2, figsize=(max(5.5, 2 + 0.75 * languages), 1.6 + 0.19 * relations), sharey=True)
+    figure, panels = plt.subplots(
+        1, 2, figsize=(max(5.5, 2 + 0.75 * languages), 1.6 + 0.19 * relations), sharey=True
+    )
     for axes, what in zip(panels, ("facts", "wordings"), strict=True):
         limits = {"vmin": 0, "vmax": 1.6 * grid[what].to_numpy().max()}
-        style = {"annot": True, "fmt": "d", "cmap": "Greys", "cbar": False, "annot_kws": {"size": 7}, "linewidths": 0.5}
+        style = {
+            "annot": True,
+            "fmt": "d",
+            "cmap": "Greys",
+            "cbar": False,
+            "annot_kws": {"size": 7},
+            "linewidths": 0.5,
+        }
         sns.heatmap(grid[what], ax=axes, **limits, **style)
         axes.set(title=f"number of {what}", xlabel="language", ylabel="relation" if what == "facts" else "")
         axes.tick_params(rotation=0, labelsize=8)
@@ -58,14 +84,19 @@ def answer_pieces(shares: pd.DataFrame, title: str) -> Figure:
     """Answers by their number of pieces, stacked: a bar per language, a panel per data set.
 
     Args:
-        shares: index (dataset, language); columns ``pieces_1, pieces_2, pieces_3, unwritable`` (shares of prompts).
+        shares: index (dataset, language); columns ``pieces_1, pieces_2, pieces_3, unwritable`` (shares of
+            prompts).
     """
     kinds = [
-        ("pieces_1", "one piece", "#12335c", ""), ("pieces_2", "two", "#d1731f", "//"),
-        ("pieces_3", "three or more", "#cfcfcf", ""), ("unwritable", "cannot be written", "black", ""),
-    ]  # fmt: skip
+        ("pieces_1", "one piece", "#12335c", ""),
+        ("pieces_2", "two", "#d1731f", "//"),
+        ("pieces_3", "three or more", "#cfcfcf", ""),
+        ("unwritable", "cannot be written", "black", ""),
+    ]
     datasets = list(dict.fromkeys(shares.index.get_level_values(0)))
-    figure, many = plt.subplots(1, len(datasets), figsize=(2.9 * len(datasets), 3.2), sharey=True, squeeze=False)
+    figure, many = plt.subplots(
+        1, len(datasets), figsize=(2.9 * len(datasets), 3.2), sharey=True, squeeze=False
+    )
     for axes, dataset in zip(many[0], datasets, strict=True):
         part = shares.loc[dataset]
         floor = np.zeros(len(part))

@@ -21,10 +21,14 @@ def edit_rates(table: pd.DataFrame) -> Figure:
         table: :func:`kn_utils.summarise_updates` by ``neurons``.
     """
     rates = {
-        "change rate": "another answer\nthan before", "success rate": "the new answer",
+        "change rate": "another answer\nthan before",
+        "success rate": "the new answer",
         "new among the first 5, after": "the new answer\namong the first 5",
-    }  # fmt: skip
-    costs = {"perplexity within, ratio": "other facts of\nthe relation", "perplexity between, ratio": "other relations"}
+    }
+    costs = {
+        "perplexity within, ratio": "other facts of\nthe relation",
+        "perplexity between, ratio": "other relations",
+    }
     kinds = [kind for kind in KINDS if kind in set(table["neurons"])]
     style = {"width_ratios": [3, 2], "figsize": (10, 3.8)}
     figure, (left, right) = plt.subplots(1, 2, **style)
@@ -48,7 +52,8 @@ def edit_sweep(table: pd.DataFrame) -> Figure:
     """Success of edits (above) and their cost (below) against their force: a column per setting.
 
     Args:
-        table: ``sweep`` (the setting's name), ``at`` (its value), ``neurons, measure, value, low, high``; two measures.
+        table: ``sweep`` (the setting's name), ``at`` (its value), ``neurons, measure, value, low, high``; two
+            measures.
     """
     sweeps, measures = (list(dict.fromkeys(table[name])) for name in ("sweep", "measure"))
     style = {"figsize": (3.3 * len(sweeps), 2.5 * len(measures) + 0.6), "squeeze": False, "sharey": "row"}
@@ -78,16 +83,21 @@ def edit_sweep(table: pd.DataFrame) -> Figure:
 
 
 def edit_languages(tables: Mapping[str, pd.DataFrame], languages: Sequence[str]) -> Figure:
-    """Shares of edits by the language edited through (row) and the language asked (column), a heat map per entry.
+    """Shares of edits by the language edited through (row) and the language asked (column), a heat map per
+    entry.
 
     Args:
         tables: title -> ``through, language, value``; a cell that a table lacks stays empty.
         languages: the order of rows and columns; ``all`` is a row only.
     """
-    figure, many = plt.subplots(1, len(tables), figsize=(3.5 * len(tables) + 0.4, 3.6), sharey=True, squeeze=False)
+    figure, many = plt.subplots(
+        1, len(tables), figsize=(3.5 * len(tables) + 0.4, 3.6), sharey=True, squeeze=False
+    )
     asked = [language for language in languages if language != "all"]
     for axes, (title, table) in zip(many[0], tables.items(), strict=True):
-        grid = table.pivot(index="through", columns="language", values="value").reindex(index=languages, columns=asked)
+        grid = table.pivot(index="through", columns="language", values="value").reindex(
+            index=languages, columns=asked
+        )
         style = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 8}, "linewidths": 0.5, "cbar": False}
         sns.heatmap(grid.astype(float), ax=axes, cmap="Greys", vmin=0, vmax=1.2, **style)
         axes.set(title=title, xlabel="asked in", ylabel="edited through" if axes is many[0][0] else "")
@@ -95,12 +105,15 @@ def edit_languages(tables: Mapping[str, pd.DataFrame], languages: Sequence[str])
         axes.grid(False)
         for row, column in np.argwhere(grid.isna().to_numpy()):
             axes.text(column + 0.5, row + 0.5, "–", ha="center", va="center", color="0.4")
-    figure.suptitle("An edit made through one language, asked for in another (share of facts)", x=0.01, ha="left")
+    figure.suptitle(
+        "An edit made through one language, asked for in another (share of facts)", x=0.01, ha="left"
+    )
     return figure
 
 
 def _doubling(axes: Axes, values: np.ndarray) -> None:
-    """A logarithmic axis with ticks at 1, 2, 4, ... (closer ones where little changes) and a line at 1 (nothing changed)."""
+    """A logarithmic axis with ticks at 1, 2, 4, ... (closer ones where little changes) and a line at 1
+    (nothing changed)."""
     top = max(2.0, float(np.nanmax(values)) if np.isfinite(values).any() else 2.0)
     ticks = np.array([1, 1.5, 2, 3, 4, 6]) if top <= 6 else 2.0 ** np.arange(int(np.log2(top)) + 1)
     ticks = ticks[ticks <= 1.1 * top]

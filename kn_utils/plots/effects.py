@@ -15,7 +15,8 @@ OPERATIONS = {"suppress": "neurons silenced", "amplify": "neurons amplified"}
 
 
 def changes(table: pd.DataFrame, title: str) -> Figure:
-    """Change of P(right answer) per relation and kind of neuron, silenced on the left and amplified on the right.
+    """Change of P(right answer) per relation and kind of neuron, silenced on the left and amplified on the
+    right.
 
     Args:
         table: ``operation, neurons, relation, value, low, high``; value 0.1 = 10 % higher.
@@ -43,7 +44,8 @@ def changes(table: pd.DataFrame, title: str) -> Figure:
 
 
 def doses(table: pd.DataFrame) -> Figure:
-    """Change of P(right answer) against the factor (``factor, neurons, value, low, high``), a line per kind of neuron."""
+    """Change of P(right answer) against the factor (``factor, neurons, value, low, high``), a line per kind
+    of neuron."""
     figure, axes = plt.subplots(figsize=(6.4, 3.8))
     axes.axhline(0, color="0.4", linewidth=0.8)
     axes.axvline(1, color="0.4", linewidth=0.8, linestyle=":")
@@ -56,7 +58,8 @@ def doses(table: pd.DataFrame) -> Figure:
     ticks = sorted(table["factor"].unique())
     axes.set_xticks(ticks, [f"{factor:g}" for factor in ticks])
     axes.set(
-        xlabel="factor on the neurons at the blank (0: silenced, 1: as they are)", ylabel="change of P(right answer), %"
+        xlabel="factor on the neurons at the blank (0: silenced, 1: as they are)",
+        ylabel="change of P(right answer), %",
     )
     figure.suptitle("The effect against the dose (95 % intervals over facts)", x=0.01, ha="left")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
@@ -64,16 +67,21 @@ def doses(table: pd.DataFrame) -> Figure:
 
 
 def languages(table: pd.DataFrame) -> Figure:
-    """Change of P(right answer) in a language through the neurons found in another (``operation, found, language, value``).
+    """Change of P(right answer) in a language through the neurons found in another (``operation, found,
+    language, value``).
 
-    Darker = a larger change in the direction that the operation should have (less when silenced, more when amplified); the
-    frame marks neurons and prompts of the same language.
+    Darker = a larger change in the direction that the operation should have (less when silenced, more when
+    amplified); the frame marks neurons and prompts of the same language.
     """
     rows, columns = (list(dict.fromkeys(table[name])) for name in ("found", "language"))
-    figure, both = plt.subplots(1, 2, figsize=(1.9 + 1.15 * len(columns), 1.4 + 0.36 * len(rows)), sharey=True)
+    figure, both = plt.subplots(
+        1, 2, figsize=(1.9 + 1.15 * len(columns), 1.4 + 0.36 * len(rows)), sharey=True
+    )
     for axes, (operation, name) in zip(both, OPERATIONS.items(), strict=True):
         part = table[table["operation"] == operation]
-        part = 100 * part.pivot(index="found", columns="language", values="value").reindex(index=rows, columns=columns)
+        part = 100 * part.pivot(index="found", columns="language", values="value").reindex(
+            index=rows, columns=columns
+        )
         part = part.round(1) + 0.0  # no -0.0
         shade = part * (-1 if operation == "suppress" else 1)
         sns.heatmap(
@@ -89,10 +97,14 @@ def languages(table: pd.DataFrame) -> Figure:
         )
         for place, language in enumerate(columns):
             if language in rows:
-                box = Rectangle((place, rows.index(language)), 1, 1, fill=False, edgecolor="black", linewidth=2)
+                box = Rectangle(
+                    (place, rows.index(language)), 1, 1, fill=False, edgecolor="black", linewidth=2
+                )
                 axes.add_patch(box)
         axes.set(xlabel="language of the prompts", ylabel="", title=name)
         axes.tick_params(axis="y", rotation=0)
     both[0].set_ylabel("neurons found in")
-    figure.suptitle("Change of P(right answer) in %, across languages (framed: the same one)", x=0.01, ha="left")
+    figure.suptitle(
+        "Change of P(right answer) in %, across languages (framed: the same one)", x=0.01, ha="left"
+    )
     return figure

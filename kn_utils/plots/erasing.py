@@ -18,10 +18,12 @@ TICKS = (0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 10**4, 10**
 
 
 def erased(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:
-    """How many times larger perplexity gets, per relation: of the erased relation (left) and of all others (right).
+    """How many times larger perplexity gets, per relation: of the erased relation (left) and of all others
+    (right).
 
     Args:
-        table: ``asked`` (erased relation, other relations), ``neurons, relation, value, low, high``; value 1 = doubled.
+        table: ``asked`` (erased relation, other relations), ``neurons, relation, value, low, high``; value 1
+            = doubled.
         printed: a paper's values, ``asked, relation, value``, drawn as crosses.
     """
     relations = list(dict.fromkeys(table["relation"]))[::-1]
@@ -32,7 +34,9 @@ def erased(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:
         axes.axvline(1, color="0.4", linewidth=0.8)
         for i, kind in enumerate(kinds):
             part = (
-                table[(table["asked"] == asked) & (table["neurons"] == kind)].set_index("relation").reindex(relations)
+                table[(table["asked"] == asked) & (table["neurons"] == kind)]
+                .set_index("relation")
+                .reindex(relations)
             )
             place = y + 0.16 * ((len(kinds) - 1) / 2 - i)
             points(axes, place, 1 + part[ENDS], kind, along="x", styles=STYLES)
@@ -40,11 +44,18 @@ def erased(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:
         if len(said):
             place = [relations.index(relation) for relation in said["relation"]]
             axes.plot(
-                1 + said["value"], place, "x", color="black", markersize=7, label="the paper's (other model, data)"
+                1 + said["value"],
+                place,
+                "x",
+                color="black",
+                markersize=7,
+                label="the paper's (other model, data)",
             )
         _log(axes, "x")
         axes.set(
-            xlabel="perplexity after / before", title=f"asked about the {asked}", ylim=(-0.6, len(relations) - 0.4)
+            xlabel="perplexity after / before",
+            title=f"asked about the {asked}",
+            ylim=(-0.6, len(relations) - 0.4),
         )
         axes.set_yticks(y, relations)
         if "mean" in relations[0]:
@@ -62,7 +73,9 @@ def erased_sweep(table: pd.DataFrame, title: str) -> Figure:
         table: ``asked, neurons, k, value, low, high``; value 1 = doubled. A panel per ``asked``.
     """
     asked = list(dict.fromkeys(table["asked"]))
-    figure, many = plt.subplots(1, len(asked), figsize=(1 + 3.8 * len(asked), 3.4), sharey=True, squeeze=False)
+    figure, many = plt.subplots(
+        1, len(asked), figsize=(1 + 3.8 * len(asked), 3.4), sharey=True, squeeze=False
+    )
     kinds = [kind for kind in STYLES if kind in set(table["neurons"])]
     for axes, name in zip(many[0], asked, strict=True):
         axes.axhline(1, color="0.4", linewidth=0.8)
@@ -83,7 +96,8 @@ def erased_sweep(table: pd.DataFrame, title: str) -> Figure:
 
 
 def erased_languages(table: pd.DataFrame, title: str) -> Figure:
-    """ln(perplexity after / before) of the erased relation: a row per source of neurons, a column per language asked in.
+    """ln(perplexity after / before) of the erased relation: a row per source of neurons, a column per
+    language asked in.
 
     Args:
         table: ``to, source, language, value``; a panel per ``to``.
@@ -103,7 +117,9 @@ def erased_languages(table: pd.DataFrame, title: str) -> Figure:
             "annot_kws": {"size": 8},
             "linewidths": 0.5,
         }
-        sns.heatmap(grid, ax=axes, vmin=min(0, grid.min().min()), vmax=1.4 * max(grid.max().max(), 1e-9), **style)
+        sns.heatmap(
+            grid, ax=axes, vmin=min(0, grid.min().min()), vmax=1.4 * max(grid.max().max(), 1e-9), **style
+        )
         axes.set(title=f"slots become {to}", xlabel="language asked in", ylabel="")
         axes.tick_params(rotation=0)
     many[0][0].set_ylabel("neurons found in")

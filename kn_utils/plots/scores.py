@@ -12,7 +12,8 @@ from .theme import KINDS, MARKERS
 
 
 def convergence(table: pd.DataFrame) -> Figure:
-    """Error of quadrature rules against their number of points (:func:`kn_utils.convergence`): median and middle 80 %."""
+    """Error of quadrature rules against their number of points (:func:`kn_utils.convergence`): median and
+    middle 80 %."""
     figure, axes = plt.subplots(figsize=(6.5, 3.6))
     for (rule, part), marker, style in zip(
         table.groupby("rule", sort=False), MARKERS, ("-", "--", "-.", ":"), strict=False
@@ -20,7 +21,9 @@ def convergence(table: pd.DataFrame) -> Figure:
         spread = part.groupby("steps")["error"].quantile([0.1, 0.5, 0.9]).unstack().clip(lower=1e-9)
         axes.plot(spread.index, spread[0.5], marker=marker, linestyle=style, label=rule, markersize=5)
         axes.fill_between(spread.index, spread[0.1], spread[0.9], alpha=0.15)
-    axes.set(xscale="log", yscale="log", xlabel="points per layer (cost)", ylabel="largest error / largest score")
+    axes.set(
+        xscale="log", yscale="log", xlabel="points per layer (cost)", ylabel="largest error / largest score"
+    )
     ticks = sorted(table["steps"].unique())
     axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
     axes.xaxis.minorticks_off()
@@ -30,9 +33,12 @@ def convergence(table: pd.DataFrame) -> Figure:
 
 
 def benchmark(table: pd.DataFrame) -> Figure:
-    """Seconds per prompt of each method (:func:`kn_utils.benchmark.measured`), one panel per model; beside them, times faster."""
+    """Seconds per prompt of each method (:func:`kn_utils.benchmark.measured`), one panel per model; beside
+    them, times faster."""
     models = list(table["model"].unique())
-    figure, panels = plt.subplots(1, len(models), figsize=(3.2 + 3.2 * len(models), 2.9), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(
+        1, len(models), figsize=(3.2 + 3.2 * len(models), 2.9), sharey=True, squeeze=False
+    )
     names = list(table["method"].unique())
     methods = sorted(names, key=lambda name: (name.startswith("kernel"), names.index(name)))[::-1]
     for axes, model in zip(panels[0], models, strict=True):
@@ -42,13 +48,23 @@ def benchmark(table: pd.DataFrame) -> Figure:
                 colour, marker, _ = KINDS["knowledge" if method.startswith("kernel") else "random"]
                 axes.plot(row["seconds"], place, marker=marker, color=colour, linestyle="none", markersize=7)
                 axes.annotate(
-                    f"{row['ratio']:.2g} x", (row["seconds"], place), (8, -3), textcoords="offset points", fontsize=8
+                    f"{row['ratio']:.2g} x",
+                    (row["seconds"], place),
+                    (8, -3),
+                    textcoords="offset points",
+                    fontsize=8,
                 )
-        axes.set(xscale="log", xlabel="seconds per prompt (log)", title=f"{model}, {part['device'].dropna().iloc[0]}")
+        axes.set(
+            xscale="log",
+            xlabel="seconds per prompt (log)",
+            title=f"{model}, {part['device'].dropna().iloc[0]}",
+        )
         axes.set_xlim(part["seconds"].min() / 2, part["seconds"].max() * 5)
     panels[0][0].set_yticks(range(len(methods)), methods)
     panels[0][0].set_ylim(-0.6, len(methods) - 0.4)
-    figure.suptitle("Attribution of one prompt, all layers: the published procedure (diamonds) and the kernel (discs)")
+    figure.suptitle(
+        "Attribution of one prompt, all layers: the published procedure (diamonds) and the kernel (discs)"
+    )
     return figure
 
 
@@ -64,16 +80,24 @@ def attribution(scores: np.ndarray, title: str) -> Figure:
 
 
 def settled_shares(report: pd.DataFrame, target: tuple[float, float] = (2, 5)) -> Figure:
-    """Neurons per fact and the share that gave them, a row per relation (:func:`kn_utils.refinement_report`)."""
+    """Neurons per fact and the share that gave them, a row per relation
+    (:func:`kn_utils.refinement_report`)."""
     figure, axes = plt.subplots(figsize=(6.5, 1.1 + 0.24 * len(report)))
     y = np.arange(len(report))[::-1]
     axes.axvspan(*target, color="0.9", zorder=0, label=f"target, {target[0]} to {target[1]}")
     for settled, face, label in ((True, "#12335c", "settled"), (False, "white", "did not settle")):
         part = (report["settled"] == settled).to_numpy()
-        axes.scatter(report["mean"][part], y[part], s=36, color=face, edgecolor="#12335c", label=label, zorder=2)
+        axes.scatter(
+            report["mean"][part], y[part], s=36, color=face, edgecolor="#12335c", label=label, zorder=2
+        )
     for place, row in zip(y, report.itertuples(), strict=True):
         axes.annotate(
-            f"{row.share:.2f}", (row.mean, place), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8
+            f"{row.share:.2f}",
+            (row.mean, place),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
         )
     axes.set_yticks(y, report["relation"])
     axes.set(xlabel="mean neurons per fact (number beside: the share taken)", ylabel="relation")

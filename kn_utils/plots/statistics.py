@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ..sharing import ALL_PAIRS
+from ..statistics.sharing import ALL_PAIRS
 from .theme import MARKERS
 
 
@@ -26,7 +26,9 @@ def layers(histograms: Mapping[str, pd.DataFrame], columns: int | None = None) -
     size = (3.6 * across + 1, 3) if down == 1 else (2.6 * across + 1, 2 * down + 0.6)
     figure, grid = plt.subplots(down, across, figsize=size, sharex=True, sharey=True, squeeze=False)
     for axes, (label, table) in zip(grid.flat, histograms.items(), strict=False):
-        error = np.nan_to_num(np.abs(np.stack([table["value"] - table["low"], table["high"] - table["value"]])))
+        error = np.nan_to_num(
+            np.abs(np.stack([table["value"] - table["low"], table["high"] - table["value"]]))
+        )
         style = {"color": "#7c93b3", "edgecolor": "#12335c", "ecolor": "black"}
         axes.bar(table["layer"], 100 * table["value"], yerr=100 * error, **style)
         axes.set(title=label)
@@ -40,16 +42,19 @@ def layers(histograms: Mapping[str, pd.DataFrame], columns: int | None = None) -
         lowest.tick_params(labelbottom=True)
     for axes in grid[:, 0]:
         axes.set_ylabel("knowledge neurons (%)")
-    figure.suptitle("In which layers the knowledge neurons lie (95 % intervals over facts)", x=0.01, ha="left")
+    figure.suptitle(
+        "In which layers the knowledge neurons lie (95 % intervals over facts)", x=0.01, ha="left"
+    )
     return figure
 
 
 def between_languages(table: pd.DataFrame) -> Figure:
-    """Neurons that two languages share: by the same fact, by another fact of its relation, and by chance; a panel each.
+    """Neurons that two languages share: by the same fact, by another fact of its relation, and by chance; a
+    panel each.
 
     Args:
-        table: :func:`kn_utils.shared_between_languages`. The diagonal has no shade: neurons per fact, and what other facts
-            share within a language.
+        table: :func:`kn_utils.shared_between_languages`. The diagonal has no shade: neurons per fact, and
+            what other facts share within a language.
     """
     names = list(dict.fromkeys(table.loc[table["first"] == table["second"], "first"]))
     names = [name for name in names if name != ALL_PAIRS]
@@ -76,7 +81,8 @@ def between_languages(table: pd.DataFrame) -> Figure:
 
 
 def settings(table: pd.DataFrame, threshold: float, share: float) -> Figure:
-    """A panel per measure of :func:`kn_utils.settings_grid`: thresholds down, shares across; a frame at these two."""
+    """A panel per measure of :func:`kn_utils.settings_grid`: thresholds down, shares across; a frame at these
+    two."""
     measures = list(dict.fromkeys(table["measure"]))
     thresholds, shares = (sorted(table[name].unique()) for name in ("threshold", "share"))
     size = (1 + len(measures) * (1.2 + 0.62 * len(shares)), 1.5 + 0.42 * len(thresholds))
@@ -97,10 +103,15 @@ def settings(table: pd.DataFrame, threshold: float, share: float) -> Figure:
 
 
 def numbers(
-    axes: Axes, values: np.ndarray, *, shade: np.ndarray | None = None, limits: tuple[float, float] | None = None,
+    axes: Axes,
+    values: np.ndarray,
+    *,
+    shade: np.ndarray | None = None,
+    limits: tuple[float, float] | None = None,
     digits: int = 2,
-) -> None:  # fmt: skip
-    """A grid of numbers on grey cells, darker where ``shade`` is larger; cells without a shade are white, without a value empty."""
+) -> None:
+    """A grid of numbers on grey cells, darker where ``shade`` is larger; cells without a shade are white,
+    without a value empty."""
     shade = values if shade is None else shade
     low, high = limits or (0, max(np.nanmax(shade, initial=0), 1e-9))
     axes.imshow(shade, cmap="Greys", vmin=low, vmax=1.25 * high, aspect="auto")  # never quite black
@@ -108,7 +119,13 @@ def numbers(
         if np.isfinite(value):
             dark = np.isfinite(shade[y, x]) and shade[y, x] > 0.7 * high
             axes.text(
-                x, y, f"{value:.{digits}f}", ha="center", va="center", color="white" if dark else "black", fontsize=8
+                x,
+                y,
+                f"{value:.{digits}f}",
+                ha="center",
+                va="center",
+                color="white" if dark else "black",
+                fontsize=8,
             )
     axes.grid(visible=False)
 
@@ -116,13 +133,16 @@ def numbers(
 def _symmetric(pairs: pd.DataFrame, column: str, names: list[str]) -> np.ndarray:
     """A column of unordered pairs as a full square."""
     half = (
-        pairs.pivot(index="first", columns="second", values=column).reindex(index=names, columns=names).to_numpy(float)
+        pairs.pivot(index="first", columns="second", values=column)
+        .reindex(index=names, columns=names)
+        .to_numpy(float)
     )
     return np.where(np.isnan(half), half.T, half)
 
 
 def sharing(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:
-    """Neurons per fact and shared, a row per relation and a panel per data set; a paper's printed values as crosses.
+    """Neurons per fact and shared, a row per relation and a panel per data set; a paper's printed values as
+    crosses.
 
     Args:
         table: ``dataset, measure, relation, value, low, high``; relation ``all`` is the top row.
@@ -137,9 +157,18 @@ def sharing(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:
         for i, (measure, colour) in enumerate(shades.items()):
             part = own[own["measure"] == measure].set_index("relation").reindex(relations)
             y = np.arange(len(relations)) + 0.2 * (1 - i)
-            error = np.nan_to_num(np.abs(np.stack([part["value"] - part["low"], part["high"] - part["value"]])))
+            error = np.nan_to_num(
+                np.abs(np.stack([part["value"] - part["low"], part["high"] - part["value"]]))
+            )
             axes.errorbar(
-                part["value"], y, xerr=error, fmt=MARKERS[i], color=colour, markersize=5, elinewidth=1, label=measure
+                part["value"],
+                y,
+                xerr=error,
+                fmt=MARKERS[i],
+                color=colour,
+                markersize=5,
+                elinewidth=1,
+                label=measure,
             )
             said = printed.loc[(printed["dataset"] == dataset) & (printed["quantity"] == measure), "value"]
             axes.plot(

@@ -28,27 +28,45 @@ def use_theme() -> None:
     """Set once per notebook: paper-sized, white, colour-blind safe."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.85)
     plt.rcParams.update(
-        {"figure.constrained_layout.use": True, "figure.dpi": 90, "savefig.dpi": 160, "axes.titlelocation": "left"}
+        {
+            "figure.constrained_layout.use": True,
+            "figure.dpi": 90,
+            "savefig.dpi": 160,
+            "axes.titlelocation": "left",
+        }
     )
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> Path:
-    """Write ``<folder>/<name>.png`` and ``.pdf`` without a date inside, so that the same picture is the same file."""
+    """Write ``<folder>/<name>.png`` and ``.pdf`` without a date inside, so that the same picture is the same
+    file."""
     path = Path(folder) / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
-    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    figure.savefig(
+        path.with_suffix(".pdf"), metadata={"CreationDate": None, "Creator": None, "Producer": None}
+    )
     return path
 
 
 def points(
-    axes: Axes, x: np.ndarray, table: pd.DataFrame, kind: str, *, shift: float = 0.0, along: str = "y", scale: float = 1,
+    axes: Axes,
+    x: np.ndarray,
+    table: pd.DataFrame,
+    kind: str,
+    *,
+    shift: float = 0.0,
+    along: str = "y",
+    scale: float = 1,
     styles: Mapping[str, tuple[str, str, str]] = KINDS,
-) -> None:  # fmt: skip
-    """Values with their intervals (``value, low, high``) of one kind of neuron (or of ``styles``), at the places ``x``."""
+) -> None:
+    """Values with their intervals (``value, low, high``) of one kind of neuron (or of ``styles``), at the
+    places ``x``."""
     colour, marker, label = styles[kind]
     middle, low, high = (scale * table[name].to_numpy(float) for name in ("value", "low", "high"))
     error = np.nan_to_num(np.abs(np.stack([middle - low, high - middle])))
     place = (middle, x + shift) if along == "x" else (x + shift, middle)
     bars = {"xerr": error} if along == "x" else {"yerr": error}
-    axes.errorbar(*place, **bars, fmt=marker, color=colour, label=label, markersize=4.5, elinewidth=1, capsize=0)
+    axes.errorbar(
+        *place, **bars, fmt=marker, color=colour, label=label, markersize=4.5, elinewidth=1, capsize=0
+    )

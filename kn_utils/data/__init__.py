@@ -1,0 +1,1 @@
+"""Facts, prompts and published data sets: tables in, tables out; no torch."""

@@ -1,0 +1,1 @@
+"""Published files, brought whole into a cache folder."""

@@ -1,0 +1,83 @@
+"""Prompts: wordings filled with the names of facts, and drawing some of them."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from .facts import OBJECT, SUBJECT, DataError, Facts
+
+
+def make_prompts(
+    facts: Facts,
+    language: str = "en",
+    relation: str = "all",
+    *,
+    wordings: int | None = None,
+    masked: str | None = None,
+) -> pd.DataFrame:
+    """Fill the wordings of a language (or of ``"all"``) with the facts' labels.
+
+    Args:
+        facts: a data set.
+        language: one language, or ``"all"``: a fact's bag then holds its wordings in every language.
+        relation: one relation, or ``"all"``.
+        wordings: at most so many wordings per language, the first ones; ``None`` takes all.
+            ``language="all", wordings=1`` is the shape of the multilingual paper's data.
+        masked: ``"object"`` (the blank is ``[Y]``) or ``"subject"`` (the blank is ``[X]``). ``None``: what
+            the data set says of each fact (its column ``masked``), the object where it says nothing.
+
+    Returns:
+        prompts, sorted by fact, then language and wording. A fact without a label in a language has no prompt
+        there.
+
+    Raises:
+        DataError: unknown language or relation; a wording without its slots.
+    """
+    if masked not in (None, "object", "subject"):
+        raise DataError(f"masked={masked!r}; it is 'object' or 'subject'.")
+    chosen = facts.select(
+        None if language == "all" else [language], None if relation == "all" else [relation]
+    )
+    templates = chosen.templates
+    for row in templates.itertuples():
+        if SUBJECT not in row.text or OBJECT not in row.text:
+            raise DataError(f"wording {row.template}: {row.text!r} lacks {SUBJECT} or {OBJECT}.")
+    if wordings is not None:
+        templates = templates[templates.groupby(["relation", "language"]).cumcount() < wordings]
+    labels = chosen.entities.loc[chosen.entities["label"] != "", ["entity", "language", "label"]]
+    order = chosen.facts.assign(_fact=range(len(chosen.facts)))
+    if masked is not None or "masked" not in order:
+        order = order.assign(masked=masked or "object")
+    table = order.merge(templates.assign(_wording=range(len(templates))), on="relation")
+    for role in ("subject", "object"):
+        side = labels.rename(columns={"entity": role, "label": f"{role}_label"})
+        table = table.merge(side, on=[role, "language"])
+    table = table.sort_values(["_fact", "_wording"], kind="stable").reset_index(drop=True)
+    by_object = table["masked"] == "object"
+    slot = by_object.map({True: SUBJECT, False: OBJECT})
+    shown = table["subject_label"].where(by_object, table["object_label"])
+    text = [t.replace(s, label) for t, s, label in zip(table["text"], slot, shown, strict=True)]
+    return pd.DataFrame(
+        {
+            "prompt": table["fact"] + "/" + table["template"] + by_object.map({True: "", False: "/subject"}),
+            "fact": table["fact"],
+            "relation": table["relation"],
+            "language": table["language"],
+            "template": table["template"],
+            "text": pd.Series(text, dtype=table["text"].dtype),
+            "answer": table["object_label"].where(by_object, table["subject_label"]),
+            "masked": table["masked"],
+        }
+    )
+
+
+def draw(
+    prompts: pd.DataFrame, wordings: int = 1, *, facts: int | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """Some prompts of a table: of every fact so many wordings, of every relation at most so many facts, drawn
+    by the seed."""
+    mixed = prompts.sample(frac=1, random_state=seed)
+    if facts is not None:
+        chosen = mixed.drop_duplicates("fact").groupby("relation", sort=False).head(facts)["fact"]
+        mixed = mixed[mixed["fact"].isin(chosen)]
+    return mixed.groupby("fact", sort=False).head(wordings).sort_index().reset_index(drop=True)

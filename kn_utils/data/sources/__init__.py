@@ -1,0 +1,97 @@
+"""Published data sets, one file each, all returning the tables of :mod:`kn_utils.facts`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+from pydantic import ValidationError, validate_call
+
+from ..facts import DataError, Facts, refuse_unknown
+from . import bing_distant, mini, mlama, mpararel, pararel, trex_multilingual
+from .tables import provenance
+
+__all__ = ["DATASETS", "load_facts", "load_passages", "parse", "provenance"]
+
+#: Data set name -> function that reads it: ``load(languages, relations, *, options)``. A new data set is a
+#: file beside this one and a row here.
+DATASETS: dict[str, Callable[..., Facts]] = {
+    "mini": mini.load,
+    "pararel": pararel.load,
+    "trex_multilingual": trex_multilingual.load,
+    "mpararel": mpararel.load,
+    "mlama": mlama.load,
+    "bing_distant": bing_distant.load,
+}
+CHOICES = ("languages", "relations")  # what every data set is asked for; the rest are its own options
+#: Data set name -> function that reads its sentences for the study of what switches neurons on.
+PASSAGES: dict[str, Callable[..., pd.DataFrame]] = {
+    "mini": mini.passages,
+    "bing_distant": bing_distant.passages,
+}
+
+
+def load_facts(
+    dataset: str = "mini",
+    *,
+    languages: list[str] | None = None,
+    relations: list[str] | None = None,
+    **options: Any,
+) -> Facts:
+    """A data set's ``entities, facts, templates``, or the chosen languages and relations of it.
+
+    Args:
+        dataset: a name in ``DATASETS``; its options may stand behind it, as a parameter of a notebook needs
+            them: ``"trex_multilingual:build=released,min_languages=4"``, ``"mlama:languages=de+fr"``.
+        languages: such as ``["en", "nl"]``; ``None`` is the data set's usual ones.
+        relations: such as ``["P36"]``; ``None`` is all.
+        options: the data set's own, see the ``load`` function of its file.
+
+    Raises:
+        DataError: unknown data set, option, language or relation (the message lists the known ones); a broken
+        table.
+    """
+    name, spelt = parse(dataset)
+    known = [option for option in inspect.signature(DATASETS[name]).parameters if option not in CHOICES]
+    given = {**spelt, **options}
+    asked = {
+        key: value for key, value in zip(CHOICES, (languages, relations), strict=True) if value is not None
+    }
+    refuse_unknown(name, "option", [key for key in given if key not in CHOICES], known)
+    try:
+        return validate_call(DATASETS[name])(**{**given, **asked})
+    except ValidationError as error:  # of an option's type or value, before anything is read
+        first = error.errors()[0]
+        raise DataError(f"data set {name!r}, {first['loc'][0]}={first['input']!r}: {first['msg']}.") from None
+
+
+def load_passages(dataset: str = "mini", relations: list[str] | None = None) -> pd.DataFrame:
+    """Sentences about a data set's facts: ``passage, relation, fact, kind, text``.
+
+    ``kind`` is ``both`` (subject and object are in the sentence), ``head`` (the subject only) or ``neither``.
+
+    Raises:
+        DataError: a data set without such sentences, or an unknown relation.
+    """
+    name, _ = parse(dataset)
+    if name not in PASSAGES:
+        raise DataError(f"data set {name!r} has no passages; these have: {', '.join(PASSAGES)}.")
+    return PASSAGES[name](relations)
+
+
+def parse(dataset: str) -> tuple[str, dict[str, Any]]:
+    """``"mlama:languages=de+fr"`` -> ``("mlama", {"languages": ["de", "fr"]})``."""
+    name, colon, rest = dataset.partition(":")
+    if name not in DATASETS:
+        raise DataError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}.")
+    options: dict[str, Any] = {}
+    for part in rest.split(",") if colon else []:
+        key, equals, value = part.partition("=")
+        if not key or not equals or not value:
+            raise DataError(
+                f"dataset {dataset!r}: {part!r} should be option=value, options separated by commas."
+            )
+        options[key] = value.split("+") if key in CHOICES else value
+    return name, options

@@ -1,0 +1,59 @@
+"""The bundled facts in ``data/mini``: written for this project, in six languages (see its README)."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from ...base import DATA
+from ..facts import DataError, Facts, find_problems, read_table, refuse_unknown
+
+FOLDER = DATA / "mini"
+
+
+@cache
+def read(folder: str | Path = FOLDER) -> Facts:
+    """The bundled tables, checked."""
+    folder = Path(folder)
+    tables = {kind: read_table(folder / f"{kind}.csv", kind) for kind in ("entities", "facts", "templates")}
+    data = Facts("mini", **tables, origin={"dataset": "mini", "licence": "CC0-1.0"})
+    problems = find_problems(data)
+    if problems:
+        raise DataError(f"{folder}: {len(problems)} problems, the first: {problems[0]}.")
+    return data
+
+
+def load(languages: list[str] | None = None, relations: list[str] | None = None) -> Facts:
+    """The bundled facts, or the chosen languages and relations of them."""
+    return read().select(languages, relations)
+
+
+def teaching(folder: str | Path = FOLDER) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What the bundled model was taught: ``fact, taught`` (all, a language, never) and ``template,
+    taught``."""
+    folder = Path(folder)
+    facts = pd.read_csv(folder / "teaching_facts.csv", dtype=str)
+    wordings = pd.read_csv(folder / "teaching_wordings.csv", dtype={"template": str, "taught": bool})
+    return facts, wordings
+
+
+def mark_teaching(prompts: pd.DataFrame) -> pd.DataFrame:
+    """Prompts with ``group``: taught in all languages, in this one only, in another only, never; and
+    ``wording``: seen, unseen."""
+    taught, wordings = teaching()
+    how = prompts["fact"].map(taught.set_index("fact")["taught"])
+    group = how.where(how.isin(["all", "never"]), "another").mask(how == prompts["language"], "this")
+    seen = prompts["template"].map(wordings.set_index("template")["taught"])
+    return prompts.assign(group=group, wording=seen.map({True: "seen", False: "unseen"}))
+
+
+def passages(relations: list[str] | None = None, folder: str | Path = FOLDER) -> pd.DataFrame:
+    """Sentences for the activation study: ``passage, relation, fact, kind, text``; kind = both, head,
+    neither."""
+    table = pd.read_csv(Path(folder) / "passages.csv", dtype=str, keep_default_na=False)
+    if relations is None:
+        return table
+    refuse_unknown("mini", "relation", relations, list(table["relation"].unique()))
+    return table[table["relation"].isin(relations)].reset_index(drop=True)

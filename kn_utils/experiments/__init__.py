@@ -1,0 +1,1 @@
+"""What the notebooks ask a model; reads and writes no files."""

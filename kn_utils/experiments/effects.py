@@ -1,0 +1,182 @@
+"""What an intervention does to the right answers, and to everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ..base import StudyError
+from ..model.answers import answer_probability, ask
+from ..model.language_model import LanguageModel
+from ..neurons.choose import other_fact, pairs_by_fact
+
+#: The two interventions of the papers, and what they multiply neurons by.
+BOTH = {"suppress": 0.0, "amplify": 2.0}
+
+#: Columns of a table of effects.
+EFFECTS = [
+    "prompt",
+    "fact",
+    "relation",
+    "language",
+    "operation",
+    "factor",
+    "neurons",
+    "before",
+    "after",
+    "right_before",
+    "right_after",
+    "predicted_before",
+    "predicted_after",
+    "changed",
+]
+
+
+class EvaluationError(StudyError):
+    """An evaluation that has nothing to measure."""
+
+
+def perplexity(probability: Sequence[float]) -> float:
+    """exp of the mean of -ln P(answer)."""
+    return float(np.exp(-np.log(np.asarray(probability, dtype=float)).mean()))
+
+
+def effects(
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    neurons: pd.DataFrame,
+    *,
+    operation: str = "suppress",
+    factor: float | None = None,
+    kind: str = "knowledge",
+    source: Sequence[str | None] | None = None,
+    before: pd.DataFrame | None = None,
+    batch_size: int | None = None,
+) -> pd.DataFrame:
+    """Ask every prompt with and without its fact's neurons scaled; many facts share a batch.
+
+    Args:
+        operation: ``suppress`` (factor 0) or ``amplify`` (factor 2 unless given).
+        kind: what the neurons are (knowledge, activation, random), for the table.
+        source: the fact whose neurons act on each prompt (:func:`other_fact`); its own when left out.
+        before: :func:`answer_probability` of the prompts, where it is known already.
+
+    Returns:
+        effects ``prompt, fact, relation, language, operation, factor, neurons, before, after`` for the
+        prompts whose source has a neuron; ``right_before, right_after``: whether the right answer is the
+        first choice; ``predicted_before,
+        predicted_after``: the first choice as text, and ``changed``: whether it is another one.
+    """
+    if operation not in BOTH:
+        raise EvaluationError(f"operation={operation!r}; it is 'suppress' or 'amplify'.")
+    if before is not None and before["prompt"].tolist() != prompts["prompt"].tolist():
+        raise EvaluationError(
+            "before is not of these prompts in this order; pass answer_probability(model, prompts)."
+        )
+    factor = BOTH[operation] if factor is None else factor
+    sets = pairs_by_fact(neurons)
+    source = prompts["fact"].to_numpy() if source is None else np.asarray(source, dtype=object)
+    if len(source) != len(prompts):
+        raise EvaluationError(f"{len(source)} sources for {len(prompts)} prompts; each prompt needs one.")
+    has = np.array([fact in sets for fact in source], bool)
+    asked = prompts[has].reset_index(drop=True)
+    if asked.empty:
+        raise EvaluationError("none of these prompts' facts has a neuron; lower the threshold or the share.")
+    known = answer_probability(model, asked, batch_size=batch_size) if before is None else before[has]
+    rows = model.encode(asked)
+    acting = source[has]
+    p, _, top = ask(model, rows, batch_size, [sets[acting[row.prompt]] for row in rows], factor)
+    number = [row.prompt for row in rows]
+    after, right = np.ones(len(asked)), np.ones(len(asked), bool)
+    np.multiply.at(after, number, p)
+    np.logical_and.at(right, number, top == np.array([row.target for row in rows]))
+    first: list[list[int]] = [[] for _ in range(len(asked))]
+    for row, piece in zip(rows, top.tolist(), strict=True):
+        first[row.prompt].append(piece)
+    table = pd.DataFrame(
+        {
+            **{name: asked[name] for name in ("prompt", "fact", "relation", "language")},
+            "operation": operation,
+            "factor": float(factor),
+            "neurons": kind,
+            "before": known["probability"].to_numpy(),
+            "after": after,
+            "right_before": known["correct"].to_numpy(),
+            "right_after": right,
+            "predicted_before": known["predicted"].to_numpy(),
+            "predicted_after": [model.tokenizer.decode(x) for x in first],
+        }
+    )
+    return table.assign(changed=table["predicted_before"] != table["predicted_after"])
+
+
+def effects_by_kind(
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    kinds: Mapping[str, pd.DataFrame],
+    *,
+    operations: Mapping[str, float] = BOTH,
+    source: Sequence[str | None] | None = None,
+    before: pd.DataFrame | None = None,
+    batch_size: int | None = None,
+) -> pd.DataFrame:
+    """:func:`effects` of every kind of neurons (name -> neurons) under every operation (name -> factor), one
+    below the other.
+
+    A kind without a neuron for any of these prompts is left out (the activation baseline may be empty).
+    """
+    acting = prompts["fact"] if source is None else source
+    kinds = {kind: neurons for kind, neurons in kinds.items() if neurons["fact"].isin(acting).any()}
+    if not kinds:
+        raise EvaluationError(
+            "no kind of neurons has one for these prompts' facts; lower the threshold or the share."
+        )
+    before = answer_probability(model, prompts, batch_size=batch_size) if before is None else before
+    options = {"source": source, "before": before, "batch_size": batch_size}
+    tables = [
+        effects(model, prompts, neurons, operation=operation, factor=factor, kind=kind, **options)
+        for kind, neurons in kinds.items()
+        for operation, factor in operations.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def effects_of_other_facts(
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    kinds: Mapping[str, pd.DataFrame],
+    own: pd.DataFrame | None = None,
+    *,
+    operations: Mapping[str, float] = BOTH,
+    before: pd.DataFrame | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Is it the fact, its relation or its answer that neurons carry? Prompts under the neurons of one other
+    fact each.
+
+    Args:
+        kinds: name -> neurons; the other facts are drawn (:func:`other_fact`) among those of the first kind.
+        own: effects of the facts' own neurons: those of the first kind on the same prompts are put beside, as
+            kind ``its own``.
+
+    Returns:
+        effects with ``relation_is, answer_is``: ``same`` or ``other`` than the prompt's. Combinations without
+        a pair of facts are not there (one relation only, or every answer another); with none at all the table
+        is empty.
+    """
+    first = next(iter(kinds))
+    tables = [pd.DataFrame(columns=["relation_is", "answer_is", *EFFECTS])]
+    for relation, answer in (("same", "other"), ("other", "other"), ("same", "same"), ("other", "same")):
+        source = other_fact(prompts, kinds[first], relation=relation, answer=answer, seed=seed)
+        if source is None:
+            continue
+        options = {"operations": operations, "source": source, "before": before, "batch_size": batch_size}
+        parts = [effects_by_kind(model, prompts, kinds, **options)]
+        if own is not None:
+            beside = own[own["prompt"].isin(parts[0]["prompt"]) & (own["neurons"] == first)]
+            parts.append(beside.assign(neurons="its own"))
+        tables.append(pd.concat(parts).assign(relation_is=relation, answer_is=answer))
+    return pd.concat(tables[1:] or tables, ignore_index=True)

@@ -1,0 +1,164 @@
+"""Which facts to change, to what, and which questions to put afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..data.facts import SUBJECT, Facts
+from ..model.language_model import LanguageModel
+from ..model.rows import answer_pieces
+from ..neurons.choose import uncommon
+from .effects import EvaluationError
+
+
+def sample_updates(
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    probabilities: pd.DataFrame,
+    neurons: pd.DataFrame,
+    *,
+    per_relation: int | None = 10,
+    common: float = 0.1,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Facts to change: known ones, each with a prompt that the model answers and another answer of its
+    relation.
+
+    As published (Dai et al.'s code) but seeded and finite. A fact is eligible if the model answers one of its
+    prompts, if a neuron of it is :func:`uncommon`, and if its relation has another answer in that prompt's
+    language: one for the same side of the fact, that is not right too for the same question, and with as many
+    pieces (or else the number of blanks would tell them apart).
+
+    Returns:
+        updates: the prompt's columns, its answer as ``old``, and ``new`` (how many facts fell out where:
+        :func:`eligibility`); and the neurons to edit (rows of ``neurons``).
+    """
+    random = np.random.default_rng(seed)
+    own = uncommon(neurons, common)
+    right = probabilities["correct"].to_numpy()
+    others = _OtherAnswers(model, prompts)
+    updates, report = [], []
+    for relation, group in prompts.assign(known=right).groupby("relation", sort=False):
+        known = group[group["known"]]
+        held = known[known["fact"].isin(own["fact"])]
+        eligible = 0
+        for fact in random.permutation(held["fact"].unique()):
+            bag = [(row, others.of(row)) for row in held[held["fact"] == fact].itertuples()]
+            bag = [(row, possible) for row, possible in bag if possible]
+            eligible += bool(bag)
+            if bag and (per_relation is None or eligible <= per_relation):
+                row, possible = bag[random.integers(len(bag))]
+                updates.append((row.prompt, possible[random.integers(len(possible))]))
+        taken = eligible if per_relation is None else min(eligible, per_relation)
+        counts = (int(table["fact"].nunique()) for table in (group, known, held))
+        report.append((relation, *counts, eligible, taken))
+    if not updates:
+        raise EvaluationError(
+            "no fact can be updated: none is known, has a neuron of its own and another answer to take."
+        )
+    table = pd.DataFrame(updates, columns=["prompt", "new"]).merge(
+        prompts.rename(columns={"answer": "old"}), on="prompt"
+    )
+    table = table[["fact", "relation", "prompt", "old", "new", "language", "template", "text", "masked"]]
+    table.attrs["eligibility"] = report
+    return table, own[own["fact"].isin(table["fact"])].reset_index(drop=True)
+
+
+def eligibility(updates: pd.DataFrame) -> pd.DataFrame:
+    """How many facts each condition of :func:`sample_updates` left: ``relation, facts, known, with_neurons,
+    eligible, taken``."""
+    columns = ["relation", "facts", "known", "with_neurons", "eligible", "taken"]
+    return pd.DataFrame(updates.attrs["eligibility"], columns=columns)
+
+
+def translate_updates(
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    probabilities: pd.DataFrame,
+    *,
+    per_relation: int = 3,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Facts to change, the same change in every language: ``fact, relation, language, prompt, answer, new``.
+
+    The new answer is that of another fact of the relation, so it has a name in each language. A language's
+    row is left out where the model does not give the old answer, or where old and new differ in their number
+    of pieces there. Of each relation those facts are taken that have the most languages left (ties by the
+    seed).
+
+    Args:
+        prompts: one per fact and language. ``attrs["asked"]``: how many rows there would be were none left
+            out.
+    """
+    random = np.random.default_rng(seed)
+    known = prompts[probabilities["correct"].to_numpy()].drop_duplicates(["fact", "language"])
+    others = _OtherAnswers(model, prompts)
+    name = prompts.drop_duplicates(["fact", "language"]).set_index(["fact", "language"])["answer"].to_dict()
+    parts = []
+    for relation, group in known.groupby("relation", sort=False):
+        members = prompts.loc[prompts["relation"] == relation, "fact"].unique()
+        found = []
+        for fact in random.permutation(group["fact"].unique()):
+            bag = group[group["fact"] == fact]
+            possible = {row.language: set(others.of(row)) for row in bag.itertuples()}
+            fits = {
+                donor: [lang for lang, names in possible.items() if name.get((donor, lang)) in names]
+                for donor in random.permutation(members)
+            }
+            donor = max(fits, key=lambda one: len(fits[one]))  # the first of the best, in the seed's order
+            kept = bag[bag["language"].isin(fits[donor])]
+            found.append(kept.assign(new=[name[donor, lang] for lang in kept["language"]]))
+        parts += sorted(found, key=len, reverse=True)[:per_relation]  # a stable sort
+    table = pd.concat(
+        [known.iloc[:0].assign(new=""), *(part for part in parts if len(part))], ignore_index=True
+    )
+    table.attrs["asked"] = int(table["fact"].nunique() * prompts["language"].nunique())
+    return table
+
+
+def questions(updates: pd.DataFrame, prompts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Prompts about updated facts, in the update's language: their columns, ``where`` (the name of the table
+    they come from; ``the edited prompt`` for the update's own) and ``new``.
+    """
+    table = pd.concat([some.assign(where=name) for name, some in prompts.items()], ignore_index=True)
+    table = table.merge(updates[["fact", "language", "new"]], on=["fact", "language"])
+    return table.assign(
+        where=table["where"].mask(table["prompt"].isin(updates["prompt"]), "the edited prompt")
+    )
+
+
+class _OtherAnswers:
+    """The other answers that a prompt could be given: its relation's, in its language, for the same side, as
+    long, not right."""
+
+    def __init__(self, model: LanguageModel, prompts: pd.DataFrame) -> None:
+        pools = prompts.groupby(["relation", "language", "masked"])["answer"].unique()
+        self.pools, self.right = pools.to_dict(), prompts.groupby("text")["answer"].agg(set).to_dict()
+        self.pieces = {one: len(answer_pieces(model.tokenizer, one)) for one in prompts["answer"].unique()}
+
+    def of(self, row: Any) -> list[str]:
+        pool, n = self.pools[row.relation, row.language, row.masked], self.pieces[row.answer]
+        return [one for one in pool if one not in self.right[row.text] and self.pieces[one] == n]
+
+
+def alias_prompts(facts: Facts, prompts: pd.DataFrame) -> pd.DataFrame:
+    """The prompts that ask for the object, with each other name of the subject (``entities.aliases``,
+    separated by ``|``).
+
+    Columns as ``prompts``, ids end in ``/alias:name``; empty where the data set has no aliases.
+    """
+    names = facts.entities.loc[facts.entities["aliases"].fillna("") != "", ["entity", "language", "aliases"]]
+    names = names.assign(alias=names["aliases"].str.split("|")).explode("alias")
+    names["alias"] = names["alias"].str.strip()
+    table = prompts[prompts["masked"] == "object"].merge(facts.facts[["fact", "subject"]], on="fact")
+    table = table.merge(names.rename(columns={"entity": "subject"}), on=["subject", "language"])
+    table = table.drop(columns="text").merge(facts.templates, on=["relation", "language", "template"])
+    table["text"] = [
+        text.replace(SUBJECT, alias) for text, alias in zip(table["text"], table["alias"], strict=True)
+    ]
+    table["prompt"] += "/alias:" + table["alias"]
+    return table[prompts.columns]

@@ -1,0 +1,1 @@
+"""One language model: how it is read, asked and changed."""

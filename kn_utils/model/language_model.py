@@ -1,0 +1,149 @@
+"""A language model, its tokenizer, and where its neurons are."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from .architectures import ARCHITECTURES, ModelError
+from .rows import Row, encode
+
+
+class LanguageModel:
+    """A transformer with a language-model head, its tokenizer, and where its neurons are.
+
+    Attributes:
+        model, tokenizer: the Hugging Face objects, the model in evaluation mode without parameter gradients.
+        n_layers, n_neurons: layers, and neurons per layer.
+        device: where the weights lie.
+        name, revision: its origin, as asked for.
+        causal: whether it reads from left to right only.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, *, name: str = "in memory", revision: str | None = None
+    ) -> None:
+        kind = model.config.model_type
+        if kind not in ARCHITECTURES:
+            raise ModelError(
+                f"architecture {kind!r} is not supported; known: {', '.join(ARCHITECTURES)}. To add it, give "
+                "kn_utils.models.ARCHITECTURES a row: its blocks, the second linear map of a block's "
+                "feed-forward part, its head."
+            )
+        self.architecture = ARCHITECTURES[kind]
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer, self.name, self.revision = tokenizer, name, revision
+        self.causal = self.architecture.causal
+        if not self.causal and tokenizer.mask_token is None:
+            raise ModelError(
+                f"the tokenizer of {name!r} has no mask token; {kind} cannot be asked without one."
+            )
+        self.blocks = list(operator.attrgetter(self.architecture.blocks)(model))
+        norm = self.architecture.norm
+        if kind == "opt" and not model.config.do_layer_norm_before:  # OPT-350m alone normalises after adding
+            norm = "final_layer_norm"
+        self.norms = [operator.attrgetter(norm)(block) if norm else None for block in self.blocks]
+        self.seconds = [operator.attrgetter(self.architecture.second)(block) for block in self.blocks]
+        head = self.architecture.head
+        self.head = operator.attrgetter(head)(model) if head else model.get_output_embeddings()
+        self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self.n_layers = len(self.blocks)
+        self.n_neurons = _slots(self.seconds[0]).shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.seconds[0].weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.seconds[0].weight.dtype
+
+    def __repr__(self) -> str:
+        kind = self.model.config.model_type
+        return f"LanguageModel({self.name!r}, {kind}, {self.n_layers} layers x {self.n_neurons} neurons)"
+
+    def value_slots(self, layer: int) -> torch.Tensor:
+        """A view of the value slots of a layer, shape (neuron, hidden): writing to it edits the model."""
+        return _slots(self.seconds[layer])
+
+    @property
+    def embeddings(self) -> torch.Tensor:
+        """Input word embeddings, shape (token, hidden)."""
+        return self.model.get_input_embeddings().weight
+
+    def checksum(self) -> str:
+        """A digest of all weights as they are now; an edit of a single one changes it."""
+        digest = hashlib.sha256(str(self.dtype).encode())
+        whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        for name, weight in self.model.state_dict().items():
+            # Sums of bit patterns are exact, whatever order a device adds in.
+            digest.update(
+                f"{name} {weight.view(whole[weight.element_size()]).sum(dtype=torch.int64).item()}".encode()
+            )
+        return digest.hexdigest()[:16]
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens that a text may have; ``None`` where the model sets no limit."""
+        config = self.model.config
+        limit = getattr(config, "max_position_embeddings", None)
+        return limit - config.pad_token_id - 1 if self.architecture.padded_positions else limit
+
+    def encode(self, prompts: pd.DataFrame, unknown: str = "refuse") -> list[Row]:
+        """Prompts as rows of token ids, one per piece of the answer; see :func:`kn_utils.facts.encode`."""
+        return encode(
+            self.tokenizer, prompts, causal=self.causal, unknown=unknown, max_length=self.max_length
+        )
+
+    def batch(self, rows: list[Row]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+        """Rows padded on the right: the model's inputs, the blanks' positions, the wanted ids (all on the
+        device)."""
+        pad = self.tokenizer.pad_token_id
+        pad = 0 if pad is None else pad
+        longest = max(len(row.ids) for row in rows)
+        ids = torch.tensor([row.ids + [pad] * (longest - len(row.ids)) for row in rows])
+        mask = torch.tensor([[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows])
+        inputs = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
+        at, wanted = (
+            torch.tensor(x, device=self.device)
+            for x in zip(*((r.position, r.target) for r in rows), strict=True)
+        )
+        return inputs, at, wanted
+
+    def logits(self, inputs: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
+        """Logits at one position of each row, shape (row, token); the head sees nothing else."""
+        with self.head_at(positions):
+            keep = {"use_cache": False} if self.causal else {}
+            return self.model(**inputs, **keep).logits[:, 0]
+
+    @contextmanager
+    def head_at(self, positions: torch.Tensor) -> Iterator[None]:
+        """Inside, the output head receives only each row's position: hidden states (row, 1, hidden)."""
+
+        def narrow(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            rows = torch.arange(len(args[0]), device=args[0].device)
+            return (args[0][rows, positions].unsqueeze(1), *args[1:])
+
+        handle = self.head.register_forward_pre_hook(narrow)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _slots(second: nn.Module) -> torch.Tensor:
+    """(neuron, hidden) view of a second linear map; GPT-2's Conv1D stores it so, ``nn.Linear`` transposed."""
+    return second.weight.T if isinstance(second, nn.Linear) else second.weight
+
+
+def by_row(neurons: torch.Tensor, rows: int) -> torch.Tensor:
+    """Neurons as (row, token, neuron); OPT hands its second linear map rows and tokens folded into one."""
+    return neurons if neurons.ndim == 3 else neurons.view(rows, -1, neurons.shape[-1])

@@ -1,0 +1,147 @@
+"""Loading models: registered names, local folders, Hub ids."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from ..base import DATA, StudyError
+from .architectures import ARCHITECTURES, ModelError
+from .language_model import LanguageModel
+
+MINI = DATA / "mini" / "model"
+
+#: Names that need no knowledge of the Hub. Pin your own revision (40 hex digits) for a result you publish.
+REGISTERED = {
+    "mini": str(MINI),
+    "mbert-uncased": "google-bert/bert-base-multilingual-uncased",
+    "mbert-cased": "google-bert/bert-base-multilingual-cased",
+}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+
+
+def load_model(
+    name: str = "mini", revision: str | None = None, *, device: str = "auto", dtype: str = "float32"
+) -> LanguageModel:
+    """A model by registered name, local folder, or Hub id and revision.
+
+    Only safetensors weights are read, and never a model's own code. The Hub's cache and switches apply
+    (``HF_HOME``, ``HF_ENDPOINT``, ``HF_HUB_OFFLINE=1``).
+
+    Raises:
+        ModelError: nothing of that name; not reachable; no safetensors; weights that are not finite.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}.")
+    target = choose_device(device)
+    place = (
+        str(Path(REGISTERED.get(name, name)).expanduser())
+        if name.startswith("~")
+        else REGISTERED.get(name, name)
+    )
+    if not Path(place).is_dir():
+        if name in REGISTERED and Path(place).is_absolute():
+            raise ModelError(
+                f"the bundled model is missing from {place}; bring it back with `git checkout "
+                f"data/mini/model`."
+            )
+        if place.count("/") != 1 or place.startswith((".", "/", "~")):
+            known = ", ".join(REGISTERED)
+            raise ModelError(
+                f"unknown model {name!r}: neither a registered name ({known}), nor a folder, nor a Hub id "
+                f"owner/name."
+            )
+    try:
+        model, tokenizer = _read(name, place, revision, DTYPES[dtype])
+    except (OSError, ValueError, SafetensorError) as error:
+        if isinstance(error, StudyError):
+            raise
+        raise ModelError(_missing(name, place, revision, error)) from error
+    check_finite(model, name)
+    return LanguageModel(model.to(target), tokenizer, name=name, revision=revision)
+
+
+def _read(name: str, place: str, revision: str | None, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+    # Imported here: transformers takes seconds, and tables need none of it.
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    if Path(place).is_dir():  # reading weights takes a second; a download keeps its bar
+        disable_progress_bar()
+    # Without it, a Hub model that has no safetensors is sent to an outside service for conversion.
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+    safe = {"revision": revision, "trust_remote_code": False}
+    config = AutoConfig.from_pretrained(place, **safe)
+    if config.model_type not in ARCHITECTURES:
+        raise ModelError(
+            f"{name}: architecture {config.model_type!r} is not supported; known: {', '.join(ARCHITECTURES)}."
+        )
+    tokenizer = AutoTokenizer.from_pretrained(place, **safe)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ValueError("it has no vocabulary")
+    auto = AutoModelForCausalLM if ARCHITECTURES[config.model_type].causal else AutoModelForMaskedLM
+    model, info = auto.from_pretrained(
+        place, dtype=dtype, use_safetensors=True, output_loading_info=True, **safe
+    )
+    missing = sorted(info["missing_keys"])
+    if missing:  # transformers would fill them with random numbers
+        raise ModelError(
+            f"{name}: the weights lack {missing[0]} ({len(missing)} in all); it is no whole language model."
+        )
+    return model, tokenizer
+
+
+def at_hand() -> pd.DataFrame:
+    """Registered models and whether they can be loaded without a network: ``model, from, at hand``."""
+    from huggingface_hub import try_to_load_from_cache
+
+    rows = []
+    for name, place in REGISTERED.items():
+        local = (Path(place) / "model.safetensors").is_file()
+        hub = "/" in place and not Path(place).is_absolute()
+        there = local or (hub and isinstance(try_to_load_from_cache(place, "model.safetensors"), str))
+        rows.append({"model": name, "from": place if hub else "data/mini/model", "at hand": there})
+    return pd.DataFrame(rows)
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU; MPS is used when asked for by name; ``cuda:all`` is
+    the first one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = device.partition(":")[0]
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind not in there:
+        raise ModelError(f"unknown device {device!r}; known: auto, cpu, cuda, mps.")
+    if not there[kind]:
+        raise ModelError(f"device {device!r} was asked for, and torch sees none; use device='auto' or 'cpu'.")
+    return torch.device("cuda:0" if device == "cuda:all" else device)
+
+
+def check_finite(model: nn.Module, name: str = "the model") -> None:
+    """Raise :class:`ModelError` when a weight is NaN or infinite: every score would be meaningless."""
+    for parameter, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise ModelError(
+                f"{name}: weight {parameter} holds NaN or infinite values; load or train it again."
+            )
+
+
+def _missing(name: str, place: str, revision: str | None, error: Exception) -> str:
+    what = " ".join(str(error).split())
+    if Path(place).is_dir():
+        return f"model {name!r} in {place} cannot be read ({what}); it needs config.json, tokenizer files and *.safetensors."
+    at = f" at revision {revision}" if revision else ""
+    extra = f" --revision {revision}" if revision else ""
+    return (
+        f"model {name!r}{at} is not in the local cache and could not be fetched ({what}). With a network, "
+        f"run "
+        f"`hf download {place}{extra}`; without one, copy its folder here and pass the folder's path as the "
+        f"model."
+    )

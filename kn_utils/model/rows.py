@@ -1,0 +1,108 @@
+"""Prompts as rows of token ids, one row per piece of the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ..data.facts import OBJECT, SUBJECT, DataError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question to the model: the ids, where its blank is, the wanted piece; ``prompt`` numbers the
+    prompt."""
+
+    prompt: int
+    ids: list[int]
+    position: int
+    target: int
+
+
+def answer_pieces(tokenizer: Any, answer: str, before: str = " ", unknown: str = "refuse") -> list[int]:
+    """The token ids of an answer as it stands behind the text ``before``, without special tokens.
+
+    Raises:
+        DataError: the tokenizer cannot write the answer (it gives nothing, or the unknown token) and
+            ``unknown`` is not ``"allow"``.
+    """
+    lead = " " if before[-1:].isspace() else ""
+    pieces = tokenizer(lead + answer, add_special_tokens=False)["input_ids"]
+    tokens = tokenizer.convert_ids_to_tokens(pieces)
+    if (
+        before and not lead and tokens and tokens[0].startswith("▁")
+    ):  # SentencePiece's dummy space, where there is none
+        bare = tokenizer.convert_tokens_to_ids(tokens[0][1:]) if tokens[0] != "▁" else None
+        if bare is None and len(tokens) > 1:
+            pieces = pieces[1:]
+        elif bare not in (None, tokenizer.unk_token_id):
+            pieces = [bare, *pieces[1:]]
+    if not pieces or (tokenizer.unk_token_id in pieces and unknown != "allow"):
+        shown = tokenizer.unk_token or "nothing"
+        raise DataError(
+            f"the tokenizer cannot write the answer {answer!r} (it becomes {shown}); choose a model that "
+            f"can, "
+            "leave the fact out, or pass unknown='allow' to repeat the released runs."
+        )
+    return pieces
+
+
+def encode(
+    tokenizer: Any,
+    prompts: pd.DataFrame,
+    *,
+    causal: bool = False,
+    unknown: str = "refuse",
+    max_length: int | None = None,
+) -> list[Row]:
+    """Prompts as rows of token ids, one per piece of the answer (design: a multi-token answer of n pieces).
+
+    A masked model sees n blanks; piece j is asked for at the j-th, the pieces before it filled in. A causal
+    model sees the text in front of the blank and the pieces before j, and is asked at its last token.
+    """
+    rows: list[Row] = []
+    for number, (name, text, answer, masked) in enumerate(
+        prompts[["prompt", "text", "answer", "masked"]].itertuples(index=False)
+    ):
+        blank = OBJECT if masked == "object" else SUBJECT
+        if text.count(blank) != 1:
+            raise DataError(f"prompt {name}: {text!r} should hold its blank {blank} once.")
+        before, after = text.split(blank)
+        if causal:
+            rows += _causal_rows(tokenizer, number, name, before, answer, unknown)
+        else:
+            pieces = answer_pieces(tokenizer, answer, before, unknown)
+            ids = tokenizer(before + tokenizer.mask_token * len(pieces) + after)["input_ids"]
+            at = [i for i, token in enumerate(ids) if token == tokenizer.mask_token_id]
+            if len(at) != len(pieces):
+                raise DataError(f"prompt {name}: {text!r} holds a mask token of its own.")
+            for place, piece in zip(at, pieces, strict=True):
+                rows.append(Row(number, list(ids), place, piece))
+                ids[place] = piece
+        if max_length is not None and len(rows[-1].ids) > max_length:
+            raise DataError(f"prompt {name} has {len(rows[-1].ids)} tokens; the model takes {max_length}.")
+    return rows
+
+
+def _causal_rows(tokenizer: Any, number: int, name: str, before: str, answer: str, unknown: str) -> list[Row]:
+    prefix = before.rstrip()
+    space = " " if prefix != before else ""
+    ids = tokenizer(prefix)["input_ids"]
+    if ids and ids[-1] == tokenizer.eos_token_id and len(ids) > 1:  # some tokenizers close every text
+        ids = ids[:-1]
+    if not ids and tokenizer.bos_token_id is not None:
+        ids = [tokenizer.bos_token_id]
+    if not ids:
+        raise DataError(
+            f"prompt {name}: nothing stands before the blank, and a left-to-right model needs something."
+        )
+    whole = tokenizer(prefix + space + answer)["input_ids"]
+    pieces = whole[len(ids) :] if whole[: len(ids)] == ids else []
+    if pieces and pieces[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id is not None:
+        pieces = pieces[:-1]
+    if not pieces or tokenizer.unk_token_id in pieces:
+        # The tokenizer joined the answer to what stands before it: ask for the answer as it is written alone.
+        pieces = answer_pieces(tokenizer, answer, before or " ", unknown)
+    return [Row(number, ids + pieces[:j], len(ids) + j - 1, piece) for j, piece in enumerate(pieces)]

@@ -1,0 +1,1 @@
+"""From scores to sets of neurons; no torch."""

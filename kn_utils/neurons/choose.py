@@ -1,0 +1,146 @@
+"""Sets of neurons: those of a relation, random, strongest, uncommon ones; and whose neurons act on whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from ..base import StudyError
+
+
+def relation_neurons(neurons: pd.DataFrame, k: int = 20) -> pd.DataFrame:
+    """The ``k`` neurons that most facts of a relation share: ``relation, layer, neuron, facts`` (ties: lower
+    layer, neuron)."""
+    count = neurons.groupby(["relation", "layer", "neuron"], sort=False).size().rename("facts").reset_index()
+    count = count.sort_values(["relation", "facts", "layer", "neuron"], ascending=[True, False, True, True])
+    return count.groupby("relation", sort=False).head(k).reset_index(drop=True)
+
+
+def random_neurons(
+    neurons: pd.DataFrame, shape: tuple[int, int], *, same_layers: bool = False, seed: int = 0
+) -> pd.DataFrame:
+    """As many neurons for every fact, drawn at random without repeats: the control.
+
+    Args:
+        shape: (layers, neurons per layer) of the model.
+        same_layers: draw each from the layer of the neuron that it stands for.
+    """
+    random = np.random.default_rng(seed)
+    layers, width = shape
+    layer = neurons["layer"].to_numpy(int)
+    chosen = np.zeros(len(neurons), int)  # layer * width + neuron
+    for rows in neurons.groupby("fact", sort=False).indices.values():
+        if same_layers:
+            for one in np.unique(layer[rows]):
+                here = rows[layer[rows] == one]
+                chosen[here] = one * width + np.sort(random.choice(width, size=len(here), replace=False))
+        else:
+            chosen[rows] = np.sort(random.choice(layers * width, size=len(rows), replace=False))
+    return neurons.assign(layer=chosen // width, neuron=chosen % width)
+
+
+class ChoiceError(StudyError):
+    """A choice that cannot be made as asked."""
+
+
+def as_pairs(neurons: pd.DataFrame | Iterable[tuple[int, int]]) -> np.ndarray:
+    """Any table or list with layer and neuron as unique (layer, neuron) pairs, shape (n, 2)."""
+    table = (
+        neurons[["layer", "neuron"]].to_numpy()
+        if isinstance(neurons, pd.DataFrame)
+        else np.array(list(neurons))
+    )
+    return np.unique(table.astype(int).reshape(-1, 2), axis=0)
+
+
+def pairs_by_fact(neurons: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Every fact's (layer, neuron) pairs, shape (n, 2)."""
+    pairs = neurons[["layer", "neuron"]].to_numpy(int)
+    return {fact: pairs[rows] for fact, rows in neurons.groupby("fact").indices.items()}
+
+
+def uncommon(neurons: pd.DataFrame, common: float = 0.1) -> pd.DataFrame:
+    """The neurons that occur in at most ``common`` of their relation's facts, or in one fact only.
+
+    Facts without neurons count too (``neurons.attrs["facts"]``), and a fact's own bag counts once.
+    """
+    facts = pd.Series(neurons.attrs["facts"]).value_counts()
+    holders = neurons.groupby(["relation", "layer", "neuron"])["fact"].transform("nunique")
+    return neurons[holders <= np.maximum(common * neurons["relation"].map(facts), 1)]
+
+
+def strongest(
+    scores: pd.DataFrame, prompts: pd.DataFrame, neurons: pd.DataFrame, k: int, common: float = 0.1
+) -> pd.DataFrame:
+    """The ``k`` neurons with the highest mean score over a fact's prompts: ``fact, relation, layer, neuron,
+    score``.
+
+    Those that are common among the refined ``neurons`` are left out (:func:`uncommon`). Scores that were too
+    small to be kept count as 0.
+    """
+    held = scores.merge(prompts[["prompt", "fact", "relation"]], on="prompt")
+    table = held.groupby(["fact", "relation", "layer", "neuron"], sort=False)["score"].sum().reset_index()
+    table["score"] /= table["fact"].map(prompts.groupby("fact").size())
+    where = ["relation", "layer", "neuron"]
+    common_ones = neurons.drop(uncommon(neurons, common).index)
+    table = table[~pd.MultiIndex.from_frame(table[where]).isin(pd.MultiIndex.from_frame(common_ones[where]))]
+    table = table.sort_values(["score", "layer", "neuron"], ascending=[False, True, True])
+    table = (
+        table.groupby("fact", sort=False)
+        .head(k)
+        .sort_values(["fact", "layer", "neuron"])
+        .reset_index(drop=True)
+    )
+    table.attrs = {"facts": neurons.attrs["facts"]}
+    return table
+
+
+def other_fact(
+    prompts: pd.DataFrame,
+    neurons: pd.DataFrame,
+    *,
+    relation: str = "other",
+    answer: str = "any",
+    seed: int = 0,
+) -> np.ndarray | None:
+    """For each prompt another fact, whose neurons shall act on it: the same one for a fact's whole bag, drawn
+    by the seed.
+
+    Args:
+        neurons: only facts that have some are drawn.
+        relation: ``"same"`` or ``"other"`` than the prompt's.
+        answer: ``"same"``, ``"other"`` or ``"any"``. With ``"other"`` no fact is taken whose prompts ask for
+            the same answer (a
+            neighbour in the relation may have it: then it is hardly another fact). Answers are compared as
+                they are written
+            in ``prompts``, language by language.
+
+    Returns:
+        facts in the order of ``prompts``, None where there is no such fact; None if there is none for any of
+        them.
+    """
+    if relation not in ("same", "other") or answer not in ("same", "other", "any"):
+        raise ChoiceError(
+            f"relation={relation!r}, answer={answer!r}; relation is 'same' or 'other', answer 'same', "
+            f"'other' or 'any'."
+        )
+    random = np.random.default_rng(seed)
+    owner = neurons.drop_duplicates("fact").set_index("fact")["relation"]
+    alike: dict[str, set[str]] = {fact: set() for fact in prompts["fact"]}
+    for _, facts in prompts.groupby(["language", "answer"])["fact"]:
+        for fact in (members := set(facts)):
+            alike[fact] |= members
+    pools: dict[str, pd.Index] = {}
+    drawn: dict[str, str | None] = {}
+    for fact, own in prompts.drop_duplicates("fact")[["fact", "relation"]].itertuples(index=False):
+        if own not in pools:
+            pools[own] = owner.index[(owner == own) == (relation == "same")]
+        pool = pools[own][pools[own] != fact]
+        if answer != "any":
+            pool = pool[pool.isin(alike[fact]) == (answer == "same")]
+        drawn[fact] = pool[random.integers(len(pool))] if len(pool) else None
+    if not any(drawn.values()):
+        return None
+    return np.array([drawn[fact] for fact in prompts["fact"]], dtype=object)

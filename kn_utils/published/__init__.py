@@ -1,0 +1,1 @@
+"""The papers' numbers, and the outputs that their authors released, read again."""

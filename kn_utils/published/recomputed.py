@@ -1,0 +1,131 @@
+"""The papers' numbers, and our own reading of the outputs that the multilingual study released.
+
+:func:`printed` is what the papers say (``data/published/printed.csv``). :func:`recomputed` is what our
+statistics and our refinement make of the released files; where those are not at hand it gives the figures
+stored when they were (``data/published/released_recomputed.json``). ``python -m kn_utils.published`` computes
+and stores them anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..base import DATA, StudyError
+from ..data.downloads.catalogue import COLLECTIONS, COMMITS, index
+from ..data.downloads.fetch import at_hand, fetch
+from ..store.files import written
+from ..store.origin import package_version
+from . import released
+from .reanalysis import SETTINGS, compute
+
+STORED = DATA / "published" / "released_recomputed.json"
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """Tables by name, where they come from, and a line that says so."""
+
+    tables: Mapping[str, pd.DataFrame]
+    origin: Mapping[str, Any]
+    source: str
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        return self.tables[name]
+
+
+def recomputed(*, download: bool = False) -> Recomputed:
+    """Our tables of the released outputs: computed now if the files are in the cache, else as stored.
+
+    Args:
+        download: bring missing files (5 MB in all) into the cache; without it the network is never asked.
+
+    Returns:
+        ``table_2, coverage, layers, most_shared, refinement, unknown, target, capitals, editing``; see the
+        functions that make them.
+    """
+    wanted = files()
+    if download:
+        for name, some in wanted.items():
+            fetch(COLLECTIONS[name], some)
+    if all(at_hand(COLLECTIONS[name], some) for name, some in wanted.items()):
+        return Recomputed(compute(), origin(), "Computed now, from the released files in the cache.")
+    return load()
+
+
+def files() -> dict[str, list[Any]]:
+    """The published files that :func:`compute` reads, by collection. P108's refined neurons are computed, not
+    read."""
+    paths = [released.place("T-REx_multilingual", "edit.txt")]
+    paths.append(released.place("T-REx_multilingual", "TREx-all-P108.rlt.jsonl"))
+    for dataset, release in released.RELEASES.items():
+        paths.append(released.place(dataset, "TREx-all.args.json"))
+        for relation in release.relations:
+            kinds = (
+                ("base_kn_bag",)
+                if (dataset, relation) == ("T-REx_multilingual", "P108")
+                else ("base_kn_bag", "kn_bag")
+            )
+            paths += [released.place(dataset, f"kn/{kind}-{relation}.json") for kind in kinds]
+    return {
+        "released": [index("released")[path] for path in paths],
+        "pararel": [index("pararel")[released.QUERY_PAIRS]],
+    }
+
+
+def origin() -> dict[str, Any]:
+    """From which files at which commits, and how."""
+    repositories = (released.REPOSITORY, "Hunter-DDM/knowledge-neurons")
+    return {
+        "files": [file.path for some in files().values() for file in some],
+        "commits": {name: COMMITS[name] for name in repositories},
+        "refinement": {
+            name: list(value) if isinstance(value, tuple) else value for name, value in SETTINGS.items()
+        },
+        "code": f"python -m kn_utils.published, kn_utils {package_version()}",
+        "note": (
+            "our own numbers, from these files (editing quotes edit.txt); layers from 0; 95 % intervals "
+            "resample facts"
+        ),
+    }
+
+
+def load(path: str | Path = STORED) -> Recomputed:
+    """The stored tables."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        tables = {
+            name: pd.DataFrame(one["rows"], columns=one["columns"]) for name, one in content["tables"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"{path} cannot be read ({error}); python -m kn_utils.published makes it.") from None
+    note = "Stored figures: the released files are not in the cache here (download=True brings them)."
+    return Recomputed(tables, content["origin"], note)
+
+
+def store(tables: Mapping[str, pd.DataFrame], origin: Mapping[str, Any], path: str | Path = STORED) -> Path:
+    """Write the tables as JSON, one row a line, rounded to six digits."""
+    path = Path(path)
+    blocks = []
+    for name, table in tables.items():
+        rows = json.loads(table.round(6).to_json(orient="values", double_precision=10, force_ascii=False))
+        lines = ",\n   ".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        blocks.append(
+            f'  {json.dumps(name)}: {{"columns": {json.dumps(list(table.columns))}, "rows": [\n   {lines}\n  ]}}'
+        )
+    head = json.dumps(origin, indent=1, ensure_ascii=False).replace("\n", "\n ")
+    with written(path) as place:
+        place.write_text(
+            f'{{\n "origin": {head},\n "tables": {{\n' + ",\n".join(blocks) + "\n }\n}\n", encoding="utf-8"
+        )
+    return path
+
+
+if __name__ == "__main__":
+    again = recomputed(download=True)
+    print("stored in", store(again.tables, again.origin))

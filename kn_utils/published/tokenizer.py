@@ -1,0 +1,95 @@
+"""mBERT cased's figures on published prompts, stored."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..base import DATA
+from ..data.prompts import make_prompts
+from ..model.tokenizer_report import shared_spellings, tokenizer_report
+from ..store.code import code_version
+from ..store.files import save_json, written
+
+STORED = DATA / "published" / "tokenizer_mbert_cased.csv"
+SPELLINGS = DATA / "published" / "shared_spellings.csv"
+MBERT = "google-bert/bert-base-multilingual-cased"
+
+
+def stored(kind: str = "report") -> tuple[pd.DataFrame, dict[str, Any]]:
+    """mBERT cased's stored figures and their origin.
+
+    ``"report"``: as :func:`tokenizer_report`, with ``dataset`` in front; ``"spellings"``: as
+    :func:`shared_spellings` (they belong to the data, not to a tokenizer), likewise.
+    """
+    table = pd.read_csv({"report": STORED, "spellings": SPELLINGS}[kind], encoding="utf-8")
+    return table, json.loads(STORED.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def store(tokenizer: Any, name: str, datasets: dict[str, str]) -> None:
+    """Compute and store the figures of ``datasets``: name -> how :func:`kn_utils.load_facts` is asked for
+    it."""
+    from ..data.sources import load_facts
+
+    reports, spellings, origins = [], [], {}
+    for dataset, asked in datasets.items():
+        facts = load_facts(asked)
+        prompts = make_prompts(facts, "all")
+        reports.append(tokenizer_report(tokenizer, prompts).assign(dataset=dataset))
+        spellings.append(shared_spellings(prompts).assign(dataset=dataset))
+        kept = ("options", "addresses", "commits", "licence", "counts")
+        origins[dataset] = {key: facts.origin[key] for key in kept} | {"prompts": len(prompts)}
+        if labels := facts.origin["options"].get("labels"):
+            origins[dataset]["options"] = facts.origin["options"] | {
+                "labels": f"a stand-in, {Path(labels).name}"
+            }
+        print(f"{dataset}: {len(facts.facts)} facts, {len(prompts)} prompts")
+    for tables, path in ((reports, STORED), (spellings, SPELLINGS)):
+        table = pd.concat(tables, ignore_index=True)
+        with written(path) as place:
+            table[["dataset", *table.columns.drop("dataset")]].to_csv(place, index=False, lineterminator="\n")
+    what = {
+        STORED.name: (
+            "prompts by what the tokenizer makes of them, as kn_utils.tokens.tokenizer_report counts them"
+        ),
+        SPELLINGS.name: "facts whose answers two languages spell alike (kn_utils.tokens.shared_spellings)",
+    }
+    made = {"command": "python -m kn_utils.tokens", "code": code_version(), "date": date.today().isoformat()}
+    tokens = {"name": name, "pieces": len(tokenizer), "lower_case": False}
+    save_json(
+        {"files": what, "tokenizer": tokens, "datasets": origins, "made": made}, STORED.with_suffix(".json")
+    )
+
+
+def main() -> None:
+    from transformers import AutoTokenizer, BertTokenizerFast
+
+    parser = argparse.ArgumentParser(
+        prog="python -m kn_utils.tokens", description="Store mBERT cased's figures anew."
+    )
+    parser.add_argument("--vocabulary", help="a vocab.txt of mBERT cased; default: from the Hugging Face Hub")
+    parser.add_argument(
+        "--labels", help="a stand-in for X-FACTR's label file (its lists of names fill its gaps)"
+    )
+    asked = parser.parse_args()
+    if asked.vocabulary:
+        tokenizer = BertTokenizerFast(asked.vocabulary, do_lower_case=False)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(MBERT)
+    released = "trex_multilingual:build=released"
+    datasets = {
+        "trex_multilingual": "trex_multilingual",
+        "trex_multilingual, released build": released
+        + (f",aliases=true,labels={asked.labels}" if asked.labels else ""),
+        "mpararel": "mpararel",
+    }
+    store(tokenizer, MBERT, datasets)
+
+
+if __name__ == "__main__":
+    main()

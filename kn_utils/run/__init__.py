@@ -1,0 +1,1 @@
+"""Parameters, plan, command line and named results of whole runs; no torch."""

@@ -1,0 +1,277 @@
+"""The whole study as one command: ``python -m kn_utils.run.command`` (what ``run_all.sh`` calls).
+
+:mod:`kn_utils.run.plan` says which notebooks there are to run; here options are checked, snakemake is started
+on them, progress shown, results told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+import psutil
+
+from ..base import ROOT, RUNS
+from .plan import Job, Plan, Refused
+
+#: Marks the processes of a run, so that what a killed run left behind can be found again.
+MARK = "KN_STUDY_RUNS"
+
+
+def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
+    parser = argparse.ArgumentParser(prog="run_all.sh", description="Run the notebooks that are out of date.")
+    add = parser.add_argument
+    add("--model", default="mini", help="mini (bundled), a local folder, or a Hugging Face id")
+    add("--revision", help="commit of a Hugging Face model")
+    add("--dataset", default="mini", help="mini (bundled), or a published data set")
+    add("--language", action="append", metavar="L", help="may be repeated; default: en and all")
+    add(
+        "--relation", action="append", metavar="P", help="such as P36; may be repeated; default: all together"
+    )
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, cuda:all, mps")
+    add("--jobs", type=int, metavar="N", help="notebooks side by side; default: half the cores, at least 2")
+    add("--facts", metavar="N|all", help="facts per relation; default: the notebooks' own")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other parameter of the notebooks, such as steps=20",
+    )
+    add("--notebooks", nargs="+", default=[], metavar="NN", help="only these (03 04) and what they need")
+    add("--runs", default=str(RUNS), metavar="FOLDER", help="where results go; default: runs/")
+    add("--notebooks-folder", default=str(ROOT / "notebooks"), help=argparse.SUPPRESS)
+    add("--dry-run", action="store_true", help="only say what would run")
+    asked = parser.parse_args(argv)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    on_gpu = asked.device.startswith("cuda") or (asked.device == "auto" and shutil.which("nvidia-smi"))
+    if asked.jobs is None:  # several models on one accelerator would fight for its memory
+        asked.jobs = 1 if on_gpu else max(min(2, cores), cores // 2)
+    if asked.jobs < 1:
+        parser.error("argument --jobs: at least 1")
+    if asked.model != "mini" and Path(asked.model).is_dir():  # notebooks run elsewhere
+        asked.model = str(Path(asked.model).absolute())
+    asked_for = {name: getattr(asked, name) for name in ("model", "revision", "dataset", "device", "facts")}
+    settings = dict(one.partition("=")[::2] for one in asked.set)
+    for name, value in settings.items():
+        if not value:
+            parser.error(f"argument --set: {name!r} should be NAME=VALUE")
+        if name in (*asked_for, "language", "relation", "facts_per_relation", "out"):
+            parser.error(f"argument --set: {name} has an option of its own")
+    study = Plan(
+        **asked_for,
+        languages=list(dict.fromkeys(asked.language or ["en", "all"])),
+        relations=list(dict.fromkeys(asked.relation or ["all"])),
+        settings=settings,
+        select=asked.notebooks,
+        notebooks=str(Path(asked.notebooks_folder).absolute()),
+        runs=str(Path(asked.runs).absolute()),
+        threads=max(1, cores // asked.jobs),
+    )
+    return study, asked
+
+
+class Runner:
+    """Starts snakemake for a study, tells what happens, and leaves nothing running behind."""
+
+    def __init__(self, study: Plan, jobs: int) -> None:
+        self.study, self.jobs, self.runs = study, jobs, Path(study.runs)
+        (self.runs / "logs").mkdir(parents=True, exist_ok=True)
+        self.lock = (self.runs / ".lock").open("a")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Refused(f"another run is at work in {self.runs}; wait, or choose another --runs.") from None
+        if self.stop():
+            say("Stopped what an interrupted run had left running.")
+        self.log = self.runs / "logs" / f"study-{time.strftime('%Y%m%d-%H%M%S')}.log"
+        self.settings = self.runs / ".study.json"
+        self.settings.write_text(json.dumps(asdict(study)), encoding="utf-8")
+
+    def snakemake(self, *more: str) -> list[str]:
+        # Our own lock is freed by the system even when we are killed, so snakemake's is not needed.
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+        command += ["--directory", str(self.runs), "--configfile", str(self.settings)]
+        command += ["--cores", str(self.jobs * self.study.threads)]
+        command += ["--prioritize", *self.study.first] if self.study.first else []
+        command += ["--nolock", "--rerun-incomplete", "--keep-going", "--scheduler", "greedy", "--nocolor"]
+        return [*command, "--rerun-triggers", "mtime", "params", "input", *more]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
+        quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
+        return os.environ | quiet | {MARK: str(self.runs), "KN_RUNS": str(self.runs), "PYTHONPATH": path}
+
+    def stale(self) -> list[Job]:
+        """The jobs snakemake would run."""
+        command = self.snakemake("--dry-run")
+        dry = subprocess.run(command, capture_output=True, text=True, env=self.environment)
+        if dry.returncode:
+            self.log.write_text(dry.stdout + dry.stderr, encoding="utf-8")
+            raise RuntimeError(f"snakemake could not plan the run; see {shown(self.log)}.")
+        lines = [line.strip() for line in (dry.stdout + dry.stderr).splitlines()]
+        outputs = {line.removeprefix("output: ") for line in lines if line.startswith("output: ")}
+        return [job for path, job in self.study.jobs.items() if path in outputs]
+
+    def place(self, job: Job, kind: str = "") -> Path:
+        return self.runs / job.folder / f"{job.notebook}{kind}.ipynb"
+
+    def run(self, todo: list[Job]) -> dict[Job, str]:
+        """Run them, a line when one starts and when it ends; how each ended: done, failed or skipped."""
+        before = {job: stamp(self.place(job)) for job in todo}
+        for job, kind in product(todo, (".running", ".failed")):
+            self.place(job, kind).unlink(missing_ok=True)
+        started: dict[Job, float] = {}
+        ended: dict[Job, str] = {}
+        with self.log.open("w", encoding="utf-8") as log:
+            both = {"stdout": log, "stderr": subprocess.STDOUT}
+            process = subprocess.Popen(self.snakemake(), **both, env=self.environment, start_new_session=True)
+            while True:
+                over = process.poll() is not None
+                for job in (job for job in todo if job not in ended):
+                    running = self.place(job, ".running").exists()
+                    failed = self.place(job, ".failed").exists()
+                    done = not running and stamp(self.place(job)) not in (0, before[job])
+                    if (running or failed or done) and job not in started:
+                        started[job] = time.monotonic()
+                        say(f"[{len(started):>2}/{len(todo)}] {job.label}  started")
+                    if failed or done:
+                        ended[job] = "failed" if failed else "done"
+                        took = duration(time.monotonic() - started[job])
+                        say(f"        {job.label}  {ended[job]} in {took}, {len(todo) - len(ended)} left")
+                if over:
+                    break
+                time.sleep(0.2)
+        # A job that was running when snakemake ended has no notebook that says why: its log does.
+        return {job: ended.get(job, "failed" if job in started else "skipped") for job in todo}
+
+    def stop(self) -> int:
+        """End every process of this folder's run, kernels included; how many there were."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.pid != os.getpid() and process.environ().get(MARK) == str(self.runs):
+                    process.kill()
+                    found.append(process)
+            except psutil.Error:
+                pass
+        psutil.wait_procs(found, timeout=10)
+        return len(found)
+
+    def error(self, job: Job) -> str:
+        """Why a notebook failed, in one line."""
+        partial = self.place(job, ".failed")
+        if stamp(partial) and partial.stat().st_size:  # empty when not even the kernel started
+            for cell in json.loads(partial.read_text(encoding="utf-8"))["cells"]:
+                for output in cell.get("outputs", []):
+                    if output["output_type"] == "error":
+                        return f"{output['ename']}: {output['evalue']}".splitlines()[0]
+        log = self.runs / job.folder / "logs" / f"{job.notebook}.log"
+        told = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else ""
+        return told.splitlines()[-1] if told else f"no log; see {shown(self.log)}"
+
+    def summary(self) -> None:
+        """The numbers the notebooks wrote, where things lie, what to open."""
+        folders = list(dict.fromkeys(job.folder for job in self.study.jobs.values()))
+        for folder in (self.runs / folder for folder in folders):
+            for file in sorted([*folder.glob("summary*.json"), *folder.glob("tables/summary*.json")]):
+                table = json.loads(file.read_text(encoding="utf-8"))
+                frame = (
+                    pd.DataFrame(table["rows"], dtype=object).fillna("").set_index("name").rename_axis(None)
+                )
+                rows = frame.to_string(float_format="{:.4g}".format)
+                say(f"\n{table['title']}  [{folder.relative_to(self.runs)}]\n{rows}")
+        figures = sum(len(list((self.runs / folder).glob("figures/*.png"))) for folder in folders)
+        say(f"\nExecuted notebooks, tables and {figures} figures lie in")
+        for folder in folders:
+            say(f"  {shown(self.runs / folder)}/")
+        say("Open next: jupyter lab notebooks/   (try another relation or language in 03_attribution)")
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def stamp(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def execute(study: Plan, asked: argparse.Namespace) -> int:
+    begun = time.monotonic()
+    runner = Runner(study, asked.jobs)
+    ended: dict[Job, str] = {}
+    try:
+        todo = runner.stale()
+        what = f"{len(todo)} of {len(study.jobs)} notebooks to run"
+        say(f"Model {study.model}, data set {study.dataset}: {what}.")
+        if asked.dry_run:
+            for job in todo:
+                say(f"  {job.label.rstrip()}")
+            return 0
+        if not todo:
+            say("Nothing to do: everything is up to date.")
+        else:
+            ended = runner.run(todo)
+    except BaseException:  # also Ctrl-C: no kernel may go on behind our back
+        runner.stop()
+        raise
+    failed = [job for job, how in ended.items() if how == "failed"]
+    skipped = [job for job, how in ended.items() if how == "skipped"]
+    runner.summary()
+    say(f"Total time: {duration(time.monotonic() - begun)}.")
+    for job in failed:
+        partial = runner.place(job, ".failed")
+        where = f"  ({shown(partial)})" * partial.exists()
+        say(f"FAILED {' '.join(job.label.split())}: {runner.error(job)}{where}")
+    if skipped:
+        say("Skipped, because of that: " + "; ".join(" ".join(job.label.split()) for job in skipped))
+        say(f"More in {shown(runner.log)}")
+    return 1 if failed or skipped else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    try:
+        study, asked = read_options(sys.argv[1:] if argv is None else argv)
+        try:
+            study.check()
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        return execute(study, asked)
+    except Refused as error:
+        print(f"run_all.sh: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(f"run_all.sh: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        say("\nInterrupted. Finished notebooks are kept; the same command goes on from here.")
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

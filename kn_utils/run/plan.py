@@ -1,0 +1,241 @@
+"""What a study is made of: which notebooks run, for which languages and relations, and when one is out of
+date.
+
+``GRID`` is the table; :class:`Plan` turns it and what was asked for into jobs. The Snakefile runs them,
+:mod:`kn_utils.run.command` is the command line.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ..base import DATA, ROOT, RUNS
+from ..data.sources import load_facts, parse
+from ..store.code import source_version
+from .parameters import StudyParameters, run_folder
+
+#: A row is a notebook; the languages it runs for ("once" = language all, "each" = every language asked for,
+#: "one" = each but all); and the notebooks it needs, of the same language or, "name:all", of all languages.
+#: "name?" only comes first where it runs too: 05 leaves every language's scores, and of two notebooks that
+#: need them one would wait.
+GRID: dict[str, tuple[str, tuple[str, ...]]] = {
+    "00_setup_check": ("once", ()),
+    "01_data_build": ("once", ()),
+    "02_model_recall": ("once", ("01_data_build",)),
+    "03_attribution": ("each", ("01_data_build",)),
+    "04_refinement": ("each", ("03_attribution",)),
+    "05_statistics": ("one", ("04_refinement", "04_refinement:all")),
+    "06_suppress_amplify": ("each", ("04_refinement", "05_statistics?")),
+    "07_update_facts": ("each", ("04_refinement",)),
+    "08_erase_relations": ("one", ("04_refinement", "05_statistics?")),
+    "09_activating_prompts": ("one", ("04_refinement",)),
+    "10_published_results": ("once", ()),
+}
+#: What the study sets where nothing else is asked for, each to save minutes: how a rule converges is shown in
+#: full by the run of one language; mixed bags are edited for the facts of 03 to 06, of which there are enough
+#: (07's own default is all).
+SETTINGS = {
+    ("03_attribution", "all"): {"checked_prompts": "6"},
+    ("07_update_facts", "all"): {"facts_per_relation": "16"},
+}
+#: Takes longest (of all facts, where one language is asked for): it begins as early as it can, and what it
+#: needs before it.
+LONGEST = "07_update_facts"
+
+
+class Refused(Exception):
+    """Something the user can mend; shown as one line."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook for one language and relation. Paths are relative to the folder of runs."""
+
+    notebook: str
+    language: str
+    relation: str
+    folder: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.folder}/{self.notebook}.ipynb"
+
+    @property
+    def label(self) -> str:
+        relation = f" {self.relation}" * (self.relation != "all")
+        return f"{self.notebook:<20} {self.language:<4}{relation}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for. Written to a JSON file for the Snakefile, which builds the same object again."""
+
+    model: str = "mini"
+    revision: str | None = None
+    dataset: str = "mini"
+    languages: list[str] = field(default_factory=lambda: ["en", "all"])
+    relations: list[str] = field(default_factory=lambda: ["all"])
+    device: str = "auto"
+    facts: str | None = None
+    settings: dict[str, str] = field(default_factory=dict)
+    select: list[str] = field(default_factory=list)
+    notebooks: str = str(ROOT / "notebooks")
+    runs: str = str(RUNS.absolute())
+    threads: int = 1
+
+    @cached_property
+    def jobs(self) -> dict[str, Job]:
+        """What was asked for and what that needs, by output path, in the order of the grid."""
+        wanted = [n for n in GRID if not self.select or n.split("_")[0] in self.select or n in self.select]
+        found: dict[str, Job] = {}
+        for name, relation, language in product(wanted, self.relations, self.languages):
+            when = GRID[name][0]
+            if not (when == "one" and language == "all"):
+                self._add(name, "all" if when == "once" else language, relation, found)
+        return dict(sorted(found.items(), key=lambda item: item[1].notebook))
+
+    def needs(self, job: Job) -> Iterator[Job]:
+        """What must be there before a job."""
+        for need, firm in self._needs(job):
+            if firm or need.path in self.jobs:
+                yield need
+
+    def _needs(self, job: Job) -> Iterator[tuple[Job, bool]]:
+        for need in GRID[job.notebook][1]:
+            name, _, language = need.removesuffix("?").partition(":")
+            once = GRID[name][0] == "once"
+            yield (
+                self._job(name, "all" if once else language or job.language, job.relation),
+                not need.endswith("?"),
+            )
+
+    def _job(self, notebook: str, language: str, relation: str) -> Job:
+        folder = run_folder(self.model, self.dataset, language, relation).relative_to(RUNS)
+        return Job(notebook, language, relation, folder.as_posix())
+
+    def _add(self, notebook: str, language: str, relation: str, found: dict[str, Job]) -> None:
+        job = self._job(notebook, language, relation)
+        if job.path not in found:
+            found[job.path] = job
+            for need, firm in self._needs(job):
+                if firm:
+                    self._add(need.notebook, need.language, need.relation, found)
+
+    @property
+    def first(self) -> list[str]:
+        """The outputs that are wanted before others, lest the study's end waits for one notebook."""
+        return [path for path, job in self.jobs.items() if job.notebook == LONGEST and job.language != "all"]
+
+    def source(self, job: Job) -> Path:
+        return Path(self.notebooks) / f"{job.notebook}.ipynb"
+
+    def parameters(self, job: Job) -> dict[str, str]:
+        """The notebook's parameters that decide its results (where they are written does not)."""
+        names = {name: getattr(self, name) for name in ("model", "revision", "dataset", "device")}
+        names |= {"language": job.language, "relation": job.relation, "facts_per_relation": self.facts}
+        names = SETTINGS.get((job.notebook, job.language), {}) | {
+            k: v for k, v in names.items() if v is not None
+        }
+        names |= {name: value for name, value in self.settings.items() if name in self.known(job)}
+        return {name: str(value) for name, value in names.items()}
+
+    def known(self, job: Job) -> set[str]:
+        """The parameters that a job's notebook has."""
+        return set(parameter_cell(self.source(job))) if job.notebook else set(self.settings)
+
+    def options(self, job: Job) -> str:
+        """The same for papermill's command line. Strings go raw: a revision of digits is no number."""
+        raw = self.parameters(job) | {"out": str(Path(self.runs) / job.folder)}
+        facts = raw.pop("facts_per_relation", None)
+        own = SETTINGS.get((job.notebook, job.language), {})
+        typed = {name: raw.pop(name) for name in {**own, **self.settings} if name in raw}
+        typed |= {"facts_per_relation": "None" if facts == "all" else facts} if facts else {}
+        words = [word for name, value in raw.items() for word in ("-r", name, value)]
+        words += [word for name, value in typed.items() for word in ("-p", name, value)]
+        return shlex.join(words)
+
+    def key(self, job: Job) -> str:
+        """Changes when code cells, parameters, ``kn_utils``, the locked versions or the data change.
+
+        Contents count, not times: a new clone, a touched file or other outputs in a notebook rerun nothing.
+        """
+        code = ["".join(cell["source"]) for cell in cells(self.source(job)) if cell["cell_type"] == "code"]
+        inputs = [source_version("\n".join(code)), file_digest(ROOT / "requirements.lock")]
+        inputs += [folder_digest(place) for place in self.inputs]
+        return hashlib.sha256(json.dumps([self.parameters(job), inputs]).encode()).hexdigest()
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The files and folders on this machine that the results depend on: model, facts, published
+        numbers."""
+        name, options = parse(self.dataset)
+        own = [Path(value).expanduser() for value in options.values() if isinstance(value, str)]
+        named = [DATA / name, DATA / self.model, Path(self.model).expanduser(), DATA / "published", *own]
+        return sorted({place.resolve() for place in named if place.exists()})
+
+    def check(self) -> None:
+        """Refuse what cannot work before anything starts."""
+        for job in (self._job("", *both) for both in product(self.languages, self.relations)):
+            values: dict = self.parameters(job)
+            if self.facts in (None, "all"):
+                values["facts_per_relation"] = None
+            StudyParameters.check(**values)
+        for name in self.settings:
+            if not any(name in self.known(job) for job in self.jobs.values()):
+                raise Refused(f"no notebook of this run has the parameter {name!r}.")
+        for name in self.select:
+            if name not in GRID and name not in {n.split("_")[0] for n in GRID}:
+                raise Refused(f"unknown notebook {name!r}; known: {', '.join(GRID)}.")
+        named = {"languages": set(self.languages) - {"all"}, "relations": set(self.relations) - {"all"}}
+        load_facts(self.dataset, **{name: sorted(values) or None for name, values in named.items()})
+        if not self.jobs:
+            asked = " ".join(self.select)
+            raise Refused(f"{asked} runs per language; name one besides all, such as --language en.")
+        for job in self.jobs.values():
+            if not self.source(job).is_file():
+                raise Refused(f"{self.source(job)} is missing.")
+
+
+def cells(notebook: Path) -> list[dict[str, Any]]:
+    return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+
+
+def parameter_cell(notebook: Path) -> dict[str, Any]:
+    """The names that a notebook's ``parameters`` cell annotates, with their defaults."""
+    for cell in cells(notebook):
+        if "parameters" in cell["metadata"].get("tags", []):
+            body = ast.parse("".join(cell["source"])).body
+            return {
+                line.target.id: ast.literal_eval(line.value)
+                for line in body
+                if isinstance(line, ast.AnnAssign)
+            }
+    return {}
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def folder_digest(place: Path) -> str:
+    """The contents of a file, or of a folder's files but for notes and what programs leave in folders."""
+    if place.is_file():
+        return file_digest(place)
+    lines = []
+    for path in sorted(place.rglob("*")):
+        inside = path.relative_to(place)
+        ours = not {"checkpoints", "__pycache__", ".ipynb_checkpoints"} & set(inside.parts[:-1])
+        if ours and path.is_file() and path.suffix != ".md":
+            lines.append(f"{inside.as_posix()} {file_digest(path)}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Intervals, tests, and what facts, relations and languages share; no torch."""

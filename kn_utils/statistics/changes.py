@@ -1,0 +1,124 @@
+"""What an intervention changed: means and ratios per group, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from .intervals import RESAMPLES, interval, ratio_interval, resample, with_percentiles
+
+
+def mean_table(
+    table: pd.DataFrame, value: str, by: list[str], *, unit: str = "fact", seed: int = 0
+) -> pd.DataFrame:
+    """Means of a column per group, with intervals over units (a unit's rows are averaged first): ``*by,
+    value, low, high, n``."""
+    unit_means = table.groupby([*by, unit], sort=False)[value].mean().reset_index()
+    rows = []
+    for key, group in unit_means.groupby(by, sort=False):
+        rows.append({**dict(zip(by, key, strict=True)), **interval(group[value], seed=seed)})
+    return pd.DataFrame(
+        rows, columns=[*by, "value", "low", "high", "n"]
+    )  # the columns of an empty table, too
+
+
+def relative_change(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> pd.DataFrame:
+    """Change of the right answer's probability per group: ratio of means ``(sum after - sum before) / sum
+    before``, as published.
+
+    Returns:
+        ``*by, value, low, high, n`` (value -0.1 = 10 % lower, n facts) and ``mean_of_ratios, ratios_low,
+        ratios_high``: the mean of the prompts' own ``after / before - 1``. All intervals resample facts, with
+        all their prompts.
+    """
+    effects = effects.assign(_prompts=1.0, _ratio=effects["after"] / effects["before"])
+    rows = []
+    for key, group in effects.groupby(by, sort=False):
+        per_fact = (
+            group.groupby("fact", sort=False)[["before", "after", "_prompts", "_ratio"]].sum().to_numpy()
+        )
+        weights = resample(len(per_fact), seed)
+        means, ratios = (ratio_interval(per_fact[:, pair], weights=weights) for pair in ([0, 1], [2, 3]))
+        rows.append([*key, *means.values(), *list(ratios.values())[:3]])
+    names = ["value", "low", "high", "n", "mean_of_ratios", "ratios_low", "ratios_high"]
+    return pd.DataFrame(rows, columns=[*by, *names])
+
+
+def mean_over_relations(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> pd.DataFrame:
+    """The papers' headline number: each relation's ratio of means (:func:`relative_change`), then the mean of
+    the relations.
+
+    Returns:
+        ``*by, value, low, high, n, relations``; n facts. Intervals resample facts within each relation; the
+        relations stay.
+        With one fact of each there is nothing to resample: no interval.
+    """
+    rows = []
+    for key, group in effects.groupby(by, sort=False):
+        values, drawn = [], []
+        for i, (_, part) in enumerate(group.groupby("relation", sort=False)):
+            pairs = part.groupby("fact", sort=False)[["before", "after"]].sum().to_numpy()
+            sums = resample(len(pairs), [seed, i]) @ pairs
+            values.append(pairs[:, 1].sum() / pairs[:, 0].sum() - 1)
+            drawn.append(sums[:, 1] / sums[:, 0] - 1)
+        facts = group["fact"].nunique()
+        drawn = np.mean(drawn, axis=0) if facts > len(values) else np.full(RESAMPLES, np.nan)
+        found = with_percentiles(np.mean(values), drawn, facts)
+        rows.append({**dict(zip(by, key, strict=True)), **found, "relations": len(values)})
+    return pd.DataFrame(rows)
+
+
+def answer_changes(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> pd.DataFrame:
+    """Does the first choice change, or only its probability? (the question of Niu et al. 2024)
+
+    Returns:
+        ``measure, *by, value, low, high, n``, means over facts. Measures: ``stays right`` (of prompts
+        answered rightly before, those that still are), ``becomes right`` (of those answered wrongly), ``first
+        choice changes`` (of all, to whatever answer).
+    """
+    right = effects["right_before"].astype(bool)
+    after = effects.assign(_is=effects["right_after"].astype(float))
+    parts = {
+        "stays right": after[right],
+        "becomes right": after[~right],
+        "first choice changes": effects.assign(_is=effects["changed"].astype(float)),
+    }
+    tables = [
+        mean_table(part, "_is", by, seed=seed).assign(measure=name)
+        for name, part in parts.items()
+        if len(part)
+    ]
+    return pd.concat(tables, ignore_index=True)[["measure", *by, "value", "low", "high", "n"]]
+
+
+def mark_pairs(
+    effects: pd.DataFrame, found: Mapping[str, pd.DataFrame], prompts: pd.DataFrame
+) -> pd.DataFrame:
+    """What a fact's neurons from one language have in common with those of the language it is asked in.
+
+    Args:
+        effects: with a column ``found``, the language that the acting neurons come from, beside ``language``,
+            the prompt's.
+        found: language -> neurons, as :func:`kn_utils.refine` gives them; of every language in ``effects``.
+        prompts: hold the answers as they are written in each language.
+
+    Returns:
+        effects with ``shared``, how many neurons the fact has in both languages, and ``spelled``: ``alike``
+        or ``differently``, the answer in the two.
+    """
+    every = pd.concat([table.assign(found=name) for name, table in found.items()])[
+        ["fact", "layer", "neuron", "found"]
+    ]
+    both = every.merge(every.rename(columns={"found": "language"}), on=["fact", "layer", "neuron"])
+    shared = both.groupby(["fact", "found", "language"]).size()
+    answer = prompts.drop_duplicates(["fact", "language"]).set_index(["fact", "language"])["answer"]
+    here, there = (
+        answer.reindex(pd.MultiIndex.from_frame(effects[["fact", k]])) for k in ("language", "found")
+    )
+    pairs = pd.MultiIndex.from_frame(effects[["fact", "found", "language"]])
+    return effects.assign(
+        shared=shared.reindex(pairs, fill_value=0).to_numpy(),
+        spelled=np.where(here.to_numpy() == there.to_numpy(), "alike", "differently"),
+    )

@@ -1,0 +1,1 @@
+"""Tables on disk with their origin inside."""

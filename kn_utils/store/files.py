@@ -1,0 +1,40 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ..base import StudyError
+
+
+class ArtifactError(StudyError):
+    """A stored table that cannot be read or written."""
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A temporary place beside ``path`` that becomes ``path`` when the block ends well."""
+    place = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield place
+        os.replace(place, path)
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot write {path}: {error.strerror or error}. Free space or choose another folder (out)."
+        ) from error
+    finally:
+        with suppress(OSError):
+            place.unlink()
+
+
+def save_json(content: dict[str, Any], path: str | Path) -> Path:
+    path = Path(path)
+    with written(path) as place:
+        place.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path

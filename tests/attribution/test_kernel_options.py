@@ -1,0 +1,227 @@
+"""The kernel's options against plain loops: baselines, multipliers, layers, windows of attention, the
+variants of architectures."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from conftest import make_model
+from oracles import plain_scores, scores_from
+
+from kn_utils.attribution.attribute import attribution_map
+from kn_utils.attribution.kernel import BASELINES, integrate
+from kn_utils.attribution.quadrature import AttributionError
+from kn_utils.model.architectures import ARCHITECTURES
+from kn_utils.model.language_model import LanguageModel
+from kn_utils.model.rows import Row
+
+POINTS, WEIGHTS = [0.5 - 3**-0.5 / 2, 0.5 + 3**-0.5 / 2], [0.5, 0.5]  # Gauss-Legendre of two points
+KINDS = ["bert", "roberta", "distilbert", "gpt2", "llama", "bloom"]
+VARIANTS = {
+    **{kind: (kind, {}) for kind in ARCHITECTURES},
+    "opt-350m": ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 24}),
+    "gpt_neox-serial": ("gpt_neox", {"use_parallel_residual": False}),
+    "bloom-after-norm": ("bloom", {"apply_residual_connection_post_layernorm": True}),
+    "gpt_neo-window": ("gpt_neo", {"window_size": 3}),
+    "qwen2-window": ("qwen2", {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}),
+    "mistral-window": ("mistral", {"sliding_window": 9}),
+}
+CAUSAL = [name for name, (kind, _) in VARIANTS.items() if ARCHITECTURES[kind].causal]
+
+
+def in_both(kind: str, **changes) -> tuple[LanguageModel, LanguageModel]:
+    """One model in float32, and the same numbers in float64."""
+    model = make_model(kind, torch.float32, **changes)
+    return model, LanguageModel(copy.deepcopy(model.model).double(), model.tokenizer)
+
+
+def random_rows(model: LanguageModel, lengths: list[int]) -> list[Row]:
+    draw = torch.Generator().manual_seed(len(lengths) + sum(lengths))
+    rows = []
+    for number, length in enumerate(lengths):
+        *ids, target = torch.randint(5, len(model.tokenizer), (length + 1,), generator=draw).tolist()
+        at = length - 1
+        if not model.causal:
+            at = 2 * number % length
+            ids[at] = model.tokenizer.mask_token_id
+        rows.append(Row(number, ids, at, target))
+    return rows
+
+
+def largest_error(found: torch.Tensor, truth: torch.Tensor) -> float:
+    """Over each row's largest score, so that no row hides behind another."""
+    return ((found - truth).abs().amax((1, 2)) / truth.abs().amax((1, 2))).max().item()
+
+
+def assert_equals_the_loop(kind: str, lengths: list[int], changes: dict) -> None:
+    model, double = in_both(kind, **changes)
+    rows = random_rows(model, lengths)
+    truth = torch.stack([plain_scores(double, r.ids, r.position, r.target, POINTS, WEIGHTS) for r in rows])
+    assert truth.abs().amax((1, 2)).min() > 1e-6
+    found = integrate(model, rows, steps=2)
+    assert found.scores.dtype == torch.float32
+    assert largest_error(found.scores.double(), truth) < 1e-5
+    assert (
+        largest_error(integrate(double, rows, steps=2).scores, truth) < 1e-6
+    )  # some blocks compute in float32 always
+
+
+def replacement_token(model: LanguageModel) -> int:
+    return model.tokenizer.eos_token_id if model.causal else model.tokenizer.mask_token_id
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_baselines_multipliers_and_gaps_equal_the_loop(kind, baseline):
+    model = make_model(kind)
+    rows = random_rows(model, [5, 3, 6])
+    found = {
+        multiplier: integrate(
+            model, rows, rule="right", steps=2, baseline=baseline, multiplier=multiplier, gap=True
+        )
+        for multiplier in ("difference", "activation")
+    }
+    for i, row in enumerate(rows):
+        difference, activation, change = scores_from(
+            model, row.ids, row.position, row.target, [0.5, 1.0], WEIGHTS, baseline, replacement_token(model)
+        )
+        for multiplier, truth in (("difference", difference), ("activation", activation)):
+            ours = found[multiplier].scores[i]
+            torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-6 * truth.abs().max().item())
+        assert torch.equal(difference, activation) == (baseline == "zero")
+        # the gap is that of the difference, whatever the scores are multiplied by
+        missed, size = difference.sum(1) - change, change.abs().max().item()
+        assert missed.abs().max() > 1e-3 * size > 1e-9
+        for one in found.values():
+            torch.testing.assert_close(one.gap[i], missed, rtol=1e-5, atol=1e-5 * size)
+            torch.testing.assert_close(difference.sum(1) - one.gap[i], change, rtol=1e-5, atol=1e-5 * size)
+
+
+@pytest.mark.parametrize("baseline", BASELINES[1:])
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_answers_of_several_pieces_average_their_rows(kind, baseline, prompts):
+    model = make_model(kind)
+    prompts = (
+        prompts[prompts["text"].str.endswith("[Y].")].iloc[[2, 1]].assign(text=["India: [Y].", "Is [Y]"])
+    )
+    rows = model.encode(prompts)
+    truth = [
+        torch.stack(
+            scores_from(
+                model, r.ids, r.position, r.target, POINTS, WEIGHTS, baseline, replacement_token(model)
+            )[:2]
+        )
+        for r in rows
+    ]
+    pieces = [[t for r, t in zip(rows, truth, strict=True) if r.prompt == i] for i in range(len(prompts))]
+    assert min(len(one) for one in pieces) > 1, "answers of several pieces are wanted here"
+    for number, multiplier in enumerate(("difference", "activation")):
+        wanted = torch.stack([torch.stack(one)[:, number].mean(0) for one in pieces])
+        ours = attribution_map(
+            model, prompts, steps=2, baseline=baseline, multiplier=multiplier, batch_size=4
+        )
+        torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=1e-6 * wanted.abs().max().item())
+
+
+@pytest.mark.parametrize("baseline", BASELINES[1:])
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_a_fine_rule_is_complete_from_either_baseline(kind, baseline):
+    model = make_model(kind)
+    rows = random_rows(model, [4, 5])
+    found = integrate(model, rows, steps=40, baseline=baseline, gap=True)
+    for i, row in enumerate(rows):
+        *_, change = scores_from(
+            model, row.ids, row.position, row.target, [], [], baseline, replacement_token(model)
+        )
+        size = change.abs().max().item()
+        assert size > 1e-5
+        torch.testing.assert_close(found.scores[i].sum(1), change, rtol=0, atol=1e-5 * size)
+        assert found.gap[i].abs().max() < 1e-5 * size
+
+
+def test_from_zero_both_multipliers_are_one(bert):
+    rows = random_rows(bert, [5, 3])
+    one, other = (integrate(bert, rows, multiplier=m).scores for m in ("difference", "activation"))
+    assert torch.equal(one, other)
+
+
+def test_a_baseline_needs_its_token(bert):
+    model = make_model("gpt2")
+    rows = random_rows(model, [3])
+    model.tokenizer.eos_token = None
+    with pytest.raises(AttributionError, match="needs an end-of-text token"):
+        integrate(model, rows, baseline="replacement")
+    with pytest.raises(AttributionError, match="unknown multiplier 'slope'; known: difference, activation"):
+        integrate(bert, random_rows(bert, [3]), multiplier="slope")
+
+
+WITHOUT_SDPA = ("bloom", "gpt_neo")  # transformers has no such attention for them
+
+
+@pytest.mark.parametrize(
+    ("variant", "attention"),
+    [
+        (name, how)
+        for name in VARIANTS
+        for how in ("eager", "sdpa")
+        if how == "eager" or VARIANTS[name][0] not in WITHOUT_SDPA
+    ],
+)
+def test_float32_equals_the_double_loop(variant, attention):
+    kind, changes = VARIANTS[variant]
+    assert_equals_the_loop(kind, [3, 6, 5], {"attn_implementation": attention, **changes})
+
+
+@pytest.mark.parametrize("variant", CAUSAL)
+def test_texts_of_one_token(variant):
+    kind, changes = VARIANTS[variant]
+    assert_equals_the_loop(kind, [1, 1], changes)
+    assert_equals_the_loop(kind, [1, 4], changes)
+
+
+@pytest.mark.parametrize("length", [3, 4, 5, 9])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_sliding_window_sees_what_the_model_sees(length, attention):
+    changes = {"sliding_window": 4, "attn_implementation": attention}
+    model, wide = in_both("mistral", **changes)[0], in_both("mistral")[0]
+    rows = random_rows(model, [length, length])
+    away = largest_error(integrate(model, rows, steps=2).scores, integrate(wide, rows, steps=2).scores)
+    assert (away > 1e-3) == (length > 4)  # else the window would not be tested
+    assert_equals_the_loop("mistral", [length, length], changes)
+
+
+def test_unequal_texts_beyond_the_window_are_refused_by_name():
+    model = make_model("mistral", sliding_window=4)
+    with pytest.raises(AttributionError, match="window of 4 tokens need batches of equal length"):
+        integrate(model, random_rows(model, [5, 3]))
+    assert not any(module._forward_pre_hooks for module in model.model.modules())
+    rows = random_rows(model, [4, 3])
+    truth = torch.stack([plain_scores(model, r.ids, r.position, r.target, POINTS, WEIGHTS) for r in rows])
+    assert largest_error(integrate(model, rows, steps=2).scores, truth) < 1e-6
+
+
+@pytest.mark.parametrize("lengths", [[7, 7], [7, 2, 5]])
+def test_a_local_window_sees_what_the_model_sees(lengths):
+    model, wide = make_model("gpt_neo", window_size=3), make_model("gpt_neo", window_size=50)
+    rows = random_rows(model, lengths)
+    assert largest_error(integrate(model, rows).scores, integrate(wide, rows).scores) > 1e-3
+    assert_equals_the_loop("gpt_neo", lengths, {"window_size": 3})
+
+
+@pytest.mark.parametrize("variant", ["bert", "distilbert", "gpt2", "llama", "opt-350m", "bloom"])
+def test_layers_on_their_own_and_in_any_order(variant):
+    kind, changes = VARIANTS[variant]
+    model = make_model(kind, **changes)
+    rows = random_rows(model, [4, 6])
+    truth = torch.stack([plain_scores(model, r.ids, r.position, r.target, POINTS, WEIGHTS) for r in rows])
+    every = integrate(model, rows, steps=2, gap=True).gap
+    for layers in ([2], [0], [2, 0], [1, 0, 1]):
+        found = integrate(model, rows, steps=2, layers=layers, gap=True)
+        assert largest_error(found.scores, truth[:, layers]) < 1e-6
+        torch.testing.assert_close(found.gap, every[:, layers], rtol=1e-6, atol=1e-9)
+    starts = {"steps": 2, "baseline": "replacement-each"}
+    whole, last = integrate(model, rows, **starts), integrate(model, rows, layers=[2], **starts)
+    torch.testing.assert_close(last.scores, whole.scores[:, [2]], rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(last.probability, whole.probability)

@@ -1,0 +1,124 @@
+"""The default run's named numbers: gathered, compared, shown."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from kn_utils.base import ROOT, StudyError
+from kn_utils.run import results
+from kn_utils.run.plan import GRID, parameter_cell
+
+ORIGIN = {
+    "model": "mini",
+    "weights": "w",
+    "dtype": "float64",
+    "dataset": "mini",
+    "data": "d",
+    "revision": None,
+}
+ROWS = [
+    {"name": "success", "value": 0.61, "low": 0.5, "high": 0.7, "n": 80},
+    {"name": "perplexity ratio", "value": 2.2, "low": None, "high": None, "n": 80},
+]
+WITH = [
+    name
+    for name in GRID
+    if "summarise(" in (ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A run of the default study that left its summaries."""
+    for name in WITH:
+        language = parameter_cell(ROOT / "notebooks" / f"{name}.ipynb").get("language", "mini")
+        place = tmp_path / "mini" / "mini" / language / "tables" / f"summary_{name[:2]}.json"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        note = {
+            "title": name,
+            "rows": ROWS,
+            "origin": ORIGIN,
+            "code": "0.1+abc",
+            "parameters": {"steps": 4, "out": "/x"},
+        }
+        place.write_text(json.dumps(note))
+    place.with_name("summary_10.json").write_text('{"title": "what no model was asked for", "rows": []}')
+    return tmp_path
+
+
+def test_all_summaries_are_gathered_with_their_origin(runs):
+    found = results.gather(runs)
+    assert list(found["notebooks"]) == [name[:2] for name in WITH]
+    assert found["origin"] == {key: ORIGIN[key] for key in ("model", "weights", "dtype", "dataset", "data")}
+    assert all(
+        one["rows"] == ROWS and one["parameters"] == {"steps": 4} for one in found["notebooks"].values()
+    )
+
+
+def test_a_notebook_that_did_not_run_is_named(runs):
+    (gone,) = runs.rglob("summary_06.json")
+    gone.unlink()
+    with pytest.raises(StudyError, match=r"summary_06\.json is not there; run notebook 06"):
+        results.gather(runs)
+
+
+def test_nothing_or_a_mixture_is_refused(runs, tmp_path):
+    (path,) = runs.rglob("summary_07.json")
+    note = json.loads(path.read_text())
+    path.write_text(json.dumps({**note, "origin": {**ORIGIN, "weights": "others"}}))
+    with pytest.raises(StudyError, match="different weights"):
+        results.gather(runs)
+    shutil.rmtree(runs / "mini")
+    with pytest.raises(StudyError, match="is not there"):
+        results.gather(runs)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("value", 0.62, "06: 'success': value 0.62, stored 0.61"),
+        ("low", None, "06: 'success': low nan, stored 0.5"),
+        ("n", 81, "06: 'success': n 81, stored 80"),
+        ("name", "other", "06: 'other' is only in the run"),
+    ],
+)
+def test_a_changed_number_is_told(key, value, line, runs):
+    wanted, (path,) = results.gather(runs), runs.rglob("summary_06.json")
+    assert results.differences(results.gather(runs), wanted) == []
+    note = json.loads(path.read_text())
+    note["rows"][0][key] = value
+    path.write_text(json.dumps(note))
+    assert line in results.differences(results.gather(runs), wanted)
+
+
+def test_rounding_is_no_change(runs):
+    wanted, (path,) = results.gather(runs), runs.rglob("summary_06.json")
+    path.write_text(path.read_text().replace("0.61", "0.6105"))
+    assert results.differences(results.gather(runs), wanted) == []
+
+
+def test_headlines_are_shown_with_interval_and_number(runs, monkeypatch):
+    lines = [("06", "success", "edits that succeed", "%"), ("07", "perplexity ratio", "cost", "")]
+    monkeypatch.setattr(results, "HEADLINES", lines)
+    text = results.markdown(results.gather(runs)).splitlines()
+    assert text[2:] == [
+        "| edits that succeed | 61.0 % | 50.0 to 70.0 | 80 | `06` |",
+        "| cost | 2.20 |  | 80 | `07` |",
+    ]
+    monkeypatch.setattr(results, "HEADLINES", [("06", "failure", "", "")])
+    with pytest.raises(StudyError, match="no number 'failure'"):
+        results.markdown(results.gather(runs))
+
+
+def test_pictures_are_those_of_the_notebooks_own_languages(tmp_path):
+    for language, number in (("en", "06"), ("all", "06"), ("all", "02"), ("en", "02")):
+        place = tmp_path / "runs" / "mini" / "mini" / language / "figures" / f"{number}_x.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(f"{number} {language}")
+        place.with_suffix(".pdf").write_text("pdf")
+    (tmp_path / "figures").mkdir()
+    assert results.copy_pictures(tmp_path / "runs", target=tmp_path / "figures") == 4
+    assert {p.read_text() for p in (tmp_path / "figures").glob("*.png")} == {"06 en", "02 all"}
