@@ -3,10 +3,13 @@ its own."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import cuda
 
@@ -25,7 +28,7 @@ from .store.code import code_version
 from .store.files import save_json
 from .store.growing import GrowingTable
 from .store.origin import fingerprint, full_origin, git_commit
-from .store.tables import save_table
+from .store.tables import load_current, load_table, save_table
 
 #: Threshold of the activation baseline (Dai et al.'s code; activations are less peaked than attributions).
 ACTIVATION_THRESHOLD = 0.5
@@ -222,6 +225,30 @@ class Study:
         }
         return save_table(table, self.folder() / "tables" / f"{name}.parquet", origin)
 
+    def kept(
+        self, name: str, function: Callable[..., pd.DataFrame], *given: Any, **options: Any
+    ) -> pd.DataFrame:
+        """What ``function(model, *given, **options)`` gives, stored: computed once, however often the
+        notebook runs.
+
+        The table lies in ``tables/cases/<name>.parquet`` with what it was made from: the model, digests of
+        the tables given, the options, and the code of ``function``. So a notebook that asks for its cases one
+        by one goes on after an interruption where it was, and a changed case alone is computed again.
+
+        Example:
+            study.kept("updates, random", evaluate_updates, prompts, known, updates, neurons, kind="random")
+        """
+        made_from = {"given": [_shown(value) for value in given]}
+        made_from |= {key: _shown(value) for key, value in options.items() if key != "progress"}
+        origin = full_origin(self.origin() | made_from, function, load_model)
+        path = self.folder() / "tables" / "cases" / f"{_file_name(name)}.parquet"
+        table = load_current(path, origin)
+        if table is None:
+            table = function(self.model, *given, **options)
+            save_table(table, path, origin)
+            table = load_table(path)[0]  # as the next run will read it
+        return table
+
     def summarise(self, notebook: str, title: str, rows: pd.DataFrame) -> Path:
         """Named numbers for the end of a run and for README: ``name, value, low, high, n``."""
         numbers = rows[["name", "value", "low", "high", "n"]].astype(object)
@@ -243,3 +270,18 @@ class Study:
             save_table(pd.concat(made, ignore_index=True), path, origin)
 
         return GrowingTable(path, origin).completed(prompts, compute)[0]
+
+
+def _shown(value: Any) -> Any:
+    """What a table was made from, as its origin holds it: of tables and lists of texts a digest."""
+    if isinstance(value, pd.DataFrame):
+        return fingerprint(value)
+    if isinstance(value, pd.Series | np.ndarray):
+        return fingerprint(pd.DataFrame({"values": value}))
+    if isinstance(value, Mapping):
+        return {str(key): _shown(inner) for key, inner in value.items()}
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-")

@@ -56,6 +56,7 @@ class Cache:
             place.write_bytes(content)
             rows.append(
                 f""
+                f""
                 f"{path}\t{len(content)}\tsha256:{hashlib.sha256(content).hexdigest()}\thttp://127.0.0.1:9/{path}"
             )
         rows += [f"{path}\t1\tsha256:{'0' * 64}\thttp://127.0.0.1:9/{path}" for path in absent]

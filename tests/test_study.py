@@ -13,6 +13,8 @@ from kn_utils import Study, StudyParameters, answer_probability, attribute, make
 from kn_utils import study as pipeline
 from kn_utils.attribution.quadrature import AttributionError
 from kn_utils.attribution.streaming import prompts_file
+from kn_utils.model.edits import ValueEdit
+from kn_utils.store.locks import alone
 from kn_utils.store.tables import load_table, save_table
 
 
@@ -92,7 +94,6 @@ def test_a_run_stopped_between_the_two_files_of_a_grown_table_is_mended(tmp_path
 
 def test_probabilities_grow_too(tmp_path, monkeypatch):
     small, large = study(tmp_path), study(tmp_path, facts_per_relation=4)
-    small.probabilities()
     numbers = []
 
     def counting(model, prompts, **options):
@@ -100,8 +101,9 @@ def test_probabilities_grow_too(tmp_path, monkeypatch):
         return answer_probability(model, prompts, **options)
 
     monkeypatch.setattr(pipeline, "answer_probability", counting)
+    small.probabilities()
     found = large.probabilities()
-    assert numbers == [len(large.prompts()) - len(small.prompts())]
+    assert numbers == [len(small.prompts()), len(large.prompts()) - len(small.prompts())]
     plain = answer_probability(large.model, large.prompts())
     assert list(found["prompt"]) == list(plain["prompt"]) == list(large.prompts()["prompt"])
     pd.testing.assert_series_equal(found["probability"], plain["probability"], rtol=1e-9)
@@ -169,7 +171,7 @@ def test_what_is_stored_is_read_while_another_process_adds_to_it(tmp_path, capsy
         for name in held
     ]
     capsys.readouterr()
-    with pipeline._alone(tables / "scores.parquet"), pipeline._alone(tables / "probabilities.parquet"):
+    with alone(tables / ".scores.parquet.lock", ""), alone(tables / ".probabilities.parquet.lock", ""):
         for thread in reading:
             thread.start()
         for thread in reading:
@@ -214,3 +216,27 @@ def test_kinds_have_as_many_random_neurons_as_knowledge_neurons(tmp_path):
         assert not kinds[kind].drop_duplicates(["fact", "layer", "neuron"]).shape[0] < len(kinds[kind])
     layers = [kinds[kind].groupby("fact")["layer"].apply(sorted) for kind in ("knowledge", "same-layer")]
     assert layers[0].equals(layers[1])
+
+
+def test_a_case_is_computed_once_and_again_when_what_it_is_made_from_changes(tmp_path):
+    calls = []
+
+    def count(model, prompts, *, kind, force=None, progress=False):
+        calls.append(kind)
+        return prompts[["prompt"]].assign(kind=kind, layers=model.n_layers)
+
+    count.__module__, count.__qualname__ = answer_probability.__module__, "answer_probability"
+    one, prompts = study(tmp_path), study(tmp_path).prompts()
+    first = one.kept("cases, a b", count, prompts, kind="a", force=ValueEdit(1, 2))
+    pd.testing.assert_frame_equal(
+        one.kept("cases, a b", count, prompts, kind="a", force=ValueEdit(1, 2)), first
+    )
+    one.kept("cases, a b", count, prompts, kind="a", force=ValueEdit(1, 2), progress=True)
+    assert calls == ["a"] and (tmp_path / "tables" / "cases" / "cases-a-b.parquet").is_file()
+    one.kept("cases, a b", count, prompts, kind="b", force=ValueEdit(1, 2))
+    one.kept("cases, a b", count, prompts, kind="b", force=ValueEdit(1, 3))
+    one.kept("cases, a b", count, prompts.iloc[1:], kind="b", force=ValueEdit(1, 3))
+    study(tmp_path, dtype="float32").kept(
+        "cases, a b", count, prompts.iloc[1:], kind="b", force=ValueEdit(1, 3)
+    )
+    assert calls == ["a", "b", "b", "b", "b"]

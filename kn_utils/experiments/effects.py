@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..base import StudyError
-from ..model.answers import answer_probability, ask
+from ..model.answers import Scaling, answer_probability, answers, questions_of
 from ..model.language_model import LanguageModel
 from ..neurons.choose import other_fact, pairs_by_fact
 
@@ -85,16 +85,10 @@ def effects(
     if asked.empty:
         raise EvaluationError("none of these prompts' facts has a neuron; lower the threshold or the share.")
     known = answer_probability(model, asked, batch_size=batch_size) if before is None else before[has]
-    rows = model.encode(asked)
-    acting = source[has]
-    p, _, top = ask(model, rows, batch_size, [sets[acting[row.prompt]] for row in rows], factor)
-    number = [row.prompt for row in rows]
-    after, right = np.ones(len(asked)), np.ones(len(asked), bool)
-    np.multiply.at(after, number, p)
-    np.logical_and.at(right, number, top == np.array([row.target for row in rows]))
-    first: list[list[int]] = [[] for _ in range(len(asked))]
-    for row, piece in zip(rows, top.tolist(), strict=True):
-        first[row.prompt].append(piece)
+    acting = [Scaling(sets[fact], factor) for fact in source[has]]
+    after = answers(
+        model, questions_of(model, asked), acting, batch_size=batch_size, label=f"{operation}, {kind}"
+    )
     table = pd.DataFrame(
         {
             **{name: asked[name] for name in ("prompt", "fact", "relation", "language")},
@@ -102,11 +96,11 @@ def effects(
             "factor": float(factor),
             "neurons": kind,
             "before": known["probability"].to_numpy(),
-            "after": after,
+            "after": after["p"],
             "right_before": known["correct"].to_numpy(),
-            "right_after": right,
+            "right_after": after["right"],
             "predicted_before": known["predicted"].to_numpy(),
-            "predicted_after": [model.tokenizer.decode(x) for x in first],
+            "predicted_after": [model.tokenizer.decode(list(x)) for x in after["first"]],
         }
     )
     return table.assign(changed=table["predicted_before"] != table["predicted_after"])

@@ -12,14 +12,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
-from ..base import QUIET, StudyError
+from ..base import StudyError
 from ..data.facts import relation_number
-from ..model.answers import answer_probability
-from ..model.interventions import erase
+from ..model.answers import answer_probability, answers, questions_of
+from ..model.edits import Erasure, Request
 from ..model.language_model import LanguageModel
-from ..neurons.choose import random_neurons, relation_neurons
+from ..neurons.choose import as_pairs, random_neurons, relation_neurons
 from ..statistics.intervals import column_means
 
 #: What a summary calls the facts that it is about.
@@ -85,7 +84,8 @@ def erase_relations(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Erase one relation after the other, ask, and put the weights back.
+    """Erase one relation after the other and ask: each question runs with its relation's slots erased, no
+    weight is touched.
 
     Args:
         sets: from :func:`erased_sets`: one erasure per kind of neurons and relation.
@@ -101,29 +101,34 @@ def erase_relations(
     every = pd.concat([own, others]).drop_duplicates("prompt").reset_index(drop=True)
     if every.empty:
         raise ErasingError("no prompts: there is nothing to ask before and after.")
+    question = dict(zip(every["prompt"], questions_of(model, every), strict=True))
     before = answer_probability(model, every, batch_size=batch_size).set_index("prompt")
-    tables = []
-    groups = list(sets.groupby(["neurons", "relation"], sort=False))
-    for (kind, relation), group in tqdm(groups, desc=f"erase, {to}", disable=not progress or QUIET):
+    tables, questions, acting = [], [], []
+    erased = {key: as_pairs(group) for key, group in sets.groupby(["neurons", "relation"], sort=False)}
+    changes = Erasure(to).changes(model, [Request(pairs) for pairs in erased.values()])
+    for (kind, relation), change in zip(erased, changes, strict=True):
         asked = pd.concat(
             [own[own["relation"] == relation], others[others["relation"] != relation]], ignore_index=True
         )
-        if asked.empty:
-            continue
-        with erase(model, group, to=to):
-            after = answer_probability(model, asked, batch_size=batch_size)
-        known = before.loc[asked["prompt"]]
+        questions += [question[name] for name in asked["prompt"]]
+        acting += [change] * len(asked)
         table = asked[["prompt", "fact", "relation", "language"]].assign(
             operation="erase", neurons=kind, to=to
         )
-        table["before"], table["after"] = known["probability"].to_numpy(), after["probability"].to_numpy()
-        table["right_before"], table["right_after"] = known["correct"].to_numpy(), after["correct"].to_numpy()
-        table["predicted"] = after["predicted"].to_numpy()
         table.insert(0, "erased", relation)
         tables.append(table)
-    if not tables:
+    if not questions:
         raise ErasingError("none of the erased relations is asked about; give prompts of the same relations.")
-    return pd.concat(tables, ignore_index=True)
+    after = answers(model, questions, acting, batch_size=batch_size, label=f"erase, {to}", progress=progress)
+    whole = pd.concat(tables, ignore_index=True)
+    known = before.loc[whole["prompt"]]
+    return whole.assign(
+        before=known["probability"].to_numpy(),
+        after=after["p"],
+        right_before=known["correct"].to_numpy(),
+        right_after=after["right"],
+        predicted=pd.Series([model.tokenizer.decode(list(first)) for first in after["first"]], dtype="str"),
+    )
 
 
 def log_rise(effects: pd.DataFrame) -> pd.Series:

@@ -118,19 +118,27 @@ class LanguageModel:
         )
         return inputs, at, wanted
 
-    def logits(self, inputs: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
-        """Logits at one position of each row, shape (row, token); the head sees nothing else."""
-        with self.head_at(positions):
+    def logits(
+        self, inputs: dict[str, torch.Tensor], positions: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Logits at some positions, shape (position, token); the head sees nothing else.
+
+        Args:
+            inputs: from :meth:`batch`.
+            positions: where, (position,).
+            rows: in which row each of them is, (position,); ``None``: one in every row.
+        """
+        with self.head_at(positions, rows):
             keep = {"use_cache": False} if self.causal else {}
             return self.model(**inputs, **keep).logits[:, 0]
 
     @contextmanager
-    def head_at(self, positions: torch.Tensor) -> Iterator[None]:
-        """Inside, the output head receives only each row's position: hidden states (row, 1, hidden)."""
+    def head_at(self, positions: torch.Tensor, rows: torch.Tensor | None = None) -> Iterator[None]:
+        """Inside, the output head receives only these positions: hidden states (position, 1, hidden)."""
 
         def narrow(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            rows = torch.arange(len(args[0]), device=args[0].device)
-            return (args[0][rows, positions].unsqueeze(1), *args[1:])
+            index = torch.arange(len(args[0]), device=args[0].device) if rows is None else rows
+            return (args[0][index, positions].unsqueeze(1), *args[1:])
 
         handle = self.head.register_forward_pre_hook(narrow)
         try:

@@ -144,3 +144,22 @@ def other_fact(
     if not any(drawn.values()):
         return None
     return np.array([drawn[fact] for fact in prompts["fact"]], dtype=object)
+
+
+def lent(
+    neurons: pd.DataFrame, prompts: pd.DataFrame, *, relation: str, answer: str = "other", seed: int = 0
+) -> pd.DataFrame:
+    """Every fact with the neurons of another one, chosen by :func:`other_fact`; facts for which there is none
+    are left out.
+
+    Returns:
+        ``neurons`` under the names (``fact, relation``) of those that they are lent to.
+    """
+    source = other_fact(prompts, neurons, relation=relation, answer=answer, seed=seed)
+    if source is None:
+        return neurons.iloc[:0]
+    pairs = prompts[["fact", "relation"]].assign(source=source).drop_duplicates("fact")
+    pairs = pairs[pairs["source"].notna() & pairs["fact"].isin(neurons["fact"])]
+    held = neurons.drop(columns="relation").rename(columns={"fact": "source"})
+    table = pairs.merge(held, on="source").drop(columns="source")
+    return table[neurons.columns.tolist()]

@@ -23,8 +23,8 @@ import os, signal, sys, time
 sys.path.insert(0, {tests!r})
 import pandas as pd
 import torch
-from kn_utils import attribution, batching, streaming
-from kn_utils.kernel import integrate
+from kn_utils.attribution import attribute as attribution, batching, streaming
+from kn_utils.attribution.kernel import integrate
 
 torch.set_num_threads(1)
 passes = 0
@@ -58,7 +58,8 @@ def prompts():
     text = ["[X] is the capital" + " of France" * (i % 7) + ", [Y]." for i in range(50)]
     text = [t.replace("[X]", "Berlin" * (1 + i % 3)) for i, t in enumerate(text)]
     answers = [("B", "Paris", "New Delhi")[i % 3] for i in range(50)]
-    return pd.DataFrame(dict(prompt=[f"p{{i}}" for i in range(50)], text=text, answer=answers, masked="object"))
+    names = [f"p{{i}}" for i in range(50)]
+    return pd.DataFrame(dict(prompt=names, text=text, answer=answers, masked="object"))
 
 
 if __name__ == "__main__":
@@ -71,14 +72,15 @@ if __name__ == "__main__":
 BODY = """
     from pathlib import Path
 
-    from kn_utils.kernel import AttributionError
+    from kn_utils.attribution.kernel import AttributionError
 
     folder, settings = Path(sys.argv[1]), dict(batch_size=4, steps=2, progress=False)
 
     def run(name, devices, fault=""):
         os.environ["FAULT"], os.environ["LOG"] = fault, str(folder / (name + ".log"))
         try:
-            attribution.attribute(model, prompts(), out=folder / name / "scores.parquet", devices=devices, **settings)
+            out = folder / name / "scores.parquet"
+            attribution.attribute(model, prompts(), out=out, devices=devices, **settings)
             print(name, "| finished |", passes)
         except Exception as error:
             print(name, "|", type(error).__name__, "|", error)
@@ -108,7 +110,7 @@ sys.path.insert(0, {tests!r})
 import pandas as pd
 import torch
 from conftest import make_model
-from kn_utils import attribution, batching, streaming
+from kn_utils.attribution import attribute as attribution, batching, streaming
 
 torch.set_num_threads(1)
 batching.WINDOW = streaming.WINDOW = 100
@@ -121,10 +123,12 @@ def peak():
 
 
 for many in (400, 2000):
-    table = pd.DataFrame(dict(prompt=[f"p{{i}}" for i in range(many)], text="Paris, [Y].", answer="B", masked="object"))
+    names = [f"p{{i}}" for i in range(many)]
+    table = pd.DataFrame(dict(prompt=names, text="Paris, [Y].", answer="B", masked="object"))
     table["text"] = [f"{{'Berlin ' * (i % 5)}}, [Y]." for i in range(many)]
     attribution.attribute(
-        model, table, out=f"{{sys.argv[1]}}/{{many}}.parquet", steps=1, keep=1e-9, batch_size=20, progress=False
+        model, table, out=f"{{sys.argv[1]}}/{{many}}.parquet", steps=1, keep=1e-9, batch_size=20,
+        progress=False,
     )
     print(many, peak())
 """

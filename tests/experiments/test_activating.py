@@ -11,21 +11,12 @@ from oracles import neurons_at
 
 from kn_utils import load_facts, load_model, load_passages, plots
 from kn_utils.base import ROOT
+from kn_utils.data.blanks import extremes, find_blanks, typical_facts, with_passages
 from kn_utils.data.facts import Facts
-from kn_utils.experiments.activating import (
-    FACTS,
-    RELATIONS,
-    ActivatingError,
-    activations,
-    contrasts,
-    extremes,
-    find_blanks,
-    lend,
-    mean_activation,
-    typical_facts,
-    with_passages,
-)
+from kn_utils.experiments.activating import ActivatingError, activations
 from kn_utils.model.rows import answer_pieces
+from kn_utils.neurons.choose import lent
+from kn_utils.statistics.activations import FACTS, RELATIONS, contrasts, mean_activation
 from kn_utils.statistics.intervals import interval
 
 
@@ -199,17 +190,18 @@ def test_lent_neurons_are_anothers():
     neurons = table(
         [(f, f.split(":")[0], i, i) for i, f in enumerate(facts)], ["fact", "relation", "layer", "neuron"]
     )
-    within = lend(neurons, within=True).set_index("fact")["layer"].to_dict()
-    assert (
-        within["P1:a:x"] == 2
-        and within["P1:b:x"] == 2
-        and within["P1:c:y"] in (0, 1)
-        and "P2:d:z" not in within
+    prompts = table(
+        [(f, f.split(":")[0], "en", f.split(":")[2]) for f in facts],
+        ["fact", "relation", "language", "answer"],
     )
-    other = lend(neurons, within=False).set_index("fact")
+    within = lent(neurons, prompts, relation="same").set_index("fact")["layer"].to_dict()
+    assert within["P1:a:x"] == 2 and within["P1:b:x"] == 2 and within["P1:c:y"] in (0, 1)
+    assert "P2:d:z" not in within
+    other = lent(neurons, prompts, relation="other").set_index("fact")
     assert (other.loc[facts[:3], "layer"] == 3).all() and other.loc["P2:d:z", "layer"] in (0, 1, 2)
-    assert other.loc[facts[0], "relation"] == "P1"
-    assert lend(neurons[neurons["relation"] == "P1"], within=False).empty
+    assert other.loc[facts[0], "relation"] == "P1" and list(other) == ["relation", "layer", "neuron"]
+    one = neurons["relation"] == "P1"
+    assert lent(neurons[one], prompts[one], relation="other").empty
 
 
 # Reading
@@ -303,7 +295,7 @@ def test_without_sentences_everything_is_empty(model, neurons):
         assert typical_facts(read) == []
     with pytest.raises(ActivatingError, match="masks='x'"):
         activations(model, nothing, {}, masks="x")
-    with pytest.raises(ActivatingError, match="of='x'"):
+    with pytest.raises(ActivationsError, match="of='x'"):
         contrasts(read, [], of="x")
     with pytest.raises(ActivatingError, match="no activations of P1:a:b"):
         extremes(read, nothing, "P1:a:b")

@@ -23,7 +23,7 @@ from kn_utils.experiments.effects import (
 )
 from kn_utils.model.answers import answer_probability
 from kn_utils.model.loading import load_model
-from kn_utils.neurons.choose import other_fact, random_neurons
+from kn_utils.neurons.choose import ChoiceError, other_fact, random_neurons
 from kn_utils.neurons.refine import refine
 from kn_utils.published import recomputed as published
 from kn_utils.statistics.changes import answer_changes, mark_pairs, mean_over_relations, relative_change
@@ -290,9 +290,9 @@ def test_one_relation_only_or_one_fact_only_has_no_other():
     alone = BAGS[BAGS["relation"] == "P1"]
     assert other_fact(alone, OWNERS[OWNERS["relation"] == "P1"]) is None
     assert other_fact(BAGS[:2], OWNERS[:1], relation="same") is None
-    with pytest.raises(EvaluationError, match="relation='all', answer='any'; relation is 'same' or 'other'"):
+    with pytest.raises(ChoiceError, match="relation='all', answer='any'; relation is 'same' or 'other'"):
         other_fact(BAGS, OWNERS, relation="all")
-    with pytest.raises(EvaluationError, match="answer 'same', 'other' or 'any'"):
+    with pytest.raises(ChoiceError, match="answer 'same', 'other' or 'any'"):
         other_fact(BAGS, OWNERS, answer="Paris")
 
 

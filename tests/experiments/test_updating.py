@@ -27,16 +27,12 @@ from kn_utils.experiments.update_choice import (
     sample_updates,
     translate_updates,
 )
-from kn_utils.experiments.updating import (
-    _bystanders,
-    across_languages,
-    ask_after,
-    evaluate_updates,
-    summarise_updates,
-)
+from kn_utils.experiments.updating import Bystanders, across_languages, ask_after, evaluate_updates
 from kn_utils.model.answers import answer_probability
+from kn_utils.model.edits import FineTune, ValueEdit
 from kn_utils.model.interventions import fine_tune, update_fact
 from kn_utils.neurons.choose import strongest
+from kn_utils.statistics.updates import summarise_updates
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +212,7 @@ def edit_by_hand(model, layer: int, neuron: int, old: str, new: str, l1: float, 
 def test_updates_against_doing_the_edit_by_hand(updated, asked, l2):
     model, probabilities, updates, neurons = updated
     found = evaluate_updates(
-        model, asked, probabilities, updates, neurons, l1=1.0, l2=l2, others=99, wordings=99
+        model, asked, probabilities, updates, neurons, ValueEdit(1.0, l2), bystanders=Bystanders(99, 99)
     )
     texts = asked.set_index("prompt")
     nll = {
@@ -272,8 +268,10 @@ def test_an_update_that_is_strong_enough_changes_and_succeeds(updated, asked):
     word = max(
         whole_words(model), key=lambda w: embeddings[model.tokenizer.convert_tokens_to_ids(w)].norm().item()
     )
-    found = evaluate_updates(model, asked, probabilities, updates.assign(new=word), many, l2=1000.0)
-    weak = evaluate_updates(model, asked, probabilities, updates.assign(new=word), many, l1=0.0, l2=0.0)
+    found = evaluate_updates(
+        model, asked, probabilities, updates.assign(new=word), many, ValueEdit(l2=1000.0)
+    )
+    weak = evaluate_updates(model, asked, probabilities, updates.assign(new=word), many, ValueEdit(0.0, 0.0))
     assert found["success"].all() and found["changed"].all()
     assert (found["new_after"] > 5 * found["new_before"]).all()
     assert not weak["changed"].any()
@@ -285,8 +283,8 @@ def test_the_weights_come_back_bit_for_bit(updated, asked):
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
     evaluate_updates(model, asked, probabilities, updates, neurons)
     assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
-    tune = {"lr": 0.5, "steps": 2}
-    found = evaluate_updates(model, asked, probabilities, updates, neurons, tune=tune, kind="fine-tuning")
+    learning = FineTune(0.5, 2)
+    found = evaluate_updates(model, asked, probabilities, updates, neurons, learning, kind="fine-tuning")
     assert (found["new_after"] > found["new_before"]).all() and (found["moved"] > 0).all()
     assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
 
@@ -305,7 +303,7 @@ def test_other_facts_are_others_and_no_more_than_asked_for(updated, asked):
     _, _, updates, _ = updated
     relation = asked.drop_duplicates("fact").set_index("fact")["relation"]
     for others, wordings, seed in [(2, 1, 0), (3, 2, 1), (99, 99, 2)]:
-        drawn = _bystanders(asked, updates, others, wordings, seed)
+        drawn = Bystanders(others, wordings, seed).drawn(asked, updates)
         assert len(drawn) == len(updates)
         for update, sides in zip(updates.itertuples(), drawn, strict=True):
             for side, names in sides.items():
@@ -318,20 +316,22 @@ def test_other_facts_are_others_and_no_more_than_asked_for(updated, asked):
                     else (relation != update.relation).sum()
                 )
                 assert facts.nunique() == min(others, pool) and facts.value_counts().max() <= wordings
-    alone = _bystanders(asked, updates.iloc[[2]], 2, 1, 0)
-    assert alone == _bystanders(asked, updates, 2, 1, 0)[2:]  # whichever updates stand beside it
+    alone = Bystanders(2, 1, 0).drawn(asked, updates.iloc[[2]])
+    assert alone == Bystanders(2, 1, 0).drawn(asked, updates)[2:]  # whichever updates stand beside it
 
 
 def test_every_kind_of_neurons_is_judged_on_the_same_other_facts(updated, asked):
     model, probabilities, updates, neurons = updated
     other = neurons.assign(layer=1, neuron=neurons["neuron"] + 9)
-    a = evaluate_updates(model, asked, probabilities, updates, neurons, others=2, seed=3)
-    b = evaluate_updates(model, asked, probabilities, updates, other, others=2, seed=3, kind="random")
+    a = evaluate_updates(model, asked, probabilities, updates, neurons, bystanders=Bystanders(2, seed=3))
+    b = evaluate_updates(
+        model, asked, probabilities, updates, other, bystanders=Bystanders(2, seed=3), kind="random"
+    )
     same = ["fact", "new_before", "within_before", "between_before"]
     pd.testing.assert_frame_equal(a[same], b[same])
     assert (a["within_after"] != b["within_after"]).any()
     assert set(a["neurons"]) == {"knowledge"} and set(b["neurons"]) == {"random"}
-    c = evaluate_updates(model, asked, probabilities, updates, neurons, others=2, seed=4)
+    c = evaluate_updates(model, asked, probabilities, updates, neurons, bystanders=Bystanders(2, seed=4))
     assert (a["within_before"] != c["within_before"]).any()
 
 
@@ -504,8 +504,8 @@ def test_questions_are_of_the_updates_language_and_name_the_edited_prompt(update
     assert table.loc[table["fact"] == "P36:India:Delhi", "template"].tolist() == ["P36-nl-1"]
 
 
-@pytest.mark.parametrize("tune", [None, {"lr": 0.5, "steps": 3}])
-def test_asking_after_an_edit_against_doing_it_by_hand(updated, asked, tune):
+@pytest.mark.parametrize("edit", [ValueEdit(l2=6.0), FineTune(0.5, 3)])
+def test_asking_after_an_edit_against_doing_it_by_hand(updated, asked, edit):
     model, _, updates, neurons = updated
     updates = updates.merge(asked.drop(columns=["fact", "relation"]), on="prompt").assign(
         new=["Berlin", "New Delhi", "Delhi"]
@@ -515,16 +515,16 @@ def test_asking_after_an_edit_against_doing_it_by_hand(updated, asked, tune):
         .merge(updates[["fact", "new"]], on="fact")
         .sample(frac=1, random_state=0)
     )
-    found = ask_after(model, updates, neurons, table, kind="random", l2=6.0, tune=tune).set_index("prompt")
+    found = ask_after(model, updates, neurons, table, edit, kind="random").set_index("prompt")
     assert set(found.index) == set(table["prompt"]) and set(found["neurons"]) == {"random"}
     for update in updates.itertuples():
         own = neurons[neurons["fact"] == update.fact]
         edited = deepcopy(model)
-        if tune is None:
+        if isinstance(edit, ValueEdit):
             edit_by_hand(edited, 0, own["neuron"].item(), update.old, update.new, 1.0, 6.0)
         else:
             row = asked[asked["prompt"] == update.prompt].assign(answer=update.new)
-            with fine_tune(model, own, row, **tune):
+            with fine_tune(model, own, row, lr=0.5, steps=3):
                 edited = deepcopy(model)
         for question in table[table["fact"] == update.fact].itertuples():
             sides, row = question.text.split("[Y]"), found.loc[question.prompt]
@@ -540,13 +540,13 @@ def test_asking_after_says_what_is_known_changed_and_successful(updated, asked):
     strong = pd.concat([neurons.assign(layer=layer, neuron=n) for layer in range(3) for n in range(48)])
     one, other = whole_words(model)[:2]
     table = asked[asked["fact"].isin(updates["fact"])].assign(answer=one, new=other)
-    assert ask_after(model, updates, strong, table, l1=0.0, l2=500.0)["changed"].any()
+    assert ask_after(model, updates, strong, table, ValueEdit(0.0, 500.0))["changed"].any()
     model.model.cls.predictions.bias[model.tokenizer.convert_tokens_to_ids(one)] += (
         1000  # now always its answer
     )
-    found = ask_after(model, updates, strong, table, l1=0.0, l2=0.0)
+    found = ask_after(model, updates, strong, table, ValueEdit(0.0, 0.0))
     assert found["known"].all() and not found["changed"].any() and not found["success"].any()
-    turned = ask_after(model, updates, strong, table.assign(answer=other, new=one), l1=0.0, l2=0.0)
+    turned = ask_after(model, updates, strong, table.assign(answer=other, new=one), ValueEdit(0.0, 0.0))
     assert turned["success"].all() and not turned["known"].any()
 
 
@@ -641,7 +641,7 @@ def test_across_languages_against_doing_it_by_hand(asked):
         lang: pd.DataFrame({"fact": facts, "relation": "P36", "layer": i, "neuron": [4, 5]})
         for i, lang in enumerate(["en", "nl", "all"])
     }
-    found = across_languages(model, table, neurons, l1=1.0, l2=5.0)
+    found = across_languages(model, table, neurons, ValueEdit(1.0, 5.0))
     cells = found.groupby(["through", "language"])["fact"].agg(list).to_dict()
     assert cells == {
         ("en", "en"): list(facts),
@@ -689,7 +689,7 @@ def test_first_rows_of_the_notebooks_tables_by_hand():
     update = updates.iloc[0]
     held = questions(updates, {"wordings": prompts})
     changed = translate_updates(model, everywhere, answer_probability(model, everywhere), per_relation=1)
-    edits = evaluate_updates(model, prompts, known, updates, own, wordings=1)
+    edits = evaluate_updates(model, prompts, known, updates, own, bystanders=Bystanders(wordings=1))
     after = ask_after(model, updates, own, held).set_index("prompt")
     crossed = across_languages(model, changed, {"en": neurons})
 

@@ -179,10 +179,10 @@ def test_environment_is_made_once_torch_first(place):
         "-m pip install torch==2.13.0",
         "-m pip install -r requirements.lock",
         "-m pip install --no-deps --no-build-isolation -e .",
-        "-m kn_utils.study --relation P36",
+        "-m kn_utils.run.command --relation P36",
     ]
     assert place().returncode == 0
-    assert place.calls() == ["-m kn_utils.study"]
+    assert place.calls() == ["-m kn_utils.run.command"]
     with (place.folder / "requirements.lock").open("a") as lock:
         lock.write("# changed\n")
     assert place().returncode == 0
@@ -217,7 +217,7 @@ def test_active_environment_is_used_or_told_what_it_lacks(place):
     tools = str(place.python.parent)
     active = {"VIRTUAL_ENV": tools, "PATH": f"{tools}:{os.environ['PATH']}"}
     assert place(**active).returncode == 0
-    assert place.calls() == ["-m kn_utils.study"]
+    assert place.calls() == ["-m kn_utils.run.command"]
     lacking = place(**active, FAKE_PACKAGES="missing")
     assert (
         lacking.returncode == 1

@@ -11,7 +11,8 @@ from oracles import plain_answer, whole_words
 from kn_utils.experiments.effects import EvaluationError, effects, perplexity
 from kn_utils.model.answers import answer_probability
 from kn_utils.model.architectures import ARCHITECTURES
-from kn_utils.model.interventions import InterventionError, amplify
+from kn_utils.model.hooks import InterventionError
+from kn_utils.model.interventions import amplify
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -9,17 +10,12 @@ from conftest import make_model
 from oracles import neurons_at, probability_with
 
 from kn_utils.experiments.effects import effects
-from kn_utils.model.answers import answer_probability
+from kn_utils.model.answers import Scaling, answer_probability, answers, questions_of
 from kn_utils.model.architectures import ARCHITECTURES
-from kn_utils.model.interventions import (
-    InterventionError,
-    _loss,
-    amplify,
-    erase,
-    fine_tune,
-    suppress,
-    update_fact,
-)
+from kn_utils.model.edits import FineTune, Request, ValueEdit, _slopes
+from kn_utils.model.hooks import InterventionError, SlotChange, find_blank, read_at, replace_at
+from kn_utils.model.interventions import amplify, erase, fine_tune, suppress, update_fact
+from kn_utils.model.memory import OutOfMemory
 
 NEURONS = [(0, 3), (1, 7), (1, 11)]
 
@@ -163,7 +159,9 @@ def test_gradient_of_slots_against_finite_differences(kind, prompts):
     torch.manual_seed(1)
     slots = [(0, torch.tensor([3])), (2, torch.tensor([7, 11]))]
     moves = [0.1 * torch.randn(len(columns), 32, dtype=torch.float64) for _, columns in slots]
-    loss, slopes, _ = _loss(model, slots, moves, rows)
+    change = SlotChange(np.array(SLOTS), torch.cat(moves))
+    (found,), _ = _slopes(model, [change], [rows])
+    slopes = found[:1], found[1:]
 
     def plain(place: int, row: int, coordinate: int, h: float) -> float:
         """Mean -ln P with the weights written, one row at a time."""
@@ -180,7 +178,6 @@ def test_gradient_of_slots_against_finite_differences(kind, prompts):
         return total
 
     with torch.no_grad():
-        assert loss == pytest.approx(plain(0, 0, 0, 0.0), rel=1e-9)
         for place, row, coordinate in [(0, 0, 0), (0, 0, 31), (1, 0, 5), (1, 1, 5)]:
             slope = (plain(place, row, coordinate, 1e-5) - plain(place, row, coordinate, -1e-5)) / 2e-5
             assert slopes[place][row, coordinate].item() == pytest.approx(slope, rel=1e-5, abs=1e-9)
@@ -190,8 +187,11 @@ def test_one_step_of_fine_tuning_goes_down_by_a_part_of_the_length(bert, prompts
     table = prompts.iloc[:1]
     slots = [(0, torch.tensor([3])), (2, torch.tensor([7, 11]))]
     old = [bert.value_slots(layer)[columns].clone() for layer, columns in slots]
-    _, slopes, right = _loss(bert, slots, [torch.zeros_like(v) for v in old], bert.encode(table))
-    assert not right
+    (found,), right = _slopes(
+        bert, [SlotChange(np.array(SLOTS), torch.zeros(3, 32, dtype=torch.float64))], [bert.encode(table)]
+    )
+    slopes = found[:1], found[1:]
+    assert right == [False]
     with fine_tune(bert, SLOTS, table, lr=0.2, steps=1):
         for (layer, columns), v, slope in zip(slots, old, slopes, strict=True):
             moved = bert.value_slots(layer)[columns] - v
@@ -238,3 +238,162 @@ def test_several_answers_give_the_mean_of_their_directions(bert):
     with update_fact(bert, [(1, 7)], old="Paris", new=["Berlin", "India"], l1=1.0, l2=4.0):
         wanted = v - v.norm() * unit["Paris"] + 4 * v.norm() * new / new.norm()
         torch.testing.assert_close(bert.value_slots(1)[7], wanted)
+
+
+# Rows with edits of their own, against edits of the weights
+
+
+def asked_for(model, prompts) -> pd.DataFrame:
+    if model.causal:
+        prompts = prompts[~prompts["text"].str.startswith("[Y]")]
+    return prompts.reset_index(drop=True)
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in ARCHITECTURES if kind != "electra"]
+)  # its embeddings are narrower
+def test_edits_row_by_row_equal_edits_of_the_weights(kind, prompts):
+    model, random = make_model(kind), np.random.default_rng(0)
+    prompts = asked_for(model, prompts)
+    questions = questions_of(model, prompts)
+    assert max(map(len, questions)) > 1  # answers of several pieces
+    requests = []
+    for n, rows in enumerate(questions):
+        layers = (
+            [0, 0, 1][: 1 + n % 3] if n else [model.n_layers - 1] * 3
+        )  # several in one layer, one, several layers
+        pairs = np.unique([(layer, random.integers(model.n_neurons)) for layer in layers], axis=0)
+        requests.append(Request(pairs, "Paris", ["Berlin", "India"][n % 2], rows))
+    changes = ValueEdit(1.0, 4.0).changes(model, requests)
+    acting = [None if n == 1 else change for n, change in enumerate(changes)]
+    found = answers(model, questions, acting, batch_size=3)
+    plain = answers(model, questions)
+    assert (
+        found["p"][1] == pytest.approx(plain["p"][1], rel=1e-12) and (found["p"][2:] != plain["p"][2:]).all()
+    )
+    for n, request in enumerate(requests):
+        if n != 1:
+            with update_fact(model, request.neurons, old="Paris", new=request.new, l1=1.0, l2=4.0):
+                wanted = answers(model, [questions[n]]).iloc[0]
+            assert found["p"][n] == pytest.approx(wanted["p"], rel=1e-6)
+            assert (found["rank"][n], found["first"][n], found["right"][n]) == tuple(
+                wanted[["rank", "first", "right"]]
+            )
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "opt"])
+def test_learning_many_facts_at_once_equals_one_by_one(kind, prompts):
+    model = make_model(kind)
+    prompts = asked_for(model, prompts).head(4).assign(answer=["is", "country", "the", "of"])
+    requests = [
+        Request(np.array([(1, 3 + n), (2, 9)][: 1 + n % 2]), rows=rows)
+        for n, rows in enumerate(questions_of(model, prompts))
+    ]
+    learning = FineTune(0.3, 6)
+    together = learning.changes(model, requests)
+    for change, request in zip(together, requests, strict=True):
+        (alone,) = learning.changes(model, [request])
+        torch.testing.assert_close(change.added, alone.added, rtol=1e-6, atol=1e-9)
+    assert any(change.added.abs().sum() > 0 for change in together)
+
+
+def test_a_question_is_silenced_at_each_pieces_own_blank(prompts):
+    model = make_model("gpt2")
+    table = asked_for(model, prompts)
+    questions = questions_of(model, table)
+    pairs = np.array(NEURONS)
+    found = answers(model, questions, [Scaling(pairs, 0.0)] * len(questions))
+    with suppress(model, NEURONS):
+        wanted = answer_probability(model, table)
+    assert found["p"].to_numpy() == pytest.approx(wanted["probability"].to_numpy(), rel=1e-9)
+
+
+def test_different_interventions_share_a_batch(bert, prompts):
+    questions = questions_of(bert, prompts)
+    (change,) = ValueEdit().changes(bert, [Request(np.array([(1, 7)]), "Paris", "Berlin")])
+    acts = [Scaling(np.array([(0, 3)]), 0.0), change, None, Scaling(np.array([(2, 5), (0, 1)]), 3.0)]
+    acting = [acts[i % 4] for i in range(len(questions))]
+    found = answers(bert, questions, acting)
+    for i, (question, act) in enumerate(zip(questions, acting, strict=True)):
+        alone = answers(bert, [question], [act]).iloc[0]
+        assert found["p"][i] == pytest.approx(alone["p"], rel=1e-9) and found["first"][i] == alone["first"]
+    with pytest.raises(InterventionError, match="1 interventions for"):
+        answers(bert, questions, [None])
+
+
+def test_no_neurons_change_nothing_in_any_form(bert, prompts):
+    plain = answer_probability(bert, prompts)
+    empty = pd.DataFrame({"layer": [], "neuron": []})
+    for nothing in ([], empty, np.zeros((0, 2), int)):
+        with (
+            suppress(bert, nothing),
+            erase(bert, nothing),
+            update_fact(bert, nothing, old="Paris", new="Berlin"),
+        ):
+            pd.testing.assert_frame_equal(answer_probability(bert, prompts), plain)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "opt"])
+def test_what_is_read_and_what_is_put(kind, prompts):
+    model = make_model(kind)
+    rows = model.encode(asked_for(model, prompts))[:3]
+    inputs, at, _ = model.batch(rows)
+    with read_at(model, at) as values:
+        plain = model.logits(inputs, at)
+    for i, row in enumerate(rows):
+        torch.testing.assert_close(values[1][i], neurons_at(model, row.ids, row.position, 1))
+    with replace_at(model, {1: lambda neurons: neurons}, at):
+        torch.testing.assert_close(model.logits(inputs, at), plain)
+    with replace_at(model, {1: torch.zeros_like}, at), read_at(model, at) as values:
+        silent = model.logits(inputs, at)
+    assert (silent != plain).any()
+    with suppress(model, [(1, n) for n in range(model.n_neurons)]):
+        torch.testing.assert_close(model.logits(inputs, at), silent)
+    torch.testing.assert_close(find_blank(model, inputs["input_ids"], inputs["attention_mask"]), at)
+    assert not any(second._forward_pre_hooks for second in model.seconds)
+
+
+def test_a_signed_edit_turns_where_the_neuron_is_negative(bert, prompts):
+    table = prompts.iloc[[0]]
+    (rows,) = questions_of(bert, table)
+    pairs = np.array([(1, n) for n in range(48)])
+    signs = torch.stack([neurons_at(bert, row.ids, row.position, 1) for row in rows]).mean(0).sign()
+    request = Request(pairs, "Paris", "Berlin", rows)
+    (plain,), (signed,) = (ValueEdit(signed=s).changes(bert, [request]) for s in (False, True))
+    assert {-1.0, 1.0} <= set(signs.tolist())
+    torch.testing.assert_close(signed.added, signs[:, None] * plain.added)
+    with pytest.raises(InterventionError, match="needs the question"):
+        ValueEdit(signed=True).changes(bert, [Request(pairs, "Paris", "Berlin")])
+
+
+def test_memory_that_ends_halves_the_batch_and_says_so(bert, prompts, monkeypatch, capsys):
+    questions = questions_of(bert, prompts)
+    plain, sizes = answers(bert, questions), []
+    logits = bert.logits
+
+    def small(inputs, *where):
+        sizes.append(len(inputs["input_ids"]))
+        if len(inputs["input_ids"]) > 3:
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+            )
+        return logits(inputs, *where)
+
+    monkeypatch.setattr(bert, "logits", small)
+    pd.testing.assert_frame_equal(answers(bert, questions), plain, rtol=1e-9)
+    assert max(sizes) > 3 and sizes.count(max(sizes)) == 1 and "going on with" in capsys.readouterr().err
+    monkeypatch.setattr(bert, "logits", lambda *_: (_ for _ in ()).throw(MemoryError("out")))
+    with pytest.raises(OutOfMemory, match="one text does not fit"):
+        answers(bert, questions)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "opt"])
+def test_a_left_to_right_model_reads_all_pieces_in_one_text(kind, prompts, monkeypatch):
+    model = make_model(kind)
+    questions = questions_of(model, asked_for(model, prompts))
+    assert sum(map(len, questions)) > len(questions)
+    seen = []
+    logits = model.logits
+    monkeypatch.setattr(model, "logits", lambda i, *w: seen.append(len(i["input_ids"])) or logits(i, *w))
+    answers(model, questions)
+    assert sum(seen) == len(questions)

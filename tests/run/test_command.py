@@ -60,7 +60,7 @@ class Place:
 
     def command(self, *options: str) -> list[str]:
         where = ["--notebooks-folder", str(self.notebooks), "--runs", str(self.runs), "--device", "cpu"]
-        return [sys.executable, "-m", "kn_utils.study", *where, *options]
+        return [sys.executable, "-m", "kn_utils.run.command", *where, *options]
 
     def study(self, *options: str) -> subprocess.CompletedProcess:
         return subprocess.run(self.command(*options), capture_output=True, text=True, cwd=ROOT, timeout=300)

@@ -110,7 +110,7 @@ def test_an_error_is_shown_as_one_line(kind):
 
 
 def test_ipython_really_shows_one_line():
-    code = "from kn_utils.config import ParameterError\nraise ParameterError('steps is wrong.')"
+    code = "from kn_utils.run.parameters import ParameterError\nraise ParameterError('steps is wrong.')"
     show = (
         "from IPython.core.interactiveshell import InteractiveShell\n"
         f"InteractiveShell.instance(colors='nocolor').run_cell({code!r})"
@@ -138,7 +138,7 @@ def test_out_is_where_a_run_goes(tmp_path, monkeypatch):
 
 
 def test_kn_runs_moves_all_runs(tmp_path):
-    code = "from kn_utils.config import run_folder; print(run_folder('mini', 'mini', 'en'))"
+    code = "from kn_utils.run.parameters import run_folder; print(run_folder('mini', 'mini', 'en'))"
     env = {"KN_RUNS": str(tmp_path), "PATH": "/usr/bin"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(tmp_path / "mini" / "mini" / "en")

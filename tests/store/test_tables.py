@@ -8,10 +8,11 @@ import json
 import pandas as pd
 import pytest
 
+from kn_utils import refine
 from kn_utils.store import tables as artifacts
 from kn_utils.store.files import ArtifactError, save_json
 from kn_utils.store.origin import fingerprint, full_origin
-from kn_utils.store.tables import load_table, save_table, stored
+from kn_utils.store.tables import load_current, load_table, save_table
 
 
 @pytest.fixture
@@ -82,12 +83,13 @@ class Maker:
         return table
 
 
-def cached(path, make, *args, origin, **options):
+def cached(path, make, *args, origin, made_by=save_table, **options):
     """A table as the study keeps it: the stored one if its origin is this, else made and stored."""
-    table = stored(path, origin)
+    origin = full_origin(origin, made_by)
+    table = load_current(path, origin)
     if table is not None:
         return table
-    save_table(make(*args, **options), path, full_origin(origin))
+    save_table(make(*args, **options), path, origin)
     return load_table(path)[0]
 
 
@@ -127,45 +129,16 @@ def test_cached_computes_again_when_a_key_goes(tmp_path, capsys):
     assert make.calls == 2 and "computing it again" in capsys.readouterr().err
 
 
-def test_cached_computes_again_when_the_code_changes(tmp_path, monkeypatch, capsys):
+def test_cached_computes_again_when_the_code_changes(tmp_path, capsys):
     make, path = Maker(), tmp_path / "t.parquet"
-    cached(path, make, 1, origin={})
-    monkeypatch.setattr(artifacts, "code_version", lambda room: "9.9+another")
-    cached(path, make, 1, origin={})
+    cached(path, make, 1, origin={}, made_by=save_table)
+    cached(path, make, 1, origin={}, made_by=load_table)  # code of the store is not followed
+    assert make.calls == 1
+    cached(path, make, 1, origin={}, made_by=refine)
     assert make.calls == 2
     assert capsys.readouterr().err == "t.parquet: code changed, computing it again\n"
-    cached(path, make, 1, origin={})
+    cached(path, make, 1, origin={}, made_by=refine)
     assert make.calls == 2
-
-
-def test_the_code_version_follows_what_computes_and_not_what_shows(tmp_path, monkeypatch):
-    (tmp_path / "neurons.py").write_text("a = 1")
-    (tmp_path / "plots.py").write_text("a = 1")
-    monkeypatch.setattr(artifacts, "__file__", str(tmp_path / "artifacts.py"))
-    version = artifacts.code_version.__wrapped__
-    before = version()
-    (tmp_path / "plots.py").write_text("a = 2")
-    assert version() == before
-    (tmp_path / "neurons.py").write_text("a = 2")
-    assert version() != before
-
-
-def test_a_rooms_code_version_follows_what_it_stands_on(tmp_path, monkeypatch):
-    files = {
-        "evaluation": "from .models import ask",
-        "models": "from .facts import Row",
-        "facts": "",
-        "editing": "",
-    }
-    for name, text in files.items():
-        (tmp_path / f"{name}.py").write_text(text)
-    monkeypatch.setattr(artifacts, "__file__", str(tmp_path / "artifacts.py"))
-    version = artifacts.code_version.__wrapped__
-    whole, room = version(), version("evaluation")
-    (tmp_path / "editing.py").write_text("a = 1")
-    assert version("evaluation") == room and version() != whole
-    (tmp_path / "facts.py").write_text("a = 1")
-    assert version("evaluation") != room
 
 
 def test_a_broken_file_is_computed_again(tmp_path, capsys):
