@@ -7,7 +7,7 @@ on them, progress shown, results told.
 from __future__ import annotations
 
 import argparse
-import fcntl
+import csv
 import json
 import os
 import shutil
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+from filelock import FileLock, Timeout
 
 from ..base import ROOT, RUNS
 from .plan import Job, Plan, Refused
@@ -88,10 +89,10 @@ class Runner:
     def __init__(self, study: Plan, jobs: int) -> None:
         self.study, self.jobs, self.runs = study, jobs, Path(study.runs)
         (self.runs / "logs").mkdir(parents=True, exist_ok=True)
-        self.lock = (self.runs / ".lock").open("a")
+        self.lock = FileLock(self.runs / ".lock")  # freed by the system even when its holder is killed
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            self.lock.acquire(timeout=0)
+        except Timeout:
             raise Refused(f"another run is at work in {self.runs}; wait, or choose another --runs.") from None
         if self.stop():
             say("Stopped what an interrupted run had left running.")
@@ -115,14 +116,14 @@ class Runner:
         return os.environ | quiet | {MARK: str(self.runs), "KN_RUNS": str(self.runs), "PYTHONPATH": path}
 
     def stale(self) -> list[Job]:
-        """The jobs snakemake would run."""
-        command = self.snakemake("--dry-run")
-        dry = subprocess.run(command, capture_output=True, text=True, env=self.environment)
-        if dry.returncode:
-            self.log.write_text(dry.stdout + dry.stderr, encoding="utf-8")
+        """The jobs snakemake would run, by its table of outputs."""
+        command = self.snakemake("--summary")
+        told = subprocess.run(command, capture_output=True, text=True, env=self.environment)
+        if told.returncode:
+            self.log.write_text(told.stdout + told.stderr, encoding="utf-8")
             raise RuntimeError(f"snakemake could not plan the run; see {shown(self.log)}.")
-        lines = [line.strip() for line in (dry.stdout + dry.stderr).splitlines()]
-        outputs = {line.removeprefix("output: ") for line in lines if line.startswith("output: ")}
+        table = csv.DictReader(told.stdout.splitlines(), delimiter="\t")
+        outputs = {row["output_file"] for row in table if row["plan"] == "update pending"}
         return [job for path, job in self.study.jobs.items() if path in outputs]
 
     def place(self, job: Job, kind: str = "") -> Path:

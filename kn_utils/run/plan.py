@@ -178,8 +178,16 @@ class Plan:
         """The files and folders on this machine that the results depend on: model, facts, published
         numbers."""
         name, options = parse(self.dataset)
-        own = [Path(value).expanduser() for value in options.values() if isinstance(value, str)]
-        named = [DATA / name, DATA / self.model, Path(self.model).expanduser(), DATA / "published", *own]
+        own = (
+            Path(value).expanduser() for value in (self.model, *options.values()) if isinstance(value, str)
+        )
+        # Relative names are looked for in no folder: which one it would be depends on who asks.
+        named = [
+            DATA / name,
+            DATA / self.model,
+            DATA / "published",
+            *(place for place in own if place.is_absolute()),
+        ]
         return sorted({place.resolve() for place in named if place.exists()})
 
     def check(self) -> None:
