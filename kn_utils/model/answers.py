@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from ..base import QUIET
 from .hooks import InterventionError, SlotChange, check_neurons, replace_at, slots_changed
 from .language_model import LanguageModel
 from .memory import in_parts, rows_at_once
-from .rows import Row
+from .rows import ANYTHING_ELSE, Row
 
 PATIENCE = 3  # seconds before a progress bar shows
 
@@ -53,6 +54,7 @@ def answers(
     questions: Sequence[list[Row]],
     acting: Sequence[Intervention | None] | None = None,
     *,
+    choices: Sequence[list[Row]] | None = None,
     batch_size: int | None = None,
     label: str = "ask",
     progress: bool = True,
@@ -61,42 +63,51 @@ def answers(
 
     Args:
         acting: one per question; ``None``: nothing acts (on one of them, on any).
+        choices: per question further rows whose wanted piece competes with a few others only
+            (:mod:`kn_utils.model.typed`); they are read in the same passes.
         batch_size: texts per pass; ``None`` suits the device. A batch that does not fit into memory is
             halved.
         label, progress: of the bar, which shows after some seconds.
 
     Returns:
         a row per question: ``p``, ``rank`` (the worst piece's), ``first`` (a tuple: the first choice for each
-        piece, given the pieces before it), ``right``.
+        piece, given the pieces before it), ``right``; with ``choices`` also ``shares``: per further row the
+        probabilities of the pieces in its ``among``, which add up to 1.
     """
-    if acting is not None and len(acting) != len(questions):
-        raise InterventionError(
-            f"{len(acting)} interventions for {len(questions)} questions; each needs one or None."
-        )
-    texts = list(_texts(model, questions, acting))
+    for name, given in (("interventions", acting), ("lists of choices", choices)):
+        if given is not None and len(given) != len(questions):
+            raise InterventionError(f"{len(given)} {name} for {len(questions)} questions; each needs one.")
+    texts = list(_texts(model, questions, acting, choices))
     texts.sort(key=lambda text: len(text.ids))  # a stable sort: questions of one length stay in their order
-    sizes = [len(question) for question in questions]
-    starts = np.r_[0, np.cumsum(sizes)[:-1]].astype(int) if questions else np.zeros(0, int)
-    p, rank, top = np.zeros(sum(sizes)), np.zeros(sum(sizes), int), np.zeros(sum(sizes), int)
+    plain = {(q, i): _Read(np.nan, 0, 0) for q, rows in enumerate(questions) for i in range(len(rows))}
+    shares: dict[tuple[int, int], np.ndarray] = {}
     with tqdm(
         total=len(texts), desc=label, unit="text", delay=PATIENCE, disable=not progress or QUIET
     ) as bar:
-        for batch, found in in_parts(lambda b: _ask(model, b), texts, batch_size or rows_at_once(model)):
-            place = [starts[text.question] + piece for text in batch for piece in text.pieces]
-            p[place], rank[place], top[place] = found
+        for batch, read in in_parts(lambda part: _ask(model, part), texts, batch_size or rows_at_once(model)):
+            plain |= read[0]
+            shares |= read[1]
             bar.update(len(batch))
-    wanted = np.array([row.target for question in questions for row in question], int)
-    if not len(starts):
-        empty = {"p": [], "rank": [], "first": [], "right": []}
-        return pd.DataFrame(empty).astype({"p": float, "rank": int, "right": bool})
-    return pd.DataFrame(
-        {
-            "p": np.multiply.reduceat(p, starts),
-            "rank": np.maximum.reduceat(rank, starts),
-            "first": [tuple(top[s : s + n].tolist()) for s, n in zip(starts, sizes, strict=True)],
-            "right": np.logical_and.reduceat(top == wanted, starts),
-        }
-    )
+    found = [_joined(rows, [plain[q, i] for i in range(len(rows))]) for q, rows in enumerate(questions)]
+    table = pd.DataFrame(found, columns=["p", "rank", "first", "right"])
+    if choices is not None:
+        table["shares"] = [[shares[q, i] for i in range(len(rows))] for q, rows in enumerate(choices)]
+    return table.astype({"p": float, "rank": int, "right": bool})
+
+
+class _Read(NamedTuple):
+    """What the model says at one place: P of the wanted piece, its rank, the first choice."""
+
+    p: float
+    rank: int
+    top: int
+
+
+def _joined(rows: list[Row], pieces: list[_Read]) -> tuple[float, int, tuple[int, ...], bool]:
+    """An answer from its pieces: P, the worst rank, the first choices, whether they are the answer."""
+    first = tuple(int(piece.top) for piece in pieces)
+    p = float(np.prod([piece.p for piece in pieces]))
+    return p, max(int(piece.rank) for piece in pieces), first, first == tuple(row.target for row in rows)
 
 
 def answer_probability(
@@ -149,46 +160,93 @@ def answer_probability(
     )  # also where there is no prompt
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Text:
-    """What goes through the model once: the ids, where it is read, what is asked for there, and what acts."""
+    """What goes through the model once: its ids, the blank at which scalings act, what acts, and the rows
+    read in it.
 
-    question: int
-    pieces: list[int]
+    A row is named by (question, number), plain ones and choices apart.
+    """
+
     ids: list[int]
-    positions: list[int]
-    targets: list[int]
+    blank: int
     acting: Intervention | None
+    plain: list[tuple[tuple[int, int], Row]] = field(default_factory=list)
+    choices: list[tuple[tuple[int, int], Row]] = field(default_factory=list)
 
 
 def _texts(
-    model: LanguageModel, questions: Sequence[list[Row]], acting: Sequence[Intervention | None] | None
+    model: LanguageModel,
+    questions: Sequence[list[Row]],
+    acting: Sequence[Intervention | None] | None,
+    choices: Sequence[list[Row]] | None,
 ) -> Iterator[_Text]:
-    """A left-to-right model reads all pieces of an answer in one text, unless neurons are scaled at each
-    blank alone."""
+    """Rows of one question that are read in the same text share it. A left-to-right model reads all pieces of
+    an answer in one text, unless neurons are scaled at each blank alone."""
     for number, rows in enumerate(questions):
         act = None if acting is None else acting[number]
-        if model.causal and not isinstance(act, Scaling):
-            where, wanted = [row.position for row in rows], [row.target for row in rows]
-            yield _Text(number, list(range(len(rows))), rows[-1].ids, where, wanted, act)
-        else:
-            for piece, row in enumerate(rows):
-                yield _Text(number, [piece], row.ids, [row.position], [row.target], act)
+        nested = model.causal and not isinstance(act, Scaling)
+        texts: list[_Text] = []
+        kinds = (("plain", rows), ("choices", [] if choices is None else choices[number]))
+        named = [(kind, (number, i), row) for kind, group in kinds for i, row in enumerate(group)]
+        for kind, name, row in sorted(named, key=lambda one: -len(one[2].ids)):  # the longest first
+            text = next((text for text in texts if _holds(text, row, nested)), None)
+            if text is None:
+                text = _Text(row.ids, row.position, act)
+                texts.append(text)
+            (text.plain if kind == "plain" else text.choices).append((name, row))
+        yield from texts
+
+
+def _holds(text: _Text, row: Row, nested: bool) -> bool:
+    if nested:
+        return text.ids[: len(row.ids)] == row.ids
+    return text.ids == row.ids and text.blank == row.position
 
 
 @torch.no_grad()
-def _ask(model: LanguageModel, texts: Sequence[_Text]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """P, rank and first choice for every place that the texts are read at, text by text."""
-    inputs, at, _ = model.batch([Row(0, text.ids, text.positions[0], text.targets[0]) for text in texts])
-    row = torch.tensor([i for i, text in enumerate(texts) for _ in text.pieces], device=model.device)
-    position = torch.tensor([place for text in texts for place in text.positions], device=model.device)
-    wanted = torch.tensor([[target] for text in texts for target in text.targets], device=model.device)
+def _ask(
+    model: LanguageModel, texts: Sequence[_Text]
+) -> tuple[dict[tuple[int, int], _Read], dict[tuple[int, int], np.ndarray]]:
+    """What the model says at every place where the texts are read."""
+    inputs, at, _ = model.batch([Row(0, text.ids, text.blank, 0) for text in texts])
+    places = list(
+        dict.fromkeys(
+            (i, row.position) for i, text in enumerate(texts) for _, row in text.plain + text.choices
+        )
+    )
+    line = {place: n for n, place in enumerate(places)}
+    index, position = (torch.tensor(x, device=model.device) for x in zip(*places, strict=True))
     with acting_on(model, at, [text.acting for text in texts]):
-        logits = model.logits(inputs, position, row)
-    right = logits.gather(1, wanted)
-    p = logits.double().log_softmax(-1).gather(1, wanted)[:, 0].exp()
-    rank = 1 + (logits > right).sum(1)
-    return p.cpu().numpy(), rank.cpu().numpy(), logits.argmax(1).cpu().numpy()
+        logits = model.logits(inputs, position, index)
+    plain = {
+        name: (line[i, row.position], row.target) for i, text in enumerate(texts) for name, row in text.plain
+    }
+    read: dict[tuple[int, int], _Read] = {}
+    if plain:
+        where, target = (torch.tensor(x, device=model.device) for x in zip(*plain.values(), strict=True))
+        here = logits[where]
+        right = here.gather(1, target[:, None])
+        p = (right.double() - here.double().logsumexp(1, keepdim=True)).exp()[:, 0]
+        values = zip(p.tolist(), (1 + (here > right).sum(1)).tolist(), here.argmax(1).tolist(), strict=True)
+        read = {name: _Read(*value) for name, value in zip(plain, values, strict=True)}
+    shares = {
+        name: _share(logits[line[i, row.position]].double(), row.among)
+        for i, text in enumerate(texts)
+        for name, row in text.choices
+    }
+    return read, shares
+
+
+def _share(logits: torch.Tensor, among: tuple[int, ...]) -> np.ndarray:
+    """How the probability is shared between these pieces; ``ANYTHING_ELSE`` takes what the vocabulary's
+    others have."""
+    named = [piece for piece in among if piece != ANYTHING_ELSE]
+    if len(named) == len(among):
+        return logits[named].softmax(0).cpu().numpy()
+    p = (logits[named] - logits.logsumexp(0)).exp().cpu().numpy()
+    rest = iter(p)
+    return np.array([max(0.0, 1 - p.sum()) if piece == ANYTHING_ELSE else next(rest) for piece in among])
 
 
 @contextmanager

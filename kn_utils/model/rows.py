@@ -9,16 +9,23 @@ import pandas as pd
 
 from ..data.facts import OBJECT, SUBJECT, DataError
 
+#: Stands in :attr:`Row.among` for every piece that is not named there: the answer ends before it.
+ANYTHING_ELSE = -1
+
 
 @dataclass(frozen=True)
 class Row:
     """One question to the model: the ids, where its blank is, the wanted piece; ``prompt`` numbers the
-    prompt."""
+    prompt.
+
+    ``among``: the pieces that the wanted one competes with (itself included); empty: the whole vocabulary.
+    """
 
     prompt: int
     ids: list[int]
     position: int
     target: int
+    among: tuple[int, ...] = ()
 
 
 def answer_pieces(tokenizer: Any, answer: str, before: str = " ", unknown: str = "refuse") -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -133,7 +134,7 @@ def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks") -> dict[str,
     for name in GRID:
         number, notebook = name.partition("_")[0], notebooks / f"{name}.ipynb"
         if not any(
-            f'summarise("{number}"' in "".join(cell["source"]) for cell in cells(notebook)
+            re.search(rf'summarise\(\s*"{number}"', "".join(cell["source"])) for cell in cells(notebook)
         ):  # it asks no model
             continue
         language = parameter_cell(notebook).get("language", "en")

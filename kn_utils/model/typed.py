@@ -1,0 +1,192 @@
+"""Typed answers: the right answer against the other answers of its relation, instead of the whole vocabulary.
+
+A base language model goes on with "the" or "a"; whether it *knows* a fact shows in how it shares its
+probability between the names that could stand there. The *candidates* of a prompt are the answers of its
+relation in its language, for the same side of the fact, but for others that are right for the same question.
+Written in pieces they are a tree: where candidates part, the model's probability is shared between the pieces
+that go on to one of them,
+
+    share(piece | before) = P(piece | before) / sum over the pieces that candidates go on with,
+
+and a candidate's typed probability is the product of these shares along its way, so they add up to 1. Where
+names share their first pieces ("tiếng Anh", "tiếng Pháp") they are told apart where they differ. Where one
+name ends and another goes on ("New York", "New York City"), ending has what the other pieces leave. A masked
+model is given the number of blanks, so there the candidates are those with as many pieces as the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from .answers import Intervention, answers, questions_of
+from .language_model import LanguageModel
+from .rows import ANYTHING_ELSE, Row, encode
+
+#: Columns of :func:`typed_answers` behind those of ``answer_probability``.
+TYPED = ["typed_probability", "typed_rank", "typed_correct", "typed_predicted", "candidates"]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A place where candidates part: the row that asks there (its ``among`` are the ways on), and who goes
+    where."""
+
+    row: Row
+    ways: dict[int, list[str]]  # piece -> the candidates behind it
+
+
+def candidates_of(prompts: pd.DataFrame, every: pd.DataFrame | None = None) -> list[list[str]]:
+    """The candidates of each prompt, its answer among them.
+
+    Args:
+        prompts: those to ask.
+        every: prompts that the answers are taken from, such as those of all facts of the data set; ``None``:
+            ``prompts``.
+    """
+    pool = prompts if every is None else pd.concat([prompts, every])
+    side = ["relation", "language", "masked"]
+    names = pool.groupby(side)["answer"].agg(lambda answers: sorted(set(answers))).to_dict()
+    right = pool.groupby("text")["answer"].agg(set).to_dict()
+    return [
+        [name for name in names[tuple(row[1:4])] if name == row.answer or name not in right[row.text]]
+        for row in prompts[[*side, "text", "answer"]].itertuples()
+    ]
+
+
+def branches(model: LanguageModel, prompt: pd.DataFrame, candidates: Sequence[str]) -> list[Branch]:
+    """The places where the candidates of a prompt (a table of one row) part.
+
+    Left out are, for a masked model, candidates with another number of pieces than the answer.
+    """
+    table = prompt.loc[prompt.index.repeat(len(candidates))].assign(answer=list(candidates))
+    rows: dict[str, list[Row]] = {name: [] for name in candidates}
+    for row in encode(model.tokenizer, table, causal=model.causal, max_length=model.max_length):
+        rows[candidates[row.prompt]].append(row)
+    answer = prompt["answer"].iloc[0]
+    if not model.causal:
+        rows = {name: own for name, own in rows.items() if len(own) == len(rows[answer])}
+    found: list[Branch] = []
+    _part({name: [row.target for row in own] for name, own in rows.items()}, rows, 0, found)
+    return found
+
+
+def _part(pieces: dict[str, list[int]], rows: dict[str, list[Row]], depth: int, found: list[Branch]) -> None:
+    """Add the branches of the candidates that are alike in their first ``depth`` pieces."""
+    ways: dict[int, list[str]] = {}
+    for name, own in pieces.items():
+        ways.setdefault(own[depth] if depth < len(own) else ANYTHING_ELSE, []).append(name)
+    if len(ways) > 1:
+        longest = max(pieces, key=lambda name: len(pieces[name]))
+        row = rows[longest][depth]
+        found.append(Branch(Row(0, row.ids, row.position, row.target, tuple(ways)), ways))
+    for piece, names in ways.items():
+        if piece != ANYTHING_ELSE and len(names) > 1:
+            _part({name: pieces[name] for name in names}, rows, depth + 1, found)
+
+
+def typed_answers(
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    candidates: Sequence[Sequence[str]] | None = None,
+    acting: Sequence[Intervention | None] | None = None,
+    *,
+    batch_size: int | None = None,
+    label: str = "ask",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """How probable each prompt's answer is, over the vocabulary and among its candidates; both in the same
+    passes.
+
+    Args:
+        candidates: per prompt, :func:`candidates_of`; ``None``: the answers in ``prompts``.
+        acting: an intervention per prompt, see :func:`kn_utils.model.answers.answers`.
+
+    Returns:
+        ``prompt, probability, rank, correct, predicted`` as :func:`kn_utils.answer_probability`, and
+        ``typed_probability`` (among the candidates), ``typed_rank`` (1 = top), ``typed_correct`` (it is the
+        first choice among them), ``typed_predicted`` (that choice), ``candidates`` (how many: chance is 1 /
+        candidates).
+
+    Example:
+        >>> from kn_utils import load_facts, load_model, make_prompts
+        >>> prompts = make_prompts(load_facts(relations=["P36"]), "en")
+        >>> found = typed_answers(load_model("mini"), prompts.head(2), candidates_of(prompts.head(2),
+        prompts)) >>> bool((found["typed_probability"] >= found["probability"]).all())
+        True
+    """
+    given = candidates_of(prompts) if candidates is None else candidates
+    trees = [branches(model, prompts.iloc[[i]], names) for i, names in enumerate(given)]
+    found = answers(
+        model,
+        questions_of(model, prompts),
+        acting,
+        choices=[[branch.row for branch in tree] for tree in trees],
+        batch_size=batch_size,
+        label=label,
+        progress=progress,
+    )
+    rows = []
+    for answer, names, tree, shares in zip(prompts["answer"], given, trees, found["shares"], strict=True):
+        typed = _probabilities(names, tree, shares, answer)
+        mine = typed[answer]
+        first = max(typed, key=lambda name: typed[name])
+        rank = 1 + sum(p > mine for p in typed.values())
+        rows.append((mine, rank, first == answer, first, len(typed)))
+    single = [len(first) == 1 for first in found["first"]]
+    plain = {
+        "prompt": prompts["prompt"].to_numpy(),
+        "probability": found["p"],
+        "rank": pd.array(
+            [r if one else pd.NA for r, one in zip(found["rank"], single, strict=True)], "Int64"
+        ),
+        "correct": found["right"],
+        "predicted": [model.tokenizer.decode(list(pieces)) for pieces in found["first"]],
+    }
+    table = pd.concat([pd.DataFrame(plain), pd.DataFrame(rows, columns=TYPED)], axis=1)
+    kinds = {
+        "prompt": "str",
+        "predicted": "str",
+        "typed_predicted": "str",
+        "correct": bool,
+        "typed_correct": bool,
+    }
+    return table.astype(kinds | {"typed_probability": float, "typed_rank": int, "candidates": int})
+
+
+def _probabilities(
+    names: Sequence[str], tree: list[Branch], shares: list[np.ndarray], answer: str
+) -> dict[str, float]:
+    """Typed probability of every candidate that takes part."""
+    member = {name for branch in tree for behind in branch.ways.values() for name in behind} | {answer}
+    typed = {name: 1.0 for name in names if name in member}
+    for branch, share in zip(tree, shares, strict=True):
+        for piece, p in zip(branch.row.among, share, strict=True):
+            for name in branch.ways[piece]:
+                typed[name] *= float(p)
+    return typed
+
+
+def typed_rows(
+    model: LanguageModel, prompts: pd.DataFrame, candidates: Sequence[Sequence[str]]
+) -> list[list[Row]]:
+    """Per prompt the rows on its answer's way where candidates part: the target of attribution that asks for
+    knowledge.
+
+    The product over these rows of P(piece) / sum over ``among`` is the typed probability; a prompt whose
+    answer has no competitor has no rows.
+    """
+    questions = []
+    for number, names in enumerate(candidates):
+        prompt = prompts.iloc[[number]]
+        answer, rows = prompt["answer"].iloc[0], []
+        for branch in branches(model, prompt, names):
+            for piece, behind in branch.ways.items():
+                if answer in behind:
+                    own = branch.row
+                    rows.append(Row(number, own.ids, own.position, piece, own.among))
+        questions.append(rows)
+    return questions
