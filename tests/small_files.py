@@ -49,17 +49,13 @@ class Cache:
 
     def add(self, collection: str, files: Mapping[str, bytes], absent: tuple[str, ...] = ()) -> None:
         """Put files into the cache; ``absent`` ones are only listed, as published elsewhere."""
-        rows = ["path\tsize\tchecksum\turl"]
+        rows = ["path\tchecksum\turl"]
         for path, content in files.items():
             place = self.root / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(content)
-            rows.append(
-                f""
-                f""
-                f"{path}\t{len(content)}\tsha256:{hashlib.sha256(content).hexdigest()}\thttp://127.0.0.1:9/{path}"
-            )
-        rows += [f"{path}\t1\tsha256:{'0' * 64}\thttp://127.0.0.1:9/{path}" for path in absent]
+            rows.append(f"{path}\tsha256:{hashlib.sha256(content).hexdigest()}\thttp://127.0.0.1:9/{path}")
+        rows += [f"{path}\tsha256:{'0' * 64}\thttp://127.0.0.1:9/{path}" for path in absent]
         (self.lists / f"{collection}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
         catalogue.index.cache_clear()
 

@@ -53,7 +53,7 @@ def recomputed(*, download: bool = False) -> Recomputed:
     if download:
         for name, some in wanted.items():
             fetch(COLLECTIONS[name], some)
-    if all(at_hand(COLLECTIONS[name], some) for name, some in wanted.items()):
+    if all(at_hand(some) for some in wanted.values()):
         return Recomputed(compute(), origin(), "Computed now, from the released files in the cache.")
     return load()
 

@@ -134,3 +134,10 @@ def test_sentences_that_do_not_fit_the_facts_are_refused(pararel):
     add_sentences(pararel, [SENTENCES[1], *SENTENCES[:2]])  # shifted by one: the second subject is France
     with pytest.raises(DataError, match="does not fit PARAREL_en's P36"):
         load_passages("bing_distant", ["P36"])
+
+
+def test_a_file_of_sentences_that_ends_early_is_refused(pararel):
+    whole = json.dumps(SENTENCES).encode()
+    pararel.add("bing_distant", {f"{BAGS}/final_distant_allbags_P36_new.json": whole[:-20]})
+    with pytest.raises(DataError, match="P36_new.json is not whole .*; delete it and run again"):
+        load_passages("bing_distant", ["P36"])

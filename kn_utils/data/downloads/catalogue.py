@@ -1,7 +1,7 @@
 """What is published, and where: the collections that the loaders read, with licence, citation and checksums.
 
 A file is named by its place in the cache, which begins with its repository:
-``jzbjyb/X-FACTR/data/TREx_prompts.csv``. Sizes and checksums of a collection's files stand in
+``jzbjyb/X-FACTR/data/TREx_prompts.csv``. The checksums of a collection's files stand in
 ``checksums/<name>.tsv``; commits are pinned here.
 """
 
@@ -36,15 +36,13 @@ COMMITS = {
 class RemoteFile:
     """A published file: its place under the cache folder, its address, and how to know that it is whole.
 
-    ``checksum`` is ``sha256:<hex>``, or ``blob:<hex>`` (git's name of the content: SHA-1 of ``blob <bytes>``,
-    a zero byte and the content), or ``tree:<owner>/<repository>@<commit>`` where only the commit is known:
-    its list of files, asked for once, then gives the blob. ``size`` is in bytes.
+    ``checksum`` is ``sha256:<hex>`` or ``blob:<hex>`` (git's name of the content: SHA-1 of ``blob <bytes>``,
+    a zero byte and the content), or empty where only the commit in the address fixes the content.
     """
 
     path: str
     url: str
     checksum: str
-    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -145,15 +143,7 @@ def index(collection: str) -> Mapping[str, RemoteFile]:
         raise DataError(f"unknown collection {collection!r}; known: {', '.join(COLLECTIONS)}.")
     with (CHECKSUMS / f"{collection}.tsv").open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines, delimiter="\t"))
-    files = (
-        RemoteFile(
-            row["path"],
-            row["url"] or _address(row["path"]),
-            row["checksum"],
-            int(row["size"]) if row["size"] else None,
-        )
-        for row in rows
-    )
+    files = (RemoteFile(row["path"], row["url"] or _address(row["path"]), row["checksum"]) for row in rows)
     return MappingProxyType({file.path: file for file in files})
 
 

@@ -1,53 +1,75 @@
-"""Published files, brought whole into a cache folder.
+"""Published files, brought whole into a cache folder by pooch.
 
 The cache is ``KN_DATA``, else the platform's cache folder. Its layout is that of the repositories
-(``jzbjyb/X-FACTR/data/...``, ``mlama1.1/en/...``), so it can be filled by hand. A file counts only if its
-size and checksum are right; it is written under another name and moved into place when whole, so whatever
-interrupts a download leaves at most a ``.part`` file, from which the next run goes on.
+(``jzbjyb/X-FACTR/data/...``, ``mlama1.1/en/...``), so it can be filled by hand. pooch downloads under
+another name, checks, tries again, and moves a file into place when it is whole. Added here: several files at
+once, one process at a time, git's blob ids, one line for every failure, and the licence notice.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
-import stat
 import sys
-import threading
-import zipfile
+import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
-from shutil import copyfileobj
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import pooch
-import requests
+import pooch.hashes
+from requests import RequestException
 from tqdm.auto import tqdm
 
 from ...base import QUIET
 from ...store.locks import alone
 from ..facts import DataError
 from .catalogue import Collection, RemoteFile
-from .transfer import TIMEOUT, TransferError, bring, cause, digest
 
 WORKERS = 4  # files at once: most are small, and the server answers slower than it sends
-TREES = "https://api.github.com/repos/{repository}/git/trees/{commit}?recursive=1"
-NOTES = ".kn_utils"  # our own notes in the cache folder
+RETRIES = 3  # after a broken or wrong transfer, with pauses of 1, 2 and 3 seconds
+TIMEOUT = 30  # seconds without a byte
+NOTES = ".kn_utils"  # our own files in the cache folder: locks, and which terms were told
+TERMS = {
+    "open": "",
+    "non-commercial": "\n  terms     for non-commercial use only",
+    "no licence stated": (
+        "\n  terms     no licence is stated for it: do not pass it on without asking its authors"
+    ),
+}
 
-_told: set[tuple[str, str]] = set()
+_told: set[Path] = set()  # notices of this process, where the cache cannot be written
+
+pooch.get_logger().setLevel("WARNING")  # else a line for each of 550 files
 
 
 class DownloadError(DataError):
-    """A published file that is not in the cache and could not be brought there; the message says what to
-    do."""
+    """A published file that is not in the cache and could not be brought there; says what to do."""
+
+
+class _GitBlob:
+    """git's name of a content, computed as pooch asks a hash for it: with ``update`` and ``hexdigest``."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def update(self, chunk: bytes) -> None:
+        self.content += chunk
+
+    def hexdigest(self) -> str:
+        named = b"blob %d\0" % len(self.content) + self.content
+        return hashlib.sha1(named, usedforsecurity=False).hexdigest()
+
+
+pooch.hashes.ALGORITHMS_AVAILABLE["blob"] = _GitBlob  # so that pooch knows ``blob:<hex>``
 
 
 def cache_folder() -> Path:
     """Where published files are kept: ``KN_DATA`` if set, else the platform's cache folder."""
     named = os.environ.get("KN_DATA")
-    return Path(named).expanduser() if named else Path(pooch.os_cache("kn_utils"))
+    return Path(os.path.abspath(Path(named).expanduser())) if named else Path(pooch.os_cache("kn_utils"))
 
 
 def fetch(collection: Collection, files: Sequence[RemoteFile], *, progress: bool = not QUIET) -> list[Path]:
@@ -60,31 +82,21 @@ def fetch(collection: Collection, files: Sequence[RemoteFile], *, progress: bool
             cache folder cannot be written.
     """
     root = cache_folder()
-    places = [_inside(root, file.path) for file in files]
-    if not places:
-        return []
-    notes = _Notes(root, collection.name)
-    if missing := notes.missing(files):
-        with _writing(root), _alone(root, collection.name):
-            notes = _Notes(root, collection.name)
-            if missing := notes.missing(missing):  # another process may have brought them meanwhile
-                _bring(root, collection, missing, notes, progress)
-            _announce(collection, notes)
-    elif not notes.told:
-        with suppress(OSError), _alone(root, collection.name):  # so that of two processes one tells it
-            notes.save()
-            notes = _Notes(root, collection.name)
-            _announce(collection, notes)
-    _announce(collection, notes)
+    places = [_place(root, file.path) for file in files]
+    if not at_hand(files):
+        lock = root / NOTES / f"{collection.name}.lock"
+        waiting = f"another process is downloading {collection.name}; waiting for it"
+        with _writing(root), alone(lock, waiting):
+            _bring(root, collection, files, progress)
+    if places:
+        _announce(collection, root)
     return places
 
 
-def at_hand(collection: Collection, files: Sequence[RemoteFile]) -> bool:
+def at_hand(files: Sequence[RemoteFile]) -> bool:
     """Whether all these files are whole in the cache, so that :func:`fetch` needs no network."""
-    notes = _Notes(cache_folder(), collection.name)
-    missing = notes.missing(files)
-    notes.save()
-    return not missing
+    root = cache_folder()
+    return all(_whole(root, file) for file in files)
 
 
 def fetch_members(
@@ -92,32 +104,83 @@ def fetch_members(
 ) -> list[Path]:
     """Files out of a zip archive, unpacked into the cache under their names in the archive; only these are.
 
-    The archive is needed (and kept) only if one of them is not there yet.
+    The archive is needed (and kept) only if one of them is not there yet. Unlike ``pooch.Unzip`` this moves a
+    file into place when it is whole: a half of one has no checksum that would tell.
 
     Raises:
-        DownloadError: as :func:`fetch`; a member that the archive lacks, that is a link, or whose name climbs
-        out.
+        DownloadError: as :func:`fetch`; a member that the archive lacks; a name that climbs out of the cache.
     """
     root = cache_folder()
-    places = [_inside(root, name) for name in members]
-    missing = [name for name, place in zip(members, places, strict=True) if not place.is_file()]
+    places = {name: _place(root, name) for name in members}
+    missing = [name for name, place in places.items() if not place.is_file()]
     if missing:
         try:
             (packed,) = fetch(collection, [archive], progress=progress)
         except DownloadError as error:
-            raise DownloadError(f"{error}\nOr put what it holds under {root}, first {missing[0]}.") from None
-        with _writing(root):
-            _unpack(packed, missing, root)
-    _announce(collection, _Notes(root, collection.name))
-    return places
+            raise DownloadError(f"{error} Or put what it holds under {root}, first {missing[0]}.") from None
+        with _writing(root), tempfile.TemporaryDirectory(dir=root) as aside, ZipFile(packed) as opened:
+            for name in missing:
+                try:
+                    unpacked = opened.extract(name, aside)  # never a link: those become text
+                except (KeyError, BadZipFile) as error:
+                    raise DownloadError(f"{packed} holds no whole {name} ({error}).") from None
+                places[name].parent.mkdir(parents=True, exist_ok=True)
+                os.replace(unpacked, places[name])
+    _announce(collection, root)
+    return [places[name] for name in members]
 
 
-def _inside(root: Path, path: str) -> Path:
+def _place(root: Path, path: str) -> Path:
     """The place of ``path`` under ``root``; one that could lie elsewhere is refused."""
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in parts[0]:
+    place = Path(os.path.normpath(root / path))
+    if root not in place.parents:
         raise DownloadError(f"{path!r} does not stay inside the cache folder {root}; refused.")
-    return root.joinpath(*parts)
+    return place
+
+
+def _whole(root: Path, file: RemoteFile) -> bool:
+    """Whether the file is there with the right checksum (any content, where none is known)."""
+    place = _place(root, file.path)
+    try:
+        return place.is_file() and pooch.hashes.hash_matches(str(place), file.checksum or None)
+    except OSError:
+        return False
+
+
+def _bring(root: Path, collection: Collection, files: Sequence[RemoteFile], progress: bool) -> None:
+    """Download what is missing, several files at once; the first failure ends it all."""
+    missing = [file for file in dict.fromkeys(files) if not _whole(root, file)]
+    keeper = pooch.create(
+        root,
+        base_url="",
+        registry={file.path: file.checksum or None for file in missing},
+        urls={file.path: file.url for file in missing},
+        retry_if_failed=RETRIES,
+    )
+    single = len(missing) == 1  # its bar counts bytes, that of many counts files
+
+    def bring(file: RemoteFile) -> None:
+        try:
+            keeper.fetch(file.path, _readable, pooch.HTTPDownloader(progress and single, timeout=TIMEOUT))
+        except RequestException as error:
+            raise DownloadError(_by_hand(root, file, _cause(error), len(missing))) from None
+        except ValueError:
+            why = "the address gives other bytes than the checksum says"
+            raise DownloadError(_by_hand(root, file, why, len(missing))) from None
+
+    for file in missing:  # before the threads: in pooch one loses the race to make a folder
+        (root / file.path).parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        brought = pool.map(bring, missing)  # when one fails, those that have not begun are cancelled
+        hidden = single or not progress
+        for _ in tqdm(brought, collection.name, len(missing), unit="file", disable=hidden):
+            pass
+
+
+def _readable(name: str, action: str, keeper: pooch.Pooch) -> str:
+    """Open to whom its folder is open: in pooch's own way only its owner could read it in a shared cache."""
+    os.chmod(name, os.stat(os.path.dirname(name)).st_mode & 0o666)
+    return name
 
 
 @contextmanager
@@ -127,208 +190,43 @@ def _writing(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DownloadError(
-            f"cannot write to the cache folder {root}: {error.strerror or error}. "
+            f"cannot write to the cache folder {root}: {_cause(error)}. "
             "Free space or mend its permissions, or set KN_DATA to another folder."
         ) from error
 
 
-def _alone(root: Path, name: str) -> AbstractContextManager[None]:
-    return alone(root / NOTES / f"{name}.lock", f"another process is downloading {name}; waiting for it")
+def _cause(error: BaseException) -> str:
+    """The innermost error of a chain, on one line: "Connection refused", not the four wrappings around it."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return " ".join(str(error).split()) or type(error).__name__
 
 
-@contextmanager
-def _moved(place: Path) -> Iterator[Path]:
-    """A name of this process beside ``place`` that becomes ``place`` when the block ends well."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    other = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}.part")
-    try:
-        yield other
-        os.replace(other, place)
-    finally:
-        with suppress(OSError):
-            other.unlink()
-
-
-class _Notes:
-    """What is known about a collection's files in a cache: which were whole, when, and whether its terms were
-    told.
-
-    A file is hashed once; as long as its size and time of change stay, it is whole. In a cache that cannot be
-    written nothing is noted, and files are hashed once per process start.
-    """
-
-    def __init__(self, root: Path, name: str):
-        self.root, self.place = root, root / NOTES / f"{name}.json"
-        self.whole: dict[str, list[Any]] = {}
-        self.told = False
-        self._changed = False
-        with suppress(OSError, ValueError, KeyError, TypeError):  # a broken note is no note
-            stored = json.loads(self.place.read_text(encoding="utf-8"))
-            self.whole, self.told = dict(stored["whole"]), bool(stored["told"])
-
-    def missing(self, files: Sequence[RemoteFile]) -> list[RemoteFile]:
-        """The files that are not there, or not whole; each once."""
-        return [file for file in dict.fromkeys(files) if not self.holds(file)]
-
-    def holds(self, file: RemoteFile) -> bool:
-        place, file = _inside(self.root, file.path), _resolved(self.root, file)
-        try:
-            found = place.stat()
-            if not stat.S_ISREG(found.st_mode) or file.size not in (None, found.st_size):
-                return False
-            if file.checksum.startswith("tree:"):  # put there by hand, and no list to judge it by
-                return True
-            state = [found.st_size, found.st_mtime_ns, file.checksum]
-            if self.whole.get(file.path) == state:
-                return True
-            if digest(place, file.checksum) != file.checksum:
-                return False
-        except OSError:
-            return False
-        self.whole[file.path] = state
-        self._changed = True
-        return True
-
-    def tell(self) -> None:
-        self.told = self._changed = True
-
-    def save(self) -> None:
-        if not self._changed:
-            return
-        now = _Notes(self.root, self.place.stem)  # what another process noted meanwhile
-        content = {"told": self.told or now.told, "whole": {**now.whole, **self.whole}}
-        with suppress(OSError), _moved(self.place) as other:
-            other.write_text(json.dumps(content, indent=0), encoding="utf-8")
-        self._changed = False
-
-
-def _bring(
-    root: Path, collection: Collection, missing: list[RemoteFile], notes: _Notes, progress: bool
-) -> None:
-    """Download what is missing, several files at once; the first failure ends it all."""
-    for file in missing:
-        try:
-            _list_tree(root, file)
-        except TransferError as error:
-            raise DownloadError(_by_hand(root, collection, file, len(missing), str(error))) from None
-    wanted = [_resolved(root, file) for file in missing]
-    sizes = [file.size for file in wanted]
-    stop = threading.Event()
-    total = None if None in sizes else sum(sizes)
-    with (
-        tqdm(total=total, unit="B", unit_scale=True, desc=collection.name, disable=not progress) as bar,
-        ThreadPoolExecutor(WORKERS) as pool,
-    ):
-        jobs = {
-            pool.submit(bring, file.url, root / file.path, file.checksum, file.size, bar, stop): file
-            for file in wanted
-        }
-        try:
-            for job in as_completed(jobs):
-                job.result()
-        except TransferError as error:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise DownloadError(
-                _by_hand(root, collection, jobs[job], len(notes.missing(missing)), str(error))
-            ) from None
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            notes.missing(missing)  # notes what came
-            notes.save()
-
-
-def _by_hand(root: Path, collection: Collection, file: RemoteFile, missing: int, why: str) -> str:
+def _by_hand(root: Path, file: RemoteFile, why: str, missing: int) -> str:
     place = root / file.path
-    wrong = "  (the file there has another size or checksum)" if place.exists() else ""
-    others = f"\nOther files of {collection.name!r} that are missing: {missing - 1}." if missing > 1 else ""
+    wrong = " (the file there has another checksum)" if place.exists() else ""
+    others = f" It is one of {missing} that were missing." if missing > 1 else ""
     return (
-        f"cannot download {file.path}: {why}.\n  address   {file.url}\n  checksum  {file.checksum}\n"
-        f"  place     {place}{wrong}{others}\n"
-        "Run again with a network, or put the files there by hand (see data/README.md)."
+        f"cannot download {file.path}: {why}. Run again with a network, or put it there by hand (see "
+        f"data/README.md): address {file.url}, checksum {file.checksum or 'not known'}, place {place}{wrong}."
+        f"{others}"
     )
 
 
-def _unpack(packed: Path, members: Sequence[str], root: Path) -> None:
-    try:
-        with zipfile.ZipFile(packed) as archive:
-            for name in members:
-                if name not in archive.NameToInfo:
-                    raise DownloadError(f"{packed.name} holds no {name}.")
-                kind = stat.S_IFMT(
-                    archive.getinfo(name).external_attr >> 16
-                )  # 0 where the archive does not say
-                if archive.getinfo(name).is_dir() or kind not in (0, stat.S_IFREG):
-                    raise DownloadError(
-                        f"{name} in {packed.name} is a folder or a link, not a file; refused."
-                    )
-                with (
-                    _moved(_inside(root, name)) as place,
-                    archive.open(name) as source,
-                    place.open("wb") as out,
-                ):
-                    copyfileobj(source, out)
-    except zipfile.BadZipFile as error:
-        raise DownloadError(f"{packed} is damaged ({error}); delete it and run again.") from error
-
-
-def _resolved(root: Path, file: RemoteFile) -> RemoteFile:
-    """The file with blob and size from its commit's list of files, where that is needed and at hand."""
-    kind, _, tree = file.checksum.partition(":")
-    if kind != "tree":
-        return file
-    try:
-        listed = json.loads(_list_place(root, tree).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return file
-    inside = file.path.removeprefix(tree.partition("@")[0] + "/")
-    if inside not in listed:
-        raise DownloadError(f"{inside} is not in {tree}.")
-    blob, size = listed[inside]
-    return replace(file, checksum=f"blob:{blob}", size=size)
-
-
-def _list_place(root: Path, tree: str) -> Path:
-    return root / NOTES / "trees" / f"{tree.replace('/', '--')}.json"
-
-
-def _list_tree(root: Path, file: RemoteFile) -> None:
-    """Ask GitHub, once, for the blobs and sizes of the commit that a ``tree:`` checksum names."""
-    kind, _, tree = file.checksum.partition(":")
-    if kind != "tree" or _resolved(root, file) is not file:
-        return
-    repository, _, commit = tree.partition("@")
-    address = TREES.format(repository=repository, commit=commit)
-    try:
-        answer = requests.get(address, timeout=TIMEOUT)
-        answer.raise_for_status()
-        blobs = [entry for entry in answer.json()["tree"] if entry["type"] == "blob"]
-        listed = {blob["path"]: [blob["sha"], blob["size"]] for blob in blobs}
-    except (requests.RequestException, KeyError, TypeError) as error:
-        raise TransferError(
-            f"its repository's list of files, {address}, cannot be read ({cause(error)})"
-        ) from error
-    with _moved(_list_place(root, tree)) as place:
-        place.write_text(json.dumps(listed), encoding="utf-8")
-
-
-def _announce(collection: Collection, notes: _Notes) -> None:
+def _announce(collection: Collection, root: Path) -> None:
     """Licence, terms and citation, once per cache (once per process where the cache cannot be written)."""
-    here = (str(notes.root), collection.name)
-    if not notes.told and here not in _told:
-        _told.add(here)
-        terms = {
-            "open": "",
-            "non-commercial": "\n  terms     for non-commercial use only",
-            "no licence stated": (
-                "\n  terms     no licence is stated for it: do not pass it on without asking its authors"
-            ),
-        }[collection.terms]
-        print(
-            f"{collection.title}\n  from      {collection.address}\n  licence   {collection.licence}{terms}"
-            f"\n  cite      {collection.citation}\n  kept in   {notes.root}",
-            file=sys.stderr,
-        )
-        notes.tell()
-    notes.save()
+    marker = root / NOTES / f"{collection.name}.told"
+    try:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch(exist_ok=False)  # of two processes one makes it, and tells
+    except FileExistsError:
+        return
+    except OSError:
+        if marker in _told:
+            return
+        _told.add(marker)
+    print(
+        f"{collection.title}\n  from      {collection.address}\n  licence   {collection.licence}"
+        f"{TERMS[collection.terms]}\n  cite      {collection.citation}\n  kept in   {root}",
+        file=sys.stderr,
+    )

@@ -47,7 +47,10 @@ def passages(relations: list[str] | None = None) -> pd.DataFrame:
 
 
 def _sentences(relation: str, place: Path, facts: pd.DataFrame) -> list[tuple[str, str, str, str, str]]:
-    bags = json.loads(place.read_text(encoding="utf-8"))
+    try:
+        bags = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:  # most of these files have no checksum that would have told
+        raise DataError(f"{place} is not whole ({error}); delete it and run again.") from None
     if len(bags) != len(facts):
         raise DataError(f"{place} holds {len(bags)} facts; PARAREL_en has {len(facts)} of {relation}.")
     rows, fitting = [], []
