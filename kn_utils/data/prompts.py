@@ -71,6 +71,22 @@ def make_prompts(
     )
 
 
+def shown_names(prompts: pd.DataFrame, facts: Facts) -> pd.Series:
+    """The name that stands in each prompt's text: the subject's, or the object's where the subject is asked
+    for.
+
+    Returns:
+        indexed as ``prompts``; missing for a fact or a name that the data set does not hold.
+    """
+    sides = facts.facts.set_index("fact")[["subject", "object"]]
+    asked_subject = (prompts["masked"] == "subject").to_numpy()
+    known = sides.reindex(prompts["fact"])
+    entity = known["subject"].where(~asked_subject, known["object"])
+    label = facts.entities.drop_duplicates(["entity", "language"]).set_index(["entity", "language"])["label"]
+    where = pd.MultiIndex.from_arrays([entity.to_numpy(), prompts["language"].to_numpy()])
+    return pd.Series(label.reindex(where).to_numpy(), index=prompts.index, dtype=object)
+
+
 def draw(
     prompts: pd.DataFrame, wordings: int = 1, *, facts: int | None = None, seed: int = 0
 ) -> pd.DataFrame:
