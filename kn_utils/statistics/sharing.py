@@ -1,8 +1,11 @@
-"""How many neurons two facts share, or one fact in two languages; what chance would give; how it hangs on the
-settings.
+"""How many neurons two facts share, or one fact in two languages; what chance would give; how it depends
+on the settings.
 
-*Chance*: if each fact's neurons were drawn anew, as many in each layer, two facts with n_l and m_l neurons in
-layer l of ``width`` neurons would share ``sum_l n_l m_l / width`` on average (exact, no drawing). *Other
+Facts without neurons share none, and count: ``bags`` names every fact asked about
+(:func:`kn_utils.neurons.refine.refine_bags`).
+
+*Chance*: if each fact's neurons were drawn again, as many in each layer, two facts with n_l and m_l neurons
+in layer l of ``width`` neurons would share ``sum_l n_l m_l / width`` on average (exact, no drawing). *Other
 facts*: neurons that serve a relation, a language or every answer are shared by different facts too, so
 permutations of facts are the stricter comparison.
 """
@@ -17,9 +20,9 @@ import pandas as pd
 from scipy import sparse
 from scipy.stats import false_discovery_control
 
-from ..neurons.refine import refine
+from ..neurons.refine import Refined, facts_of, refine_bags
 from . import intervals as statistics
-from .counts import counts_per_fact, facts_of
+from .counts import counts_per_fact
 from .intervals import interval, resample, with_percentiles
 
 #: The names that the shared neurons of all pairs of languages go by in :func:`shared_between_languages`.
@@ -28,8 +31,9 @@ ALL_PAIRS = "all pairs"
 
 def intersections(
     neurons: pd.DataFrame,
-    within: str = "relation",
+    bags: pd.DataFrame | None = None,
     *,
+    within: str = "relation",
     pool: str = "pairs",
     width: int | None = None,
     seed: int = 0,
@@ -37,6 +41,8 @@ def intersections(
     """Mean number of neurons that two facts share, over all pairs of facts (exact, no sampling of pairs).
 
     Args:
+        bags: every fact asked about. Without it only facts that have a neuron are compared, and a warning
+            says so.
         within: ``"relation"``: pairs of facts of one relation; ``"other"``: pairs of facts of different
             relations.
         pool: ``"pairs"``: every pair counts alike; ``"relations"``: for a fact, every other relation counts
@@ -49,12 +55,20 @@ def intersections(
     Returns:
         ``relation, value, low, high, n`` per relation and for ``all``; n facts, intervals from resampling
         facts.
+
+    Example:
+        >>> import pandas as pd
+        >>> from kn_utils import intersections
+        >>> bags = pd.DataFrame({"fact": ["a", "b", "c"], "relation": "P36"})
+        >>> neurons = pd.DataFrame({"fact": ["a", "b"], "relation": "P36", "layer": 3, "neuron": 7})
+        >>> intersections(neurons, bags)[["relation", "value", "n"]].round(2).values.tolist()
+        [['all', 0.33, 3], ['P36', 0.33, 3]]
     """
     if within not in ("relation", "other"):
         raise ValueError(f"within={within!r}; it is 'relation' or 'other'.")
     if pool not in ("pairs", "relations"):
         raise ValueError(f"pool={pool!r}; it is 'pairs' or 'relations'.")
-    facts = facts_of(neurons)
+    facts = facts_of(neurons, bags)
     shared, same = _shared(neurons, facts.index), _same_relation(facts)
     chance = np.zeros_like(shared) if width is None else _chance(neurons, neurons, facts.index, width)
     pairs = ((same if within == "relation" else ~same) & ~np.eye(len(facts), dtype=bool)).astype(float)
@@ -81,7 +95,7 @@ def intersections(
 
 
 def table_2(
-    found: Mapping[str, pd.DataFrame], *, name: str = "bag", width: int | None = None, seed: int = 0
+    found: Mapping[str, Refined], *, name: str = "bag", width: int | None = None, seed: int = 0
 ) -> pd.DataFrame:
     """The paper's Table II, for all relations together and for each: ``<name>, measure, relation, value, low,
     high, n``.
@@ -90,12 +104,12 @@ def table_2(
     alike" does not.
 
     Args:
-        found: neurons by the name of their bag or data set.
+        found: neurons and bags by the name of their bag or data set.
         width: neurons per layer; adds ``chance`` (:func:`intersections`).
     """
     parts = []
-    for bag, neurons in found.items():
-        counts = counts_per_fact(neurons)
+    for bag, (neurons, bags, _) in found.items():
+        counts = counts_per_fact(neurons, bags)
         groups = {"all": counts} | dict(list(counts.groupby("relation", sort=False)))
         own = [
             {"relation": relation, **interval(part["neurons"], seed=seed)}
@@ -104,16 +118,18 @@ def table_2(
         options = {"width": width, "seed": seed}
         measures = {
             "neurons per fact": pd.DataFrame(own),
-            "shared within a relation": intersections(neurons, **options),
-            "shared between relations": intersections(neurons, "other", pool="relations", **options),
-            "shared between, every pair alike": intersections(neurons, "other", **options),
+            "shared within a relation": intersections(neurons, bags, **options),
+            "shared between relations": intersections(
+                neurons, bags, within="other", pool="relations", **options
+            ),
+            "shared between, every pair alike": intersections(neurons, bags, within="other", **options),
         }
         parts += [table.assign(**{name: bag}, measure=measure) for measure, table in measures.items()]
     columns = [name, "measure", "relation", "value", "low", "high", "n"] + ["chance"] * (width is not None)
     return pd.concat(parts, ignore_index=True)[columns]
 
 
-def difference_of_sharing(neurons: pd.DataFrame, *, seed: int = 0) -> dict[str, float]:
+def difference_of_sharing(neurons: pd.DataFrame, bags: pd.DataFrame, *, seed: int = 0) -> dict[str, float]:
     """Does a fact share more neurons with facts of its own relation than with others?
 
     Returns:
@@ -123,7 +139,7 @@ def difference_of_sharing(neurons: pd.DataFrame, *, seed: int = 0) -> dict[str, 
         1 / (RESAMPLES + 1)). Signs of single facts are not permuted: facts share pairs, so they are not
         independent.
     """
-    facts = facts_of(neurons)
+    facts = facts_of(neurons, bags)
     shared = _shared(neurons, facts.index)
     np.fill_diagonal(shared, 0)
     relation, names = pd.factorize(facts)
@@ -145,7 +161,7 @@ def difference_of_sharing(neurons: pd.DataFrame, *, seed: int = 0) -> dict[str, 
     return {**interval(differences[0], seed=seed), "p": float((means >= means[0] - 1e-12).mean())}
 
 
-def shared_by(neurons: pd.DataFrame, key: pd.Series, *, seed: int = 0) -> pd.DataFrame:
+def shared_by(neurons: pd.DataFrame, bags: pd.DataFrame, key: pd.Series, *, seed: int = 0) -> pd.DataFrame:
     """Neurons that two facts share, for pairs with the same ``key`` (such as the answer, or the subject) and
     with another one.
 
@@ -157,7 +173,7 @@ def shared_by(neurons: pd.DataFrame, key: pd.Series, *, seed: int = 0) -> pd.Dat
         n``: mean over these pairs, intervals from resampling facts, n facts that are in such a pair; a kind
         of pair that does not occur has no row.
     """
-    facts = facts_of(neurons)
+    facts = facts_of(neurons, bags)
     shared, relation = _shared(neurons, facts.index), _same_relation(facts)
     alike, weights = _same_relation(key.reindex(facts.index)), resample(len(facts), seed)
     rows = []
@@ -171,7 +187,7 @@ def shared_by(neurons: pd.DataFrame, key: pd.Series, *, seed: int = 0) -> pd.Dat
 
 
 def shared_between_languages(
-    by_language: Mapping[str, pd.DataFrame],
+    by_language: Mapping[str, Refined],
     shape: tuple[int, int],
     *,
     without: pd.DataFrame | None = None,
@@ -182,7 +198,7 @@ def shared_between_languages(
     share.
 
     Args:
-        by_language: language -> its neurons (``refine``).
+        by_language: language -> its neurons and bags (``refine_bags``).
         shape: (layers, neurons per layer) of the model.
         without: ``first, second, fact`` to leave out, such as facts whose answer two languages spell alike. A
             fact that is left out for one pair does not count for the mean of all pairs.
@@ -227,7 +243,7 @@ def shared_between_languages(
     return table
 
 
-def shared_per_fact(by_language: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def shared_per_fact(by_language: Mapping[str, Refined]) -> pd.DataFrame:
     """The same, fact by fact, to be averaged over groups of facts: ``first, second, fact, relation, shared,
     either``.
 
@@ -236,9 +252,9 @@ def shared_per_fact(by_language: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """
     parts = []
     for first, second in combinations(by_language, 2):
-        facts = facts_of(by_language[first])
-        facts = facts[facts.index.isin(facts_of(by_language[second]).index)]
-        a, b = _held([by_language[first], by_language[second]], facts.index)
+        pair = [by_language[first], by_language[second]]
+        facts = _asked_in_all(pair)
+        a, b = _held([one.neurons for one in pair], facts.index)
         shared = (a * b).sum(axis=1)
         columns = {"shared": shared, "either": a.sum(axis=1) + b.sum(axis=1) - shared}
         parts.append(pd.DataFrame({"fact": facts.index, "relation": facts.to_numpy(), **columns}))
@@ -253,43 +269,47 @@ def settings_grid(
     *,
     thresholds: Sequence[float],
     shares: Sequence[float],
+    keep: float | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Neurons per fact and shared within a relation for each threshold and share, the share left where it is.
 
+    Args:
+        keep: the fraction of the prompt's maximum that the scores were stored with
+            (:func:`kn_utils.neurons.refine.above_threshold`).
+
     Returns:
-        ``threshold, share, measure, value, low, high, n``. Thresholds below the scores' ``keep`` are an error
-        of ``refine``.
+        ``threshold, share, measure, value, low, high, n``.
+
+    Raises:
+        RefinementError: a threshold below ``keep``.
     """
-    kept = {name: scores.attrs[name] for name in ("keep",) if name in scores.attrs}
-    scores, rows = scores.copy(deep=False), []
-    scores.attrs = kept  # without the table per prompt, which pandas would copy at every step
+    rows = []
     for threshold in thresholds:
         for share in shares:
-            neurons = refine(scores, prompts, threshold=threshold, share=share, target=None)
+            neurons, bags, _ = refine_bags(
+                scores, prompts, threshold=threshold, share=share, target=None, keep=keep
+            )
+            shared = intersections(neurons, bags, seed=seed).iloc[0]
             both = {
-                "neurons per fact": interval(counts_per_fact(neurons)["neurons"], seed=seed),
-                "shared within a relation": intersections(neurons, seed=seed)
-                .iloc[0]
-                .drop("relation")
-                .to_dict(),
+                "neurons per fact": interval(counts_per_fact(neurons, bags)["neurons"], seed=seed),
+                "shared within a relation": shared.drop("relation").to_dict(),
             }
             rows += [
-                {"threshold": threshold, "share": share, "measure": name, **found}
-                for name, found in both.items()
+                {"threshold": threshold, "share": share, "measure": name, **values}
+                for name, values in both.items()
             ]
     return pd.DataFrame(rows)
 
 
 def _same_fact(
-    tables: list[pd.DataFrame], width: int, without: set[str], groups: pd.Series | None, seed: int
+    languages: list[Refined], width: int, without: set[str], groups: pd.Series | None, seed: int
 ) -> dict[str, float]:
-    """The row of :func:`shared_between_languages` for these tables: mean over their pairs, of the facts asked
-    about in all."""
-    facts = facts_of(tables[0])
+    """The row of :func:`shared_between_languages` for these languages: mean over their pairs, of the facts
+    asked about in all."""
+    tables = [one.neurons for one in languages]
+    facts = _asked_in_all(languages)
     facts = facts[~facts.index.isin(without)]
-    for table in tables[1:]:
-        facts = facts[facts.index.isin(facts_of(table).index)]
     if groups is not None:
         facts = groups.reindex(facts.index)
         facts = facts[facts.groupby(facts).transform("size") > 1]
@@ -319,6 +339,14 @@ def _same_fact(
         )
         found[p] = _permutation_p(shared, pairs, group, seed) if has.any() else np.nan
     return found
+
+
+def _asked_in_all(languages: list[Refined]) -> pd.Series:
+    """fact -> relation of the facts that all of them were asked about, in the order of the first."""
+    facts, *others = (facts_of(one.neurons, one.bags) for one in languages)
+    for other in others:
+        facts = facts[facts.index.isin(other.index)]
+    return facts
 
 
 def _permutation_p(
@@ -386,10 +414,8 @@ def _held(tables: Sequence[pd.DataFrame], facts: pd.Index) -> list[sparse.csr_ar
 
 
 def _neurons_of(facts: pd.Index, table: pd.DataFrame) -> pd.DataFrame:
-    """Their neurons, each once; without attrs, which pandas would copy at every step."""
-    bare = table[["fact", "layer", "neuron"]]
-    bare.attrs = {}
-    return bare[bare["fact"].isin(facts)].drop_duplicates()
+    """Their neurons, each once."""
+    return table.loc[table["fact"].isin(facts), ["fact", "layer", "neuron"]].drop_duplicates()
 
 
 def _chance(first: pd.DataFrame, second: pd.DataFrame, facts: pd.Index, width: int) -> np.ndarray:
