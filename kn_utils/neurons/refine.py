@@ -221,8 +221,8 @@ def facts_of(neurons: pd.DataFrame, bags: pd.DataFrame | None) -> pd.Series:
     """
     if bags is None:
         warnings.warn(
-            "without bags only facts that have a neuron are counted; pass those of refine_bags or of "
-            "Study.bags().",
+            "without bags only facts that have a neuron are counted; pass those of "
+            "kn_utils.neurons.refine.refine_bags or of Study.bags().",
             stacklevel=3,
         )
         bags = neurons.drop_duplicates("fact")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -23,7 +24,14 @@ from . import released
 
 #: The released refinement: a floor of three prompts, eight passes (so seven moves of the share) whatever they
 #: give.
-SETTINGS = {"threshold": 0.2, "share": 0.7, "step": 0.05, "target": (2, 5), "floor": 3, "rounds": 7}
+SETTINGS: dict[str, Any] = {
+    "threshold": 0.2,
+    "share": 0.7,
+    "step": 0.05,
+    "target": (2, 5),
+    "floor": 3,
+    "rounds": 7,
+}
 #: SHA-256 of the released ``results/MultilingualTRExf/kn/kn_bag-P108.json`` (4,050 bytes).
 REFINED_P108 = "89801a0142f0467318f9570a53335b8240e868de1fa34516ddc08094bd0c5249"
 LAYERS = 12

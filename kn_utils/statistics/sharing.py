@@ -1,32 +1,25 @@
-"""How many neurons two facts share, or one fact in two languages; what chance would give; how it depends
-on the settings.
+"""How many neurons two facts share, what chance would give, and how it depends on the settings.
 
 Facts without neurons share none, and count: ``bags`` names every fact asked about
 (:func:`kn_utils.neurons.refine.refine_bags`).
 
 *Chance*: if each fact's neurons were drawn again, as many in each layer, two facts with n_l and m_l neurons
-in layer l of ``width`` neurons would share ``sum_l n_l m_l / width`` on average (exact, no drawing). *Other
-facts*: neurons that serve a relation, a language or every answer are shared by different facts too, so
-permutations of facts are the stricter comparison.
+in layer l of ``width`` neurons would share ``sum_l n_l m_l / width`` on average (exact, no drawing).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations, combinations_with_replacement
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scipy.stats import false_discovery_control
 
 from ..neurons.refine import Refined, facts_of, refine_bags
 from . import intervals as statistics
 from .counts import counts_per_fact
 from .intervals import interval, resample, with_percentiles
-
-#: The names that the shared neurons of all pairs of languages go by in :func:`shared_between_languages`.
-ALL_PAIRS = "all pairs"
 
 
 def intersections(
@@ -70,7 +63,9 @@ def intersections(
         raise ValueError(f"pool={pool!r}; it is 'pairs' or 'relations'.")
     facts = facts_of(neurons, bags)
     shared, same = _shared(neurons, facts.index), _same_relation(facts)
-    chance = np.zeros_like(shared) if width is None else _chance(neurons, neurons, facts.index, width)
+    chance = (
+        np.zeros_like(shared) if width is None else expected_by_chance(neurons, neurons, facts.index, width)
+    )
     pairs = ((same if within == "relation" else ~same) & ~np.eye(len(facts), dtype=bool)).astype(float)
     if pool == "relations":
         pairs /= facts.groupby(facts).transform("size").to_numpy()
@@ -115,7 +110,7 @@ def table_2(
             {"relation": relation, **interval(part["neurons"], seed=seed)}
             for relation, part in groups.items()
         ]
-        options = {"width": width, "seed": seed}
+        options: dict[str, Any] = {"width": width, "seed": seed}
         measures = {
             "neurons per fact": pd.DataFrame(own),
             "shared within a relation": intersections(neurons, bags, **options),
@@ -186,83 +181,6 @@ def shared_by(neurons: pd.DataFrame, bags: pd.DataFrame, key: pd.Series, *, seed
     return pd.DataFrame(rows, columns=["pairs", "key", "value", "low", "high", "n"])
 
 
-def shared_between_languages(
-    by_language: Mapping[str, Refined],
-    shape: tuple[int, int],
-    *,
-    without: pd.DataFrame | None = None,
-    groups: pd.Series | None = None,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """How many neurons the same fact's bags of two languages share, and whether that is more than other facts
-    share.
-
-    Args:
-        by_language: language -> its neurons and bags (``refine_bags``).
-        shape: (layers, neurons per layer) of the model.
-        without: ``first, second, fact`` to leave out, such as facts whose answer two languages spell alike. A
-            fact that is left out for one pair does not count for the mean of all pairs.
-        groups: fact -> group, in place of its relation (such as facts with the same answer). Facts alone in
-            theirs do not count.
-
-    Returns:
-        a row per pair of languages (``first, second``), and one for the mean of all pairs (``all pairs``):
-        ``value, low, high, n``: shared by the same fact, mean over the n facts asked about in both (in all)
-        languages, intervals over these; ``jaccard``: all shared over all held by either; ``chance``: the same
-        fact's, if neurons were drawn, as many in each layer; ``other_fact``: by a fact in one language and
-        each *other* fact of its relation in the other; ``p``: share of permutations of the facts within
-        relations in which as many are shared; ``any_fact, p_any``: the same with other facts of whatever
-        relation. p is one-sided and at least 1 / (RESAMPLES + 1). ``q``: p adjusted for the number of pairs
-        of languages (false discovery rate, Benjamini and Hochberg 1995). Where ``first`` is ``second``, value
-        is the number of neurons per fact; chance and p are missing.
-    """
-    rows, left_out = (
-        [],
-        {} if without is None else without.groupby(["first", "second"])["fact"].agg(set).to_dict(),
-    )
-    for first, second in combinations_with_replacement(by_language, 2):
-        gone = left_out.get((first, second), set()) | left_out.get((second, first), set())
-        row = _same_fact([by_language[first], by_language[second]], shape[1], gone, groups, seed)
-        if first == second:
-            row |= {"jaccard": np.nan, "chance": np.nan, "p": np.nan, "p_any": np.nan}
-        rows.append({"first": first, "second": second, **row})
-    if len(by_language) > 1:
-        both = {"first": ALL_PAIRS, "second": ALL_PAIRS}
-        rows.append(
-            {
-                **both,
-                **_same_fact(
-                    list(by_language.values()), shape[1], set().union(*left_out.values()), groups, seed
-                ),
-            }
-        )
-    table = pd.DataFrame(rows)
-    pairs = table["p"].notna() & (table["first"] != ALL_PAIRS)
-    table.insert(table.columns.get_loc("p") + 1, "q", np.nan)
-    table.loc[pairs, "q"] = false_discovery_control(table.loc[pairs, "p"])
-    return table
-
-
-def shared_per_fact(by_language: Mapping[str, Refined]) -> pd.DataFrame:
-    """The same, fact by fact, to be averaged over groups of facts: ``first, second, fact, relation, shared,
-    either``.
-
-    ``shared``: neurons that the fact's bags of both languages hold; ``either``: those that at least one of
-    them holds.
-    """
-    parts = []
-    for first, second in combinations(by_language, 2):
-        pair = [by_language[first], by_language[second]]
-        facts = _asked_in_all(pair)
-        a, b = _held([one.neurons for one in pair], facts.index)
-        shared = (a * b).sum(axis=1)
-        columns = {"shared": shared, "either": a.sum(axis=1) + b.sum(axis=1) - shared}
-        parts.append(pd.DataFrame({"fact": facts.index, "relation": facts.to_numpy(), **columns}))
-        parts[-1] = parts[-1].assign(first=first, second=second)
-    columns = ["first", "second", "fact", "relation", "shared", "either"]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
-
-
 def settings_grid(
     scores: pd.DataFrame,
     prompts: pd.DataFrame,
@@ -302,80 +220,6 @@ def settings_grid(
     return pd.DataFrame(rows)
 
 
-def _same_fact(
-    languages: list[Refined], width: int, without: set[str], groups: pd.Series | None, seed: int
-) -> dict[str, float]:
-    """The row of :func:`shared_between_languages` for these languages: mean over their pairs, of the facts
-    asked about in all."""
-    tables = [one.neurons for one in languages]
-    facts = _asked_in_all(languages)
-    facts = facts[~facts.index.isin(without)]
-    if groups is not None:
-        facts = groups.reindex(facts.index)
-        facts = facts[facts.groupby(facts).transform("size") > 1]
-    pairs = list(combinations(range(len(tables)), 2))
-    held = _held(tables, facts.index)
-    shared = [(held[a] @ held[b].T).toarray() for a, b in pairs]  # each (fact in a, fact in b)
-    mean = sum(shared) / len(pairs)
-    either = sum((held[a].sum() + held[b].sum()) / len(pairs) for a, b in pairs) - np.trace(mean)
-    chance = [
-        np.trace(_chance(tables[a], tables[b], facts.index, width)) / max(len(facts), 1) for a, b in pairs
-    ]
-    found = {
-        **interval(np.diagonal(mean), seed=seed),
-        "jaccard": np.trace(mean) / either if either else np.nan,
-    }
-    found["chance"] = float(np.mean(chance)) if len(facts) else np.nan
-    other = ~np.eye(len(facts), dtype=bool)
-    for name, p, group in (
-        ("other_fact", "p", pd.factorize(facts)[0]),
-        ("any_fact", "p_any", np.zeros(len(facts), dtype=int)),
-    ):
-        exchangeable = (group[:, None] == group) & other
-        per_fact = exchangeable.sum(1)
-        has = per_fact > 0
-        found[name] = (
-            float(((mean * exchangeable).sum(1)[has] / per_fact[has]).mean()) if has.any() else np.nan
-        )
-        found[p] = _permutation_p(shared, pairs, group, seed) if has.any() else np.nan
-    return found
-
-
-def _asked_in_all(languages: list[Refined]) -> pd.Series:
-    """fact -> relation of the facts that all of them were asked about, in the order of the first."""
-    facts, *others = (facts_of(one.neurons, one.bags) for one in languages)
-    for other in others:
-        facts = facts[facts.index.isin(other.index)]
-    return facts
-
-
-def _permutation_p(
-    shared: list[np.ndarray], pairs: list[tuple[int, int]], group: np.ndarray, seed: int
-) -> float:
-    """Share of permutations, each language's facts within groups on their own, whose traces sum to at least
-    the observed one."""
-    random = np.random.default_rng(seed)
-    observed = sum(np.trace(one) for one in shared)
-    count = 1  # the order as it is
-    for _ in range(statistics.RESAMPLES):
-        order = dict(enumerate(_orders(group, len(set().union(*pairs)), random)))
-        count += (
-            sum(one[order[a], order[b]].sum() for one, (a, b) in zip(shared, pairs, strict=True))
-            >= observed - 1e-9
-        )
-    return float(count / (1 + statistics.RESAMPLES))
-
-
-def _orders(group: np.ndarray, languages: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """The first language's facts as they are, then permutations within the groups."""
-    start = np.argsort(group, kind="stable")
-    yield np.arange(len(group))
-    for _ in range(languages - 1):
-        order = np.empty(len(group), dtype=int)
-        order[start] = np.lexsort((random.random(len(group)), group))
-        yield order
-
-
 def _mean_of_pairs(
     shared: np.ndarray, mask: np.ndarray, left: np.ndarray, right: np.ndarray, n: int
 ) -> dict[str, float]:
@@ -393,11 +237,11 @@ def _same_relation(facts: pd.Series) -> np.ndarray:
 
 def _shared(neurons: pd.DataFrame, facts: pd.Index) -> np.ndarray:
     """How many neurons each pair of facts has in common, shape (fact, fact)."""
-    (held,) = _held([neurons], facts)
+    (held,) = held_neurons([neurons], facts)
     return (held @ held.T).toarray()
 
 
-def _held(tables: Sequence[pd.DataFrame], facts: pd.Index) -> list[sparse.csr_array]:
+def held_neurons(tables: Sequence[pd.DataFrame], facts: pd.Index) -> list[sparse.csr_array]:
     """Which neurons each fact has, one (fact, neuron) matrix of zeros and ones per table; the same columns in
     all."""
     kept = [_neurons_of(facts, table) for table in tables]
@@ -418,7 +262,7 @@ def _neurons_of(facts: pd.Index, table: pd.DataFrame) -> pd.DataFrame:
     return table.loc[table["fact"].isin(facts), ["fact", "layer", "neuron"]].drop_duplicates()
 
 
-def _chance(first: pd.DataFrame, second: pd.DataFrame, facts: pd.Index, width: int) -> np.ndarray:
+def expected_by_chance(first: pd.DataFrame, second: pd.DataFrame, facts: pd.Index, width: int) -> np.ndarray:
     """Expected number shared by each fact of the first and each of the second, if neurons were drawn within
     layers."""
     layers = 1 + max((int(table["layer"].max()) for table in (first, second) if len(table)), default=0)

@@ -16,7 +16,7 @@ from kn_utils.data.facts import Facts
 from kn_utils.experiments.activating import ActivatingError, activations, unread
 from kn_utils.model.rows import answer_pieces
 from kn_utils.neurons.choose import lent
-from kn_utils.statistics.activations import FACTS, RELATIONS, contrasts, mean_activation
+from kn_utils.statistics.activations import FACTS, RELATIONS, ActivationsError, contrasts, mean_activation
 from kn_utils.statistics.intervals import interval
 
 

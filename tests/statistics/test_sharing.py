@@ -16,14 +16,12 @@ from kn_utils.neurons.refine import Refined, RefinementError, refine_bags
 from kn_utils.statistics import intervals as statistics
 from kn_utils.statistics.counts import layer_histogram
 from kn_utils.statistics.differences import difference_of_groups
+from kn_utils.statistics.languages import ALL_PAIRS, shared_between_languages, shared_per_fact
 from kn_utils.statistics.sharing import (
-    ALL_PAIRS,
     difference_of_sharing,
     intersections,
     settings_grid,
-    shared_between_languages,
     shared_by,
-    shared_per_fact,
     table_2,
 )
 
