@@ -12,7 +12,7 @@ from oracles import neurons_at
 from kn_utils import load_facts, load_model, load_passages, plots
 from kn_utils.base import ROOT
 from kn_utils.data.blanks import extremes, find_blanks, typical_facts, with_passages
-from kn_utils.data.facts import Facts
+from kn_utils.data.facts import DataError, Facts
 from kn_utils.experiments.activating import ActivatingError, activations, unread
 from kn_utils.model.rows import answer_pieces
 from kn_utils.neurons.choose import lent
@@ -298,7 +298,7 @@ def test_without_sentences_everything_is_empty(model, neurons):
         activations(model, nothing, {}, masks="x")
     with pytest.raises(ActivationsError, match="of='x'"):
         contrasts(read, [], of="x")
-    with pytest.raises(ActivatingError, match="no activations of P1:a:b"):
+    with pytest.raises(DataError, match="no activations of P1:a:b"):
         extremes(read, nothing, "P1:a:b")
 
 
