@@ -235,7 +235,7 @@ def facts_of(neurons: pd.DataFrame, bags: pd.DataFrame | None) -> pd.Series:
     strangers = neurons.loc[~neurons["fact"].isin(facts.index), "fact"]
     if len(strangers):
         raise RefinementError(
-            f"{strangers.nunique()} facts with neurons are not among the bags, such as {strangers.iloc[0]}; "
+            f"the bags lack facts that have neurons ({strangers.nunique()}, such as {strangers.iloc[0]}); "
             f"pass the bags of the same refinement."
         )
     return facts

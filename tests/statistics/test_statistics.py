@@ -109,7 +109,7 @@ def test_without_bags_only_facts_with_neurons_are_counted_and_a_warning_says_so(
             found = ask(table)
         pd.testing.assert_frame_equal(found, ask(table, has))
         assert not found.equals(ask(table, bags))
-    with pytest.raises(RefinementError, match="2 facts with neurons are not among the bags, such as d"):
+    with pytest.raises(RefinementError, match=r"the bags lack facts that have neurons \(2, such as d\)"):
         counts_per_fact(table, bags[bags["relation"] == "P36"])
 
 
