@@ -14,7 +14,7 @@ import pandas as pd
 from torch import cuda
 
 from .attribution.attribute import attribute
-from .attribution.streaming import prompts_file
+from .attribution.streaming import ScoreTables, prompts_file
 from .data.facts import Facts
 from .data.prompts import make_prompts
 from .data.sources import load_facts
@@ -22,7 +22,7 @@ from .model.answers import answer_probability
 from .model.language_model import LanguageModel
 from .model.loading import REGISTERED, load_model
 from .neurons.choose import random_neurons
-from .neurons.refine import refine
+from .neurons.refine import Refined, refine_bags
 from .run.parameters import StudyParameters, run_folder
 from .store.code import code_version
 from .store.files import save_json
@@ -136,11 +136,20 @@ class Study:
         language: str | None = None,
         method: str = "integrated-gradients",
         prompts: pd.DataFrame | None = None,
-        *,
-        gap: bool = False,
     ) -> pd.DataFrame:
         """Attribution scores (or those of the activation baseline) of :meth:`prompts`, or of others of this
-        language.
+        language (:meth:`score_tables`)."""
+        return self.score_tables(language, method, prompts).scores
+
+    def score_tables(
+        self,
+        language: str | None = None,
+        method: str = "integrated-gradients",
+        prompts: pd.DataFrame | None = None,
+        *,
+        gap: bool = False,
+    ) -> ScoreTables:
+        """Scores, and the table per prompt: ``prompt, probability, maximum, gap``.
 
         Streamed, so a broken run goes on; only prompts whose scores are not stored yet are computed, and with
         ``gap`` those that were stored without their completeness gap.
@@ -163,9 +172,9 @@ class Study:
             if held is not None:
                 stored.append(out, prompts_file(out))
 
-        table, notes = stored.completed(prompts, compute)
-        table.attrs |= {"prompts": notes.to_dict("list"), "keep": p.keep}
-        return table
+        tables = ScoreTables(*stored.completed(prompts, compute))
+        tables.scores.attrs["keep"] = p.keep  # a guard, no more: it refuses thresholds below what is there
+        return tables
 
     def neurons(
         self,
@@ -175,12 +184,31 @@ class Study:
     ) -> pd.DataFrame:
         """Refined knowledge neurons; ``method="activation"`` gives the baseline's; ``prompts`` other bags
         than :meth:`prompts`."""
+        return self.refined(language, method, prompts).neurons
+
+    def bags(
+        self,
+        language: str | None = None,
+        method: str = "integrated-gradients",
+        prompts: pd.DataFrame | None = None,
+    ) -> pd.DataFrame:
+        """Every fact asked about, with or without neurons, and the share that its relation took."""
+        return self.refined(language, method, prompts).bags
+
+    def refined(
+        self,
+        language: str | None = None,
+        method: str = "integrated-gradients",
+        prompts: pd.DataFrame | None = None,
+    ) -> Refined:
+        """Knowledge neurons, bags, and how the share moved, of the same arguments as :meth:`neurons`."""
         p = self.parameters
         prompts = self.prompts(language) if prompts is None else prompts
         threshold = (
             p.threshold if method == "integrated-gradients" else max(p.threshold, ACTIVATION_THRESHOLD)
         )
-        return refine(self.scores(language, method, prompts), prompts, threshold=threshold, share=p.share)
+        scores = self.scores(language, method, prompts)
+        return refine_bags(scores, prompts, threshold=threshold, share=p.share, keep=p.keep)
 
     def random(self, like: pd.DataFrame, *, same_layers: bool = False) -> pd.DataFrame:
         """As many random neurons per fact as ``like`` has."""

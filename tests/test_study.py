@@ -11,9 +11,11 @@ import pytest
 
 from kn_utils import Study, StudyParameters, answer_probability, attribute, make_prompts
 from kn_utils import study as pipeline
+from kn_utils.attribution.attribute import score_tables
 from kn_utils.attribution.quadrature import AttributionError
 from kn_utils.attribution.streaming import prompts_file
 from kn_utils.model.edits import ValueEdit
+from kn_utils.neurons.refine import RefinementError
 from kn_utils.store.locks import alone
 from kn_utils.store.tables import load_table, save_table
 
@@ -45,9 +47,9 @@ def test_more_facts_compute_only_the_new_prompts_and_give_what_one_run_gives(tmp
     once = study(tmp_path / "once", facts_per_relation=4).scores()
     assert (grown["prompt"].unique() == large.prompts()["prompt"]).all()
     pd.testing.assert_frame_equal(grown, once, rtol=1e-5, check_exact=False)
-    assert (
-        grown.attrs["prompts"]["prompt"] == once.attrs["prompts"]["prompt"] == list(large.prompts()["prompt"])
-    )
+    per_prompt = large.score_tables().prompts
+    assert list(per_prompt) == ["prompt", "probability", "maximum", "gap"]
+    assert list(per_prompt["prompt"]) == list(large.prompts()["prompt"])
     # and what was there stays as it was, for the first study as well
     pd.testing.assert_frame_equal(small.scores(), first)
     assert len(asked) == 3 and not list((tmp_path / "grown" / "tables").glob("*more*"))
@@ -60,23 +62,21 @@ def test_scores_are_those_of_the_parameters(tmp_path, asked, capsys):
 
 
 def test_the_completeness_gap_is_computed_only_where_it_is_asked_for(tmp_path, asked):
-    without = study(tmp_path).scores()
-    assert pd.Series(without.attrs["prompts"]["gap"]).isna().all()
+    without = study(tmp_path).score_tables()
+    assert without.prompts["gap"].isna().all()
     with_gap = study(tmp_path, facts_per_relation=4)
-    found = with_gap.scores(gap=True)
-    prompts = with_gap.prompts()
-    truth = attribute(with_gap.model, prompts, gap=True, progress=False)
-    notes, wanted = (pd.DataFrame(table.attrs["prompts"]) for table in (found, truth))
-    pd.testing.assert_frame_equal(notes, wanted, check_exact=False, rtol=1e-6, atol=1e-12)
-    pd.testing.assert_frame_equal(found, truth, check_exact=False, rtol=1e-5)
+    found = with_gap.score_tables(gap=True)
+    truth = score_tables(with_gap.model, with_gap.prompts(), gap=True, progress=False)
+    pd.testing.assert_frame_equal(found.prompts, truth.prompts, check_exact=False, rtol=1e-6, atol=1e-12)
+    pd.testing.assert_frame_equal(found.scores, truth.scores, check_exact=False, rtol=1e-5)
     # it stays with the scores, which serve both questions from then on
-    kept = study(tmp_path).scores()
-    assert len(asked) == 2 and pd.Series(kept.attrs["prompts"]["gap"]).notna().all()
+    kept = study(tmp_path).score_tables()
+    assert len(asked) == 2 and kept.prompts["gap"].notna().all()
     columns = ["prompt", "layer", "neuron"]
-    pd.testing.assert_frame_equal(kept[columns], without[columns])
+    pd.testing.assert_frame_equal(kept.scores[columns], without.scores[columns])
     # the activation baseline has no gap, and is not computed again for want of one
     for gap in (False, True):
-        study(tmp_path).scores(method="activation", gap=gap)
+        study(tmp_path).score_tables(method="activation", gap=gap)
     assert len(asked) == 3
 
 
@@ -202,9 +202,27 @@ def test_neurons_of_a_half_come_from_its_prompts_alone(tmp_path):
     one = study(tmp_path)
     found, held = one.halves()
     here, there = one.neurons(prompts=found), one.neurons(prompts=held)
-    assert set(here.attrs["facts"]) == set(found["fact"]) and not here.equals(there)
+    assert set(one.bags(prompts=found)["fact"]) == set(found["fact"]) and not here.equals(there)
     sizes = found.groupby("fact").size()
     assert ((here["share"] * here["fact"].map(sizes)).round(6) % 1 == 0).all()
+
+
+def test_bags_name_every_fact_asked_about_and_how_the_share_settled(tmp_path):
+    one = study(tmp_path, facts_per_relation=4)
+    refined = one.refined()
+    pd.testing.assert_frame_equal(one.neurons(), refined.neurons)
+    pd.testing.assert_frame_equal(one.bags(), refined.bags)
+    prompts = one.prompts()
+    assert refined.bags.set_index("fact")["prompts"].to_dict() == prompts.groupby("fact").size().to_dict()
+    assert (refined.neurons["share"] >= refined.bags["share"].unique().item() - 1e-9).all()
+    # the mean that the last pass reports is over all of them
+    mean = refined.passes.set_index("taken").loc[True, "mean"]
+    assert mean == pytest.approx(len(refined.neurons) / 4, abs=1e-6)
+
+
+def test_a_threshold_below_what_the_study_keeps_is_refused(tmp_path):
+    with pytest.raises(RefinementError, match=r"threshold 0.2 is below the stored scores' keep=0.3"):
+        study(tmp_path, keep=0.3).neurons()
 
 
 def test_kinds_have_as_many_random_neurons_as_knowledge_neurons(tmp_path):

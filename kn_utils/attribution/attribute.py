@@ -24,7 +24,7 @@ from ..store.origin import fingerprint
 from .batching import Batch, Room, batches, memory_budget
 from .kernel import PassResult, integrate, read_neurons
 from .quadrature import AttributionError, quadrature
-from .streaming import Collected, Job, Parts, score_batch, side_by_side
+from .streaming import Collected, Job, Parts, ScoreTables, score_batch, side_by_side
 
 METHODS = ("integrated-gradients", "activation", "gradient-x-activation")
 
@@ -171,10 +171,8 @@ def attribute(
         devices: split the prompts between one process per device, such as ``["cuda:0", "cuda:1"]``.
 
     Returns:
-        scores ``prompt, layer, neuron, score`` in the order of ``prompts``, then layer and neuron.
-        ``scores.attrs["prompts"]``
-        holds, per prompt: ``probability`` of the answer, ``maximum`` score, largest ``gap`` over layers (NaN:
-        not asked).
+        scores ``prompt, layer, neuron, score`` in the order of ``prompts``, then layer and neuron
+        (:func:`score_tables` also gives a table per prompt).
         With ``out``, the path: ``artifacts.load_table`` reads it, and the table per prompt from
             ``<out>.prompts.parquet``.
 
@@ -187,9 +185,35 @@ def attribute(
     settings = Settings(
         method, rule, steps, baseline, multiplier, chosen, precision, batch_size, unknown, keep, gap
     )
+    made = _scored(model, prompts, settings, progress, out, origin, devices)
+    return made.scores if isinstance(made, ScoreTables) else made
+
+
+def score_tables(
+    model: LanguageModel, prompts: pd.DataFrame, *, progress: bool = True, **settings: Any
+) -> ScoreTables:
+    """The scores of :func:`attribute` and a table per prompt: ``prompt, probability, maximum, gap``.
+
+    Args:
+        settings: as :func:`attribute` takes them (:class:`Settings`).
+    """
+    made = _scored(model, prompts, Settings(**settings), progress)
+    assert isinstance(made, ScoreTables)  # no file was asked for
+    return made
+
+
+def _scored(
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    settings: Settings,
+    progress: bool,
+    out: str | Path | None = None,
+    origin: dict[str, Any] | None = None,
+    devices: Sequence[str] | None = None,
+) -> ScoreTables | Path:
     _refuse_nothing(prompts)
     device = model.device if devices is None else torch.device(devices[0])
-    budget = memory_budget(model, precision, device)
+    budget = memory_budget(model, settings.precision, device)
     sink: Collected | Parts = Collected()
     if out is not None:
         note = {
@@ -206,7 +230,7 @@ def attribute(
     elif devices is not None:
         raise AttributionError("several devices leave their scores in a file: give its name as out.")
     job = Job(model, prompts, settings, budget, sink)
-    with tqdm(total=len(prompts), unit="prompt", desc=method, disable=not progress or QUIET) as bar:
+    with tqdm(total=len(prompts), unit="prompt", desc=settings.method, disable=not progress or QUIET) as bar:
         try:
             for done, fresh in job.run() if devices is None else side_by_side(job, devices):
                 if fresh:
@@ -224,7 +248,10 @@ def attribute(
                     file=sys.stderr,
                 )
             raise
-    return sink.assemble(prompts, origin or {})
+    made = sink.assemble(prompts, origin or {})
+    if isinstance(made, ScoreTables):  # a guard, no more: it refuses thresholds below what is there
+        made.scores.attrs["keep"] = settings.keep
+    return made
 
 
 def convergence(

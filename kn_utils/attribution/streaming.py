@@ -21,7 +21,7 @@ from functools import partial
 from multiprocessing import parent_process
 from pathlib import Path
 from queue import Empty
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,19 @@ from ..store.tables import load_table, save_table
 from .batching import WINDOW, Batch, Room
 from .kernel import PassResult
 from .quadrature import AttributionError
+
+
+class ScoreTables(NamedTuple):
+    """Scores, and what there is to say about each prompt.
+
+    Attributes:
+        scores: ``prompt, layer, neuron, score``.
+        prompts: ``prompt, probability`` of the answer, ``maximum`` score, largest ``gap`` over layers (NaN:
+            not asked).
+    """
+
+    scores: pd.DataFrame
+    prompts: pd.DataFrame
 
 
 class Collected:
@@ -56,11 +69,9 @@ class Collected:
         self.scores.append(scores)
         self.notes.append(notes)
 
-    def assemble(self, prompts: pd.DataFrame, origin: dict[str, Any]) -> pd.DataFrame:
-        """The scores in the order of the prompts; ``attrs["prompts"]`` holds the table per prompt."""
-        scores, notes = (_in_order(tables, prompts) for tables in (self.scores, self.notes))
-        scores.attrs["prompts"] = notes.to_dict("list")
-        return scores
+    def assemble(self, prompts: pd.DataFrame, origin: dict[str, Any]) -> ScoreTables:
+        """Both tables in the order of the prompts."""
+        return ScoreTables(*(_in_order(tables, prompts) for tables in (self.scores, self.notes)))
 
 
 class Parts:
@@ -106,7 +117,7 @@ class Parts:
         windows = range(-(-len(prompts) // WINDOW))
         for window in windows:
             self.close(window)
-        note = json.dumps({"origin": origin, "attrs": {}}, ensure_ascii=False, sort_keys=True).encode()
+        note = json.dumps({"origin": origin}, ensure_ascii=False, sort_keys=True).encode()
         for target, kind, columns in ((prompts_file(self.out), "notes-", NOTES), (self.out, "", SCORES)):
             schema = pa.schema([("prompt", pa.string()), *columns.items()], {b"kn_utils": note})
             made = self.folder / target.name  # half a file of a killed run goes with the folder

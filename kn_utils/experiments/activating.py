@@ -44,9 +44,8 @@ def activations(
         masks: ``pieces``: as many as the hidden word has pieces; ``one``, as published.
 
     Returns:
-        ``prompt, passage, fact, relation, sentences, neurons, layer, neuron, activation``;
-        ``attrs["too_long"]``: how many sentences the model cannot take (or, of a left-to-right model, have
-        nothing in front of their blank).
+        ``prompt, passage, fact, relation, sentences, neurons, layer, neuron, activation``; sentences that the
+        model cannot take have no row (:func:`unread`).
     """
     if masks not in ("pieces", "one"):
         raise ActivatingError(f"masks={masks!r}; it is 'pieces' or 'one'.")
@@ -75,9 +74,14 @@ def activations(
     table = asked[["prompt", "passage", "fact", "relation", "sentences"]].merge(
         pd.concat(parts), left_index=True, right_on="row"
     )
-    table = table.drop(columns="row").reset_index(drop=True)
-    table.attrs["too_long"] = len(asked) - len(rows)
-    return table
+    return table.drop(columns="row").reset_index(drop=True)
+
+
+def unread(blanks: pd.DataFrame, neurons: Mapping[str, pd.DataFrame], read: pd.DataFrame) -> pd.DataFrame:
+    """The sentences of facts with neurons that :func:`activations` could not read: too long for the model or
+    with a mask of their own; of a left-to-right model, those with nothing in front of their blank."""
+    facts = {fact for table in neurons.values() for fact in table["fact"]}
+    return blanks[blanks["fact"].isin(facts) & ~blanks["prompt"].isin(read["prompt"])]
 
 
 def _rows(model: LanguageModel, blanks: pd.DataFrame, masks: str) -> tuple[list[Row], list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,16 +15,32 @@ from ..neurons.choose import uncommon
 from .effects import EvaluationError
 
 
+class UpdateChoice(NamedTuple):
+    """Facts to change, through which neurons, and how they were chosen.
+
+    Attributes:
+        updates: ``fact, relation, prompt, old, new, language, template, text, masked``; old and new answer.
+        neurons: those to edit, rows of the table that was given.
+        eligibility: how many facts each condition left: ``relation, facts, known, with_neurons, eligible,
+            taken``.
+    """
+
+    updates: pd.DataFrame
+    neurons: pd.DataFrame
+    eligibility: pd.DataFrame
+
+
 def sample_updates(
     model: LanguageModel,
     prompts: pd.DataFrame,
     probabilities: pd.DataFrame,
     neurons: pd.DataFrame,
+    bags: pd.DataFrame,
     *,
     per_relation: int | None = 10,
     common: float = 0.1,
     seed: int = 0,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> UpdateChoice:
     """Facts to change: known ones, each with a prompt that the model answers and another answer of its
     relation.
 
@@ -33,12 +49,15 @@ def sample_updates(
     language: one for the same side of the fact, that is not right too for the same question, and with as many
     pieces (or else the number of blanks would tell them apart).
 
-    Returns:
-        updates: the prompt's columns, its answer as ``old``, and ``new`` (how many facts fell out where:
-        :func:`eligibility`); and the neurons to edit (rows of ``neurons``).
+    Args:
+        neurons, bags: those that may be edited, and every fact asked about
+            (:func:`kn_utils.neurons.refine.refine_bags`).
+
+    Raises:
+        EvaluationError: no fact is eligible.
     """
     random = np.random.default_rng(seed)
-    own = uncommon(neurons, common)
+    own = uncommon(neurons, bags, common)
     right = probabilities["correct"].to_numpy()
     others = _OtherAnswers(model, prompts)
     updates, report = [], []
@@ -64,15 +83,21 @@ def sample_updates(
         prompts.rename(columns={"answer": "old"}), on="prompt"
     )
     table = table[["fact", "relation", "prompt", "old", "new", "language", "template", "text", "masked"]]
-    table.attrs["eligibility"] = report
-    return table, own[own["fact"].isin(table["fact"])].reset_index(drop=True)
-
-
-def eligibility(updates: pd.DataFrame) -> pd.DataFrame:
-    """How many facts each condition of :func:`sample_updates` left: ``relation, facts, known, with_neurons,
-    eligible, taken``."""
     columns = ["relation", "facts", "known", "with_neurons", "eligible", "taken"]
-    return pd.DataFrame(updates.attrs["eligibility"], columns=columns)
+    edited = own[own["fact"].isin(table["fact"])].reset_index(drop=True)
+    return UpdateChoice(table, edited, pd.DataFrame(report, columns=columns))
+
+
+class TranslatedUpdates(NamedTuple):
+    """Facts to change, the same change in every language.
+
+    Attributes:
+        updates: ``fact, relation, language, prompt, answer, new``, and the prompt's other columns.
+        asked: how many rows there would be were none left out.
+    """
+
+    updates: pd.DataFrame
+    asked: int
 
 
 def translate_updates(
@@ -82,8 +107,8 @@ def translate_updates(
     *,
     per_relation: int = 3,
     seed: int = 0,
-) -> pd.DataFrame:
-    """Facts to change, the same change in every language: ``fact, relation, language, prompt, answer, new``.
+) -> TranslatedUpdates:
+    """Facts to change, the same change in every language.
 
     The new answer is that of another fact of the relation, so it has a name in each language. A language's
     row is left out where the model does not give the old answer, or where old and new differ in their number
@@ -91,8 +116,7 @@ def translate_updates(
     seed).
 
     Args:
-        prompts: one per fact and language. ``attrs["asked"]``: how many rows there would be were none left
-            out.
+        prompts: one per fact and language.
     """
     random = np.random.default_rng(seed)
     known = prompts[probabilities["correct"].to_numpy()].drop_duplicates(["fact", "language"])
@@ -116,8 +140,7 @@ def translate_updates(
     table = pd.concat(
         [known.iloc[:0].assign(new=""), *(part for part in parts if len(part))], ignore_index=True
     )
-    table.attrs["asked"] = int(table["fact"].nunique() * prompts["language"].nunique())
-    return table
+    return TranslatedUpdates(table, int(table["fact"].nunique() * prompts["language"].nunique()))
 
 
 def questions(updates: pd.DataFrame, prompts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

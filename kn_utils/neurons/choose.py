@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..base import StudyError
+from .refine import facts_of
 
 
 def relation_neurons(neurons: pd.DataFrame, k: int = 20) -> pd.DataFrame:
@@ -61,40 +62,48 @@ def pairs_by_fact(neurons: pd.DataFrame) -> dict[str, np.ndarray]:
     return {fact: pairs[rows] for fact, rows in neurons.groupby("fact").indices.items()}
 
 
-def uncommon(neurons: pd.DataFrame, common: float = 0.1) -> pd.DataFrame:
+def uncommon(neurons: pd.DataFrame, bags: pd.DataFrame, common: float = 0.1) -> pd.DataFrame:
     """The neurons that occur in at most ``common`` of their relation's facts, or in one fact only.
 
-    Facts without neurons count too (``neurons.attrs["facts"]``), and a fact's own bag counts once.
+    Args:
+        neurons, bags: of :func:`kn_utils.neurons.refine.refine_bags`. A relation's facts are those of
+            ``bags``, with or without neurons; a fact's own bag counts once.
+
+    Raises:
+        RefinementError: neurons of facts that are not among the bags.
     """
-    facts = pd.Series(neurons.attrs["facts"]).value_counts()
+    return neurons[_uncommon(neurons, bags, common)]
+
+
+def _uncommon(neurons: pd.DataFrame, bags: pd.DataFrame, common: float) -> pd.Series:
+    number = facts_of(neurons, bags).value_counts()
     holders = neurons.groupby(["relation", "layer", "neuron"])["fact"].transform("nunique")
-    return neurons[holders <= np.maximum(common * neurons["relation"].map(facts), 1)]
+    return holders <= np.maximum(common * neurons["relation"].map(number), 1)
 
 
 def strongest(
-    scores: pd.DataFrame, prompts: pd.DataFrame, neurons: pd.DataFrame, k: int, common: float = 0.1
+    scores: pd.DataFrame,
+    prompts: pd.DataFrame,
+    neurons: pd.DataFrame,
+    bags: pd.DataFrame,
+    k: int,
+    common: float = 0.1,
 ) -> pd.DataFrame:
     """The ``k`` neurons with the highest mean score over a fact's prompts: ``fact, relation, layer, neuron,
     score``.
 
-    Those that are common among the refined ``neurons`` are left out (:func:`uncommon`). Scores that were too
-    small to be kept count as 0.
+    Those that are common among the refined ``neurons`` of these ``bags`` are left out (:func:`uncommon`).
+    Scores that were too small to be kept count as 0.
     """
     held = scores.merge(prompts[["prompt", "fact", "relation"]], on="prompt")
     table = held.groupby(["fact", "relation", "layer", "neuron"], sort=False)["score"].sum().reset_index()
     table["score"] /= table["fact"].map(prompts.groupby("fact").size())
     where = ["relation", "layer", "neuron"]
-    common_ones = neurons.drop(uncommon(neurons, common).index)
+    common_ones = neurons[~_uncommon(neurons, bags, common)]
     table = table[~pd.MultiIndex.from_frame(table[where]).isin(pd.MultiIndex.from_frame(common_ones[where]))]
     table = table.sort_values(["score", "layer", "neuron"], ascending=[False, True, True])
-    table = (
-        table.groupby("fact", sort=False)
-        .head(k)
-        .sort_values(["fact", "layer", "neuron"])
-        .reset_index(drop=True)
-    )
-    table.attrs = {"facts": neurons.attrs["facts"]}
-    return table
+    best = table.groupby("fact", sort=False).head(k)
+    return best.sort_values(["fact", "layer", "neuron"]).reset_index(drop=True)
 
 
 def other_fact(

@@ -1,14 +1,16 @@
-"""From scores to knowledge neurons: the threshold, the refinement over a bag, and sets to compare them with.
+"""From scores to knowledge neurons: the threshold, and the refinement over a bag.
 
 A *bag* is the set of prompts that ask for one fact. A prompt keeps the neurons whose score is at least
 ``threshold`` times its maximum; a bag keeps those that at least ``share`` of its prompts hold (both ``>=``).
 The share then moves, relation by relation, until the mean number of neurons per fact lies in ``target`` (Dai
-et al. 2022, section 3.3).
+et al. 2022, section 3.3). A fact may end without a neuron, and counts and means must know of it: so beside
+the neurons there is a table of the bags.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,16 +18,45 @@ import pandas as pd
 from ..base import StudyError
 
 COLUMNS = ["fact", "relation", "language", "layer", "neuron", "share"]
+BAGS = ["fact", "relation", "language", "prompts", "share", "settled"]
+PASSES = ["relation", "pass", "share", "mean", "taken"]
 _EDGE = 1e-6  # 0.7 of 10 prompts is 7 of them, whatever a float says
 
 
 class RefinementError(StudyError):
-    """Scores and prompts that do not belong together, or settings that select nothing."""
+    """Scores and prompts, or neurons and bags, that do not belong together; settings that select nothing."""
 
 
-def above_threshold(scores: pd.DataFrame, threshold: float = 0.2) -> pd.DataFrame:
-    """The scores that are at least ``threshold`` times their prompt's largest one."""
-    kept = float(scores.attrs.get("keep", 0))
+class Refined(NamedTuple):
+    """What refinement gives.
+
+    Attributes:
+        neurons: ``fact, relation, language, layer, neuron, share`` (the share of the bag's prompts that hold
+            the neuron).
+        bags: every fact asked about, with or without neurons: ``fact, relation, language, prompts`` (how
+            many), ``share`` (the one taken for its relation), ``settled`` (whether that brought the mean into
+            the target).
+        passes: how the share moved: ``relation, pass, share, mean`` (neurons per fact), ``taken``.
+    """
+
+    neurons: pd.DataFrame
+    bags: pd.DataFrame
+    passes: pd.DataFrame
+
+
+def above_threshold(
+    scores: pd.DataFrame, threshold: float = 0.2, *, keep: float | None = None
+) -> pd.DataFrame:
+    """The scores that are at least ``threshold`` times their prompt's largest one.
+
+    Args:
+        keep: the fraction of each prompt's maximum that was kept when the scores were computed.
+            :func:`kn_utils.attribute` notes it with its scores; pandas loses the note in a merge.
+
+    Raises:
+        RefinementError: a threshold below ``keep``: scores that it asks for are not there.
+    """
+    kept = max(keep or 0.0, float(scores.attrs.get("keep", 0)))
     if kept > threshold:
         raise RefinementError(
             f"threshold {threshold} is below the stored scores' keep={kept}; attribute again with a smaller "
@@ -42,9 +73,10 @@ def refine(
     threshold: float = 0.2,
     share: float = 0.7,
     step: float = 0.05,
-    target: tuple[float, float] = (2, 5),
+    target: tuple[float, float] | None = (2, 5),
     floor: int | None = None,
     rounds: int | None = None,
+    keep: float | None = None,
 ) -> pd.DataFrame:
     """Knowledge neurons of every fact.
 
@@ -59,43 +91,85 @@ def refine(
             moves; the multilingual study's 8, so 7). Without it the share moves until
             it settles or comes back to where it was; then the share whose mean lies nearest to the target is
             taken.
+        keep: the fraction that the scores were stored with, where they do not say it themselves
+            (:func:`above_threshold`).
 
     Returns:
         neurons ``fact, relation, language, layer, neuron, share`` (language ``all`` where a bag mixes
-        several), sorted. ``neurons.attrs["refinement"]``: per relation the share taken, the mean, the facts,
-        whether it settled and all shares tried; ``neurons.attrs["facts"]``: every fact asked about, with its
-        relation (a fact may have no neuron).
+        several), sorted. A fact without neurons has no row: :func:`refine_bags` also gives the bags.
+
+    Raises:
+        RefinementError: no prompts; scores of other prompts; a threshold below ``keep``.
+
+    Example:
+        >>> import pandas as pd
+        >>> from kn_utils import refine
+        >>> names = [("a1", "a"), ("a2", "a"), ("b1", "b")]
+        >>> prompts = pd.DataFrame(names, columns=["prompt", "fact"]).assign(relation="P36", language="en")
+        >>> rows = [("a1", 0, 7, 1.0), ("a2", 0, 7, 0.5), ("a2", 1, 3, 0.4)]
+        >>> scores = pd.DataFrame(rows, columns=["prompt", "layer", "neuron", "score"])
+        >>> refine(scores, prompts, target=None)[["fact", "layer", "neuron", "share"]].values.tolist()
+        [['a', 0, 7, 1.0]]
     """
+    return refine_bags(
+        scores,
+        prompts,
+        threshold=threshold,
+        share=share,
+        step=step,
+        target=target,
+        floor=floor,
+        rounds=rounds,
+        keep=keep,
+    ).neurons
+
+
+def refine_bags(
+    scores: pd.DataFrame,
+    prompts: pd.DataFrame,
+    *,
+    threshold: float = 0.2,
+    share: float = 0.7,
+    step: float = 0.05,
+    target: tuple[float, float] | None = (2, 5),
+    floor: int | None = None,
+    rounds: int | None = None,
+    keep: float | None = None,
+) -> Refined:
+    """Knowledge neurons, every fact asked about, and how the share moved; arguments of :func:`refine`."""
     if prompts.empty:
         raise RefinementError("an empty bag: there are no prompts to refine over.")
-    bag = prompts.groupby("fact", sort=False).agg(relation=("relation", "first"), size=("prompt", "size"))
+    sizes = prompts.groupby("fact", sort=False).agg(
+        relation=("relation", "first"), prompts=("prompt", "size")
+    )
     languages = prompts["language"].unique()
     language = languages[0] if len(languages) == 1 else "all"
-    names = prompts[["prompt", "fact"]]
-    held = above_threshold(scores, threshold).merge(names, on="prompt", how="left")
+    held = above_threshold(scores, threshold, keep=keep)
+    held = held.merge(prompts[["prompt", "fact"]], on="prompt", how="left")
     if held["fact"].isna().any():
         raise RefinementError(
             "some scores belong to no prompt of the table; pass the prompts they were computed for."
         )
     count = held.groupby(["fact", "layer", "neuron"], sort=False).size().rename("count").reset_index()
-    count = count.merge(bag, left_on="fact", right_index=True)
-    count["share"] = count["count"] / count["size"]
+    count = count.merge(sizes, left_on="fact", right_index=True)
+    count["share"] = count["count"] / count["prompts"]
     if floor is not None:
         count = count[count["count"] >= floor]
-    parts, report = [], []
-    for relation, group in bag.groupby("relation", sort=False):
+    kept, bags, passes = [], [], []
+    for relation, bag in sizes.groupby("relation", sort=False):
         own = count[count["relation"] == relation]
-        taken = _settle(own["share"].to_numpy(), len(group), share, step, target, rounds)
-        parts.append(own[own["share"] >= taken["share"] - _EDGE])
-        report.append({"relation": relation, "facts": len(group), **taken})
-    neurons = pd.concat(parts).assign(language=language)[COLUMNS]
-    order = {fact: i for i, fact in enumerate(bag.index)}
+        moves, settled = _settle(own["share"].to_numpy(), len(bag), share, step, target, rounds)
+        (taken,) = moves.loc[moves["taken"], "share"]
+        kept.append(own[own["share"] >= taken - _EDGE])
+        bags.append(bag.assign(share=taken, settled=settled))
+        passes.append(moves.assign(relation=relation))
+    neurons = pd.concat(kept).assign(language=language)[COLUMNS]
+    order = {fact: i for i, fact in enumerate(sizes.index)}
     neurons = neurons.sort_values(
         ["fact", "layer", "neuron"], key=lambda c: c.map(order) if c.name == "fact" else c
     )
-    neurons = neurons.reset_index(drop=True)
-    neurons.attrs = {"refinement": report, "facts": bag["relation"].to_dict()}
-    return neurons
+    asked = pd.concat(bags).loc[sizes.index].rename_axis("fact").reset_index().assign(language=language)
+    return Refined(neurons.reset_index(drop=True), asked[BAGS], pd.concat(passes, ignore_index=True)[PASSES])
 
 
 def _settle(
@@ -105,27 +179,77 @@ def _settle(
     step: float,
     target: tuple[float, float] | None,
     rounds: int | None,
-) -> dict[str, Any]:
-    """Move the share until the mean number of neurons per fact lies in the target, or say that it did not
-    settle."""
+) -> tuple[pd.DataFrame, bool]:
+    """Move the share until the mean number of neurons per fact lies in the target.
+
+    Args:
+        shares: of the bag's prompts, of every neuron of every fact of the relation.
+
+    Returns:
+        ``pass, share, mean, taken``, and whether the share settled.
+    """
     share, tried = start, []
     while True:
         mean = float((shares >= share - _EDGE).sum() / facts)
         tried.append((round(share, 6), round(mean, 6)))
         if target is None or target[0] <= mean <= target[1]:
-            return {"share": tried[-1][0], "mean": mean, "settled": True, "tried": tried}
+            return _passes(tried, len(tried) - 1), True
         share = round(share + (step if mean > target[1] else -step), 6)
         again = share in [s for s, _ in tried] or not 0 < share <= 1
         if rounds is not None and len(tried) > rounds:
-            return {"share": tried[-1][0], "mean": mean, "settled": False, "tried": tried}
+            return _passes(tried, len(tried) - 1), False
         if not 0 < share <= 1 or (rounds is None and again):
             break
-    best = min(tried, key=lambda one: (max(target[0] - one[1], one[1] - target[1]), -one[0]))
-    return {"share": best[0], "mean": best[1], "settled": False, "tried": tried}
+    far = [(max(target[0] - mean, mean - target[1]), -share) for share, mean in tried]
+    return _passes(tried, far.index(min(far))), False
 
 
-def refinement_report(neurons: pd.DataFrame) -> pd.DataFrame:
-    """How the share settled, a row per relation: ``relation, facts, share, mean, rounds, settled``."""
-    report = pd.DataFrame(neurons.attrs["refinement"])
-    report["rounds"] = report["tried"].map(len) - 1
-    return report[["relation", "facts", "share", "mean", "rounds", "settled"]]
+def _passes(tried: list[tuple[float, float]], taken: int) -> pd.DataFrame:
+    table = pd.DataFrame(tried, columns=["share", "mean"])
+    return table.assign(**{"pass": table.index + 1}, taken=table.index == taken)
+
+
+def facts_of(neurons: pd.DataFrame, bags: pd.DataFrame | None) -> pd.Series:
+    """fact -> relation for every fact asked about.
+
+    Args:
+        bags: ``fact, relation``, a row per fact. Without it the facts that have a neuron, and a warning.
+
+    Raises:
+        RefinementError: a fact that is there twice, such as in two languages; neurons of a fact that is not
+            there.
+    """
+    if bags is None:
+        warnings.warn(
+            "without bags only facts that have a neuron are counted; pass those of "
+            "kn_utils.neurons.refine.refine_bags or of Study.bags().",
+            stacklevel=3,
+        )
+        bags = neurons.drop_duplicates("fact")
+    facts = bags.set_index("fact")["relation"]
+    if facts.index.has_duplicates:
+        raise RefinementError(
+            f"the fact {facts.index[facts.index.duplicated()][0]} is there twice among the bags; take one "
+            f"language and one method at a time."
+        )
+    strangers = neurons.loc[~neurons["fact"].isin(facts.index), "fact"]
+    if len(strangers):
+        raise RefinementError(
+            f"the bags lack facts that have neurons ({strangers.nunique()}, such as {strangers.iloc[0]}); "
+            f"pass the bags of the same refinement."
+        )
+    return facts
+
+
+def refinement_report(refined: Refined) -> pd.DataFrame:
+    """How the share settled, a row per relation: ``relation, facts, share, mean, rounds, settled``.
+
+    ``mean``: neurons per fact at the share taken; ``rounds``: how often the share moved.
+    """
+    report = refined.bags.groupby("relation", sort=False).agg(
+        facts=("fact", "size"), share=("share", "first"), settled=("settled", "first")
+    )
+    passes = refined.passes
+    report["mean"] = passes[passes["taken"]].set_index("relation")["mean"]
+    report["rounds"] = passes.groupby("relation").size() - 1
+    return report.reset_index()[["relation", "facts", "share", "mean", "rounds", "settled"]]

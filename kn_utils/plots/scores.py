@@ -81,7 +81,7 @@ def attribution(scores: np.ndarray, title: str) -> Figure:
 
 def settled_shares(report: pd.DataFrame, target: tuple[float, float] = (2, 5)) -> Figure:
     """Neurons per fact and the share that gave them, a row per relation
-    (:func:`kn_utils.refinement_report`)."""
+    (:func:`kn_utils.neurons.refine.refinement_report`)."""
     figure, axes = plt.subplots(figsize=(6.5, 1.1 + 0.24 * len(report)))
     y = np.arange(len(report))[::-1]
     axes.axvspan(*target, color="0.9", zorder=0, label=f"target, {target[0]} to {target[1]}")

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ..statistics.sharing import ALL_PAIRS
+from ..statistics.languages import ALL_PAIRS
 from .theme import MARKERS
 
 
@@ -53,8 +53,8 @@ def between_languages(table: pd.DataFrame) -> Figure:
     panel each.
 
     Args:
-        table: :func:`kn_utils.shared_between_languages`. The diagonal has no shade: neurons per fact, and
-            what other facts share within a language.
+        table: of :func:`kn_utils.statistics.languages.shared_between_languages`. The diagonal has no shade:
+            neurons per fact, and what other facts share within a language.
     """
     names = list(dict.fromkeys(table.loc[table["first"] == table["second"], "first"]))
     names = [name for name in names if name != ALL_PAIRS]
@@ -81,8 +81,8 @@ def between_languages(table: pd.DataFrame) -> Figure:
 
 
 def settings(table: pd.DataFrame, threshold: float, share: float) -> Figure:
-    """A panel per measure of :func:`kn_utils.settings_grid`: thresholds down, shares across; a frame at these
-    two."""
+    """A panel per measure of :func:`kn_utils.statistics.sharing.settings_grid`: thresholds down, shares
+    across; a frame at these two."""
     measures = list(dict.fromkeys(table["measure"]))
     thresholds, shares = (sorted(table[name].unique()) for name in ("threshold", "share"))
     size = (1 + len(measures) * (1.2 + 0.62 * len(shares)), 1.5 + 0.42 * len(thresholds))

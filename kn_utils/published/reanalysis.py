@@ -1,21 +1,22 @@
 """Our reading of the outputs that the multilingual study released: its Table II, and what the numbers rest
 on.
 
-Everything here is computed from :mod:`kn_utils.sources.released` with this project's statistics and
-refinement. :mod:`kn_utils.published` keeps the resulting tables, for where the released files are not at
-hand.
+Everything here is computed from :mod:`kn_utils.published.released` with this project's statistics and
+refinement. :mod:`kn_utils.published.recomputed` keeps the resulting tables, for where the released files are
+not at hand.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pandas as pd
 
 from ..base import LANGUAGES
 from ..data.facts import relation_number
-from ..neurons.refine import refine
+from ..neurons.refine import Refined, refine_bags
 from ..statistics.counts import counts_per_fact, layer_histogram
 from ..statistics.intervals import interval
 from ..statistics.sharing import intersections, table_2
@@ -23,7 +24,14 @@ from . import released
 
 #: The released refinement: a floor of three prompts, eight passes (so seven moves of the share) whatever they
 #: give.
-SETTINGS = {"threshold": 0.2, "share": 0.7, "step": 0.05, "target": (2, 5), "floor": 3, "rounds": 7}
+SETTINGS: dict[str, Any] = {
+    "threshold": 0.2,
+    "share": 0.7,
+    "step": 0.05,
+    "target": (2, 5),
+    "floor": 3,
+    "rounds": 7,
+}
 #: SHA-256 of the released ``results/MultilingualTRExf/kn/kn_bag-P108.json`` (4,050 bytes).
 REFINED_P108 = "89801a0142f0467318f9570a53335b8240e868de1fa34516ddc08094bd0c5249"
 LAYERS = 12
@@ -45,12 +53,12 @@ EDITING = {
 def compute() -> dict[str, pd.DataFrame]:
     """All tables, from the files in the cache."""
     scores, prompts = released.scores()
-    refined = refine(scores, prompts, **SETTINGS)
-    found = {"PARAREL_en": released.neurons("PARAREL_en"), "T-REx_multilingual": _multilingual(refined)}
+    refined = refine_bags(scores, prompts, **SETTINGS, keep=released.KEEP)
+    found = {"PARAREL_en": released.refined("PARAREL_en"), "T-REx_multilingual": _multilingual(refined)}
     return {
         "table_2": table_2(found, name="dataset"),
         "coverage": coverage(found),
-        "layers": _by_dataset(found, lambda neurons: layer_histogram(neurons, LAYERS)),
+        "layers": _by_dataset(found, lambda one: layer_histogram(one.neurons, one.bags, n_layers=LAYERS)),
         "most_shared": _by_dataset(found, most_shared),
         "refinement": refinement(refined),
         "unknown": unknown(prompts),
@@ -60,58 +68,55 @@ def compute() -> dict[str, pd.DataFrame]:
     }
 
 
-def _multilingual(p108: pd.DataFrame) -> pd.DataFrame:
+def _multilingual(p108: Refined) -> Refined:
     """The five relations of T-REx_multilingual: four as released, P108 refined here (the same, byte for
     byte)."""
-    read = released.neurons("T-REx_multilingual", ["P27", "P31", "P1001", "P1303"])
-    both = pd.concat([read, p108.assign(share=float("nan"), model=read.attrs["model"])], ignore_index=True)
-    facts = read.attrs["facts"] | p108.attrs["facts"]
-    in_order = sorted(
-        facts, key=lambda fact: relation_number(facts[fact])
-    )  # stable: bags stay in their order
-    both.attrs = {**read.attrs, "facts": {fact: facts[fact] for fact in in_order}}
-    return both
+    read = released.refined("T-REx_multilingual", ["P27", "P31", "P1001", "P1303"])
+    model = released.settings("T-REx_multilingual")["bert_model"]
+    own = p108.neurons.assign(share=float("nan"), model=model)  # no share, as in the released ones
+    bags = pd.concat([read.bags, p108.bags], ignore_index=True)
+    bags = bags.sort_values("relation", key=lambda names: names.map(relation_number), kind="stable")
+    neurons = pd.concat([read.neurons, own], ignore_index=True)
+    return Refined(neurons, bags.reset_index(drop=True), p108.passes)
 
 
-def _by_dataset(
-    found: Mapping[str, pd.DataFrame], make: Callable[[pd.DataFrame], pd.DataFrame]
-) -> pd.DataFrame:
-    return pd.concat(
-        [make(neurons).assign(dataset=name) for name, neurons in found.items()], ignore_index=True
-    )
+def _by_dataset(found: Mapping[str, Refined], make: Callable[[Refined], pd.DataFrame]) -> pd.DataFrame:
+    tables = [make(refined).assign(dataset=name) for name, refined in found.items()]
+    return pd.concat(tables, ignore_index=True)
 
 
-def coverage(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def coverage(found: Mapping[str, Refined]) -> pd.DataFrame:
     """What the numbers rest on: relations, facts, facts without a neuron, neurons; and the activation
     baseline's neurons."""
     rows = []
-    for dataset, neurons in found.items():
-        counts, baseline = counts_per_fact(neurons), released.neurons(dataset, kind="activation")
+    for dataset, (neurons, bags, _) in found.items():
+        counts, baseline = counts_per_fact(neurons, bags), released.refined(dataset, kind="activation")
+        settings = released.settings(dataset)
         rows.append(
             {
                 "dataset": dataset,
-                "model": neurons.attrs["model"],
-                "lower-cased": released.settings(dataset)["do_lower_case"],
+                "model": settings["bert_model"],
+                "lower-cased": settings["do_lower_case"],
                 "relations": counts["relation"].nunique(),
                 "facts": len(counts),
                 "without a neuron": int((counts["neurons"] == 0).sum()),
                 "neurons": len(neurons),
                 "different ones": len(neurons.drop_duplicates(["layer", "neuron"])),
-                "baseline neurons": len(baseline),
-                "baseline facts": len(baseline.attrs["facts"]),
+                "baseline neurons": len(baseline.neurons),
+                "baseline facts": len(baseline.bags),
             }
         )
     return pd.DataFrame(rows)
 
 
-def most_shared(neurons: pd.DataFrame, k: int = 5) -> pd.DataFrame:
+def most_shared(refined: Refined, k: int = 5) -> pd.DataFrame:
     """The neurons that most facts hold: ``layer, neuron, facts, share, relations`` (share of all facts)."""
     held = (
-        neurons.groupby(["layer", "neuron"])
+        refined.neurons.groupby(["layer", "neuron"])
         .agg(facts=("fact", "size"), relations=("relation", "nunique"))
         .reset_index()
     )
-    held["share"] = held["facts"] / len(neurons.attrs["facts"])
+    held["share"] = held["facts"] / len(refined.bags)
     return (
         held.sort_values(["facts", "layer", "neuron"], ascending=[False, True, True])
         .head(k)
@@ -119,14 +124,12 @@ def most_shared(neurons: pd.DataFrame, k: int = 5) -> pd.DataFrame:
     )
 
 
-def refinement(refined: pd.DataFrame) -> pd.DataFrame:
+def refinement(refined: Refined) -> pd.DataFrame:
     """How P108's share moved: ``pass, share, mean, taken``; and whether the result is the released file
     (``released``)."""
-    (report,) = refined.attrs["refinement"]
-    table = pd.DataFrame(report["tried"], columns=["share", "mean"])
-    table.insert(0, "pass", range(1, len(table) + 1))
     same = hashlib.sha256(released.written(refined).encode()).hexdigest() == REFINED_P108
-    return table.assign(taken=table["pass"] == len(table), released=same & (table["pass"] == len(table)))
+    table = refined.passes.drop(columns="relation")
+    return table.assign(released=same & table["taken"])
 
 
 def unknown(prompts: pd.DataFrame) -> pd.DataFrame:
@@ -207,7 +210,7 @@ def target(scores: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(values.items(), columns=["quantity", "value"])
 
 
-def capitals(neurons: pd.DataFrame) -> pd.DataFrame:
+def capitals(refined: Refined) -> pd.DataFrame:
     """PARAREL_en by whether the answer has an upper-case letter, which an uncased vocabulary cannot hold.
 
     Returns:
@@ -215,21 +218,18 @@ def capitals(neurons: pd.DataFrame) -> pd.DataFrame:
         within a relation; n facts with so many different answers.
     """
     rows = []
-    relation_of = pd.Series(neurons.attrs["facts"])
-    for relation, facts in relation_of.groupby(relation_of, sort=False):
-        answers = pd.Series(released.answers(relation), index=facts.index)
+    for relation, bags in refined.bags.groupby("relation", sort=False):
+        answers = pd.Series(released.answers(relation), index=bags["fact"])
         capital = answers != answers.str.lower()
         for which in (True, False):
             chosen = answers[capital == which]
             if chosen.empty:
                 continue
-            part = neurons[neurons["fact"].isin(chosen.index)]
-            part.attrs["facts"] = dict.fromkeys(chosen.index, relation)
+            part = [table[table["fact"].isin(chosen.index)] for table in (refined.neurons, bags)]
+            shared = intersections(*part).iloc[0][["value", "low", "high", "n"]]
             measures = {
-                "neurons per fact": interval(counts_per_fact(part)["neurons"]),
-                "shared within a relation": intersections(part)
-                .iloc[0][["value", "low", "high", "n"]]
-                .to_dict(),
+                "neurons per fact": interval(counts_per_fact(*part)["neurons"]),
+                "shared within a relation": shared.to_dict(),
             }
             common = {"relation": relation, "capital": which}
             rows += [

@@ -1,9 +1,8 @@
-"""The papers' numbers, and our own reading of the outputs that the multilingual study released.
+"""Our own reading of the outputs that the multilingual study released, computed or as stored.
 
-:func:`printed` is what the papers say (``data/published/printed.csv``). :func:`recomputed` is what our
-statistics and our refinement make of the released files; where those are not at hand it gives the figures
-stored when they were (``data/published/released_recomputed.json``). ``python -m kn_utils.published`` computes
-and stores them anew.
+:func:`recomputed` is what our statistics and our refinement make of the released files; where those are not
+at hand it gives the figures stored when they were (``data/published/released_recomputed.json``).
+``python -m kn_utils.published.recomputed`` computes and stores them again.
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ def recomputed(*, download: bool = False) -> Recomputed:
     """
     wanted = files()
     if download:
-        for name, some in wanted.items():
-            fetch(COLLECTIONS[name], some)
+        for name, missing in wanted.items():
+            fetch(COLLECTIONS[name], missing)
     if all(at_hand(some) for some in wanted.values()):
         return Recomputed(compute(), origin(), "Computed now, from the released files in the cache.")
     return load()
@@ -87,7 +86,7 @@ def origin() -> dict[str, Any]:
         "refinement": {
             name: list(value) if isinstance(value, tuple) else value for name, value in SETTINGS.items()
         },
-        "code": f"python -m kn_utils.published, kn_utils {package_version()}",
+        "code": f"python -m kn_utils.published.recomputed, kn_utils {package_version()}",
         "note": (
             "our own numbers, from these files (editing quotes edit.txt); layers from 0; 95 % intervals "
             "resample facts"
@@ -103,7 +102,9 @@ def load(path: str | Path = STORED) -> Recomputed:
             name: pd.DataFrame(one["rows"], columns=one["columns"]) for name, one in content["tables"].items()
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StudyError(f"{path} cannot be read ({error}); python -m kn_utils.published makes it.") from None
+        raise StudyError(
+            f"{path} cannot be read ({error}); python -m kn_utils.published.recomputed makes it."
+        ) from None
     note = "Stored figures: the released files are not in the cache here (download=True brings them)."
     return Recomputed(tables, content["origin"], note)
 
@@ -115,9 +116,8 @@ def store(tables: Mapping[str, pd.DataFrame], origin: Mapping[str, Any], path: s
     for name, table in tables.items():
         rows = json.loads(table.round(6).to_json(orient="values", double_precision=10, force_ascii=False))
         lines = ",\n   ".join(json.dumps(row, ensure_ascii=False) for row in rows)
-        blocks.append(
-            f'  {json.dumps(name)}: {{"columns": {json.dumps(list(table.columns))}, "rows": [\n   {lines}\n  ]}}'
-        )
+        columns = json.dumps(list(table.columns))
+        blocks.append(f'  {json.dumps(name)}: {{"columns": {columns}, "rows": [\n   {lines}\n  ]}}')
     head = json.dumps(origin, indent=1, ensure_ascii=False).replace("\n", "\n ")
     with written(path) as place:
         place.write_text(

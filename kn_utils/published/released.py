@@ -1,9 +1,10 @@
 """The multilingual study's released outputs, read into this project's tables.
 
-``neurons`` holds the refined neurons of nine relations (``kn_bag-P*.json``), ``scores`` the attribution
-scores of one of them (``TREx-all-P108.rlt.jsonl``), ``settings`` what they were made with. The files name
-facts by their place only, so a fact is ``P108:17``: the 18th bag of that relation's file. All of it belongs
-to the authors' model, which the tables name; none of it may be mixed with neurons that this project finds.
+``refined`` gives the refined neurons of nine relations and their bags (``kn_bag-P*.json``), ``scores`` the
+attribution scores of one of them (``TREx-all-P108.rlt.jsonl``), ``settings`` what they were made with. The
+files name facts by their place only, so a fact is ``P108:17``: the 18th bag of that relation's file. All of
+it belongs to the authors' model, which the tables name; none of it may be mixed with neurons that this
+project finds.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ import pandas as pd
 from ..base import LANGUAGES
 from ..data.facts import COLUMNS, OBJECT, SUBJECT, DataError
 from ..data.sources.tables import obtain, read_lines
+from ..neurons.refine import BAGS, PASSES, Refined
 
 REPOSITORY = "Fuyao233/Knowledge-Neurons-in-Multilingual-Pretrained-Language-Models"
 QUERY_PAIRS = "Hunter-DDM/knowledge-neurons/data/PARAREL/query_pairs.json"
 MASK, UNKNOWN = "[MASK]", "[UNK]"
+#: Scores of at least this fraction of the prompt's maximum were kept.
+KEEP = 0.1
 
 
 @dataclass(frozen=True)
@@ -55,28 +59,28 @@ def settings(dataset: str) -> dict[str, Any]:
     return _json(place(dataset, "TREx-all.args.json"))
 
 
-def neurons(
+def refined(
     dataset: str,
     relations: tuple[str, ...] | list[str] | None = None,
     kind: Literal["knowledge", "activation"] = "knowledge",
-) -> pd.DataFrame:
+) -> Refined:
     """Refined neurons of a data set (``PARAREL_en`` or ``T-REx_multilingual``), layers and neurons counted
-    from 0.
+    from 0, and every bag, also those without a neuron.
 
     Args:
         relations: some of ``RELEASES[dataset].relations``; all of them by default.
         kind: ``"knowledge"``, or ``"activation"``: those of the activation baseline.
 
     Returns:
-        ``fact, relation, language, layer, neuron, share, model``; the share was not released (NaN).
-        ``attrs["facts"]`` lists every bag, also those without a neuron.
+        neurons with the column ``model`` besides, and bags. What was not released is missing in them: the
+        neurons' share, the bags' number of prompts, the share taken, whether it settled; ``passes`` is empty.
 
     Raises:
         DataError: unknown data set or relation; a file that is not a list of bags of (layer, neuron).
     """
     name = {"knowledge": "kn_bag", "activation": "base_kn_bag"}[kind]
     model, release = settings(dataset)["bert_model"], RELEASES[dataset]
-    rows, facts = [], {}
+    rows, facts = [], []
     for relation in relations or release.relations:
         if relation not in release.relations:
             raise DataError(
@@ -85,15 +89,16 @@ def neurons(
         path = place(dataset, f"kn/{name}-{relation}.json")
         for number, bag in enumerate(_json(path)):
             fact = f"{relation}:{number}"
-            facts[fact] = relation
+            facts.append((fact, relation, release.language))
             for pair in bag:
                 if len(pair) != 2 or not all(isinstance(one, int) and one >= 0 for one in pair):
                     raise DataError(f"{path}: bag {number} holds {pair!r}, not a layer and a neuron.")
                 rows.append((fact, relation, release.language, *pair, float("nan"), model))
     columns = ["fact", "relation", "language", "layer", "neuron", "share", "model"]
     table = pd.DataFrame(rows, columns=columns).astype({"layer": int, "neuron": int, "share": float})
-    table.attrs = {"facts": facts, "model": model, "dataset": dataset}
-    return table
+    bags = pd.DataFrame(facts, columns=BAGS[:3]).assign(prompts=float("nan"), share=float("nan"))
+    bags["settled"] = pd.array([pd.NA] * len(bags), "boolean")
+    return Refined(table, bags[BAGS], pd.DataFrame(columns=PASSES))
 
 
 def scores(relation: str = "P108") -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -101,11 +106,10 @@ def scores(relation: str = "P108") -> tuple[pd.DataFrame, pd.DataFrame]:
     only.
 
     Returns:
-        ``scores`` (prompt, layer, neuron, score; only those of at least 0.1 of the prompt's maximum were
-        kept) and
-        ``prompts`` with two columns more: ``tokens``, the pieces that the model saw, and ``predicted``. The
-        texts are those pieces, so an unknown word reads ``[UNK]``. A bag's prompts are in the six languages,
-        in their order.
+        ``scores`` (prompt, layer, neuron, score; only those of at least ``KEEP`` times the prompt's maximum
+        were kept) and ``prompts`` with two columns more: ``tokens``, the pieces that the model saw, and
+        ``predicted``. The texts are those pieces, so an unknown word reads ``[UNK]``. A bag's prompts are
+        in the six languages, in their order.
 
     Raises:
         DataError: another relation; a bag that does not hold one prompt per language, with one blank each.
@@ -146,20 +150,20 @@ def scores(relation: str = "P108") -> tuple[pd.DataFrame, pd.DataFrame]:
             )
             found += [(prompt, *triple) for triple in metrics["ig_gold"]]
     table = pd.DataFrame(found, columns=["prompt", "layer", "neuron", "score"])
-    table.attrs = {"keep": 0.1, "model": settings("T-REx_multilingual")["bert_model"]}
+    table.attrs["keep"] = KEEP
     return table, pd.DataFrame(rows, columns=[*COLUMNS["prompts"], "tokens", "predicted"])
 
 
-def written(neurons: pd.DataFrame) -> str:
+def written(refined: Refined) -> str:
     """Refined neurons of one relation in the released files' own format, to compare them byte by byte."""
-    bags: dict[str, list[list[int]]] = {fact: [] for fact in neurons.attrs["facts"]}
-    for row in neurons.itertuples():
+    bags: dict[str, list[list[int]]] = {fact: [] for fact in refined.bags["fact"]}
+    for row in refined.neurons.itertuples():
         bags[row.fact].append([int(row.layer), int(row.neuron)])
     return json.dumps(list(bags.values()), indent=2)
 
 
 def answers(relation: str) -> list[str]:
-    """The answer of every ``PARAREL_en`` bag of a relation, in the order of :func:`neurons`' facts."""
+    """The answer of every ``PARAREL_en`` bag of a relation, in the order of :func:`refined`'s bags."""
     return [answer for _, answer in _json(QUERY_PAIRS)[relation]]
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..base import DATA
 from ..data.prompts import make_prompts
+from ..data.sources import load_facts
 from ..model.tokenizer_report import shared_spellings, tokenizer_report
 from ..store.code import code_version
 from ..store.files import save_json, written
@@ -34,8 +35,6 @@ def stored(kind: str = "report") -> tuple[pd.DataFrame, dict[str, Any]]:
 def store(tokenizer: Any, name: str, datasets: dict[str, str]) -> None:
     """Compute and store the figures of ``datasets``: name -> how :func:`kn_utils.load_facts` is asked for
     it."""
-    from ..data.sources import load_facts
-
     reports, spellings, origins = [], [], {}
     for dataset, asked in datasets.items():
         facts = load_facts(asked)
@@ -55,11 +54,18 @@ def store(tokenizer: Any, name: str, datasets: dict[str, str]) -> None:
             table[["dataset", *table.columns.drop("dataset")]].to_csv(place, index=False, lineterminator="\n")
     what = {
         STORED.name: (
-            "prompts by what the tokenizer makes of them, as kn_utils.tokens.tokenizer_report counts them"
+            "prompts by what the tokenizer makes of them, as "
+            "kn_utils.model.tokenizer_report.tokenizer_report counts them"
         ),
-        SPELLINGS.name: "facts whose answers two languages spell alike (kn_utils.tokens.shared_spellings)",
+        SPELLINGS.name: (
+            "facts whose answers two languages spell alike (kn_utils.model.tokenizer_report.shared_spellings)"
+        ),
     }
-    made = {"command": "python -m kn_utils.tokens", "code": code_version(), "date": date.today().isoformat()}
+    made = {
+        "command": "python -m kn_utils.published.tokenizer",
+        "code": code_version(),
+        "date": date.today().isoformat(),
+    }
     tokens = {"name": name, "pieces": len(tokenizer), "lower_case": False}
     save_json(
         {"files": what, "tokenizer": tokens, "datasets": origins, "made": made}, STORED.with_suffix(".json")
@@ -70,7 +76,7 @@ def main() -> None:
     from transformers import AutoTokenizer, BertTokenizerFast
 
     parser = argparse.ArgumentParser(
-        prog="python -m kn_utils.tokens", description="Store mBERT cased's figures anew."
+        prog="python -m kn_utils.published.tokenizer", description="Store mBERT cased's figures again."
     )
     parser.add_argument("--vocabulary", help="a vocab.txt of mBERT cased; default: from the Hugging Face Hub")
     parser.add_argument(

@@ -1,26 +1,21 @@
-"""How many neurons facts have, and in which layers."""
+"""How many neurons facts have, and in which layers.
+
+Facts without neurons have no row in a table of neurons, so every count and mean takes ``bags`` beside it: the
+table of all facts asked about (:func:`kn_utils.neurons.refine.refine_bags`).
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
+from ..neurons.refine import facts_of
 from .intervals import resample, with_percentiles
 
 
-def facts_of(neurons: pd.DataFrame) -> pd.Series:
-    """fact -> relation for every fact asked about (from ``refine``), else for those that have a neuron."""
-    known = neurons.attrs.get("facts")
-    return (
-        pd.Series(known, dtype=object)
-        if known
-        else neurons.drop_duplicates("fact").set_index("fact")["relation"]
-    )
-
-
-def counts_per_fact(neurons: pd.DataFrame) -> pd.DataFrame:
-    """``fact, relation, neurons``: how many each fact has, facts without any included."""
-    facts = facts_of(neurons)
+def counts_per_fact(neurons: pd.DataFrame, bags: pd.DataFrame) -> pd.DataFrame:
+    """``fact, relation, neurons``: how many each fact of ``bags`` has, facts without any included."""
+    facts = facts_of(neurons, bags)
     count = neurons.groupby("fact").size()
     return pd.DataFrame(
         {
@@ -31,11 +26,27 @@ def counts_per_fact(neurons: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def layer_histogram(neurons: pd.DataFrame, n_layers: int | None = None, *, seed: int = 0) -> pd.DataFrame:
+def layer_histogram(
+    neurons: pd.DataFrame, bags: pd.DataFrame | None = None, *, n_layers: int | None = None, seed: int = 0
+) -> pd.DataFrame:
     """Where the knowledge neurons lie: ``layer, value, low, high, n``; value = share of all of them, n = how
-    many in the layer."""
+    many in the layer.
+
+    Args:
+        bags: every fact asked about; intervals resample them. Without it only facts that have a neuron are
+            resampled, and a warning says so.
+        n_layers: of the model; without it up to the highest layer that holds a neuron.
+
+    Example:
+        >>> import pandas as pd
+        >>> from kn_utils import layer_histogram
+        >>> bags = pd.DataFrame({"fact": ["a", "b"], "relation": "P36"})
+        >>> neurons = pd.DataFrame({"fact": "a", "layer": [0, 2, 2, 2], "neuron": [1, 2, 3, 4]})
+        >>> layer_histogram(neurons, bags)["value"].tolist()
+        [0.25, 0.0, 0.75]
+    """
     n_layers = n_layers or int(neurons["layer"].max()) + 1
-    facts = facts_of(neurons)
+    facts = facts_of(neurons, bags)
     per_fact = pd.crosstab(neurons["fact"], neurons["layer"]).reindex(
         index=facts.index, columns=range(n_layers), fill_value=0
     )

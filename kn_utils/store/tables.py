@@ -22,12 +22,12 @@ _KEY = b"kn_utils"
 
 
 def save_table(table: pd.DataFrame, path: str | Path, origin: dict[str, Any] | None = None) -> Path:
-    """Write a table as parquet, its origin and ``table.attrs`` in the file's metadata."""
+    """Write a table as parquet, its origin in the file's metadata; ``table.attrs`` is not stored."""
     path = Path(path)
     plain = table.copy(deep=False)
     plain.attrs = {}
     stored = pa.Table.from_pandas(plain, preserve_index=False)
-    note = json.dumps({"origin": origin or {}, "attrs": table.attrs}, ensure_ascii=False, sort_keys=True)
+    note = json.dumps({"origin": origin or {}}, ensure_ascii=False, sort_keys=True)
     with written(path) as place:
         pq.write_table(
             stored.replace_schema_metadata({**(stored.schema.metadata or {}), _KEY: note.encode()}), place
@@ -36,7 +36,7 @@ def save_table(table: pd.DataFrame, path: str | Path, origin: dict[str, Any] | N
 
 
 def load_table(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """A stored table (with its attrs) and its origin."""
+    """A stored table and its origin."""
     try:
         stored = pq.read_table(path)
         note = json.loads((stored.schema.metadata or {}).get(_KEY, b"{}"))
@@ -44,9 +44,7 @@ def load_table(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise ArtifactError(f"{path} is not there; run the notebook that makes it.") from None
     except (pa.ArrowInvalid, OSError, json.JSONDecodeError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); delete it and run again.") from None
-    table = stored.to_pandas()
-    table.attrs = note.get("attrs", {})
-    return table, note.get("origin", {})
+    return stored.to_pandas(), note.get("origin", {})
 
 
 def load_current(path: str | Path, origin: dict[str, Any], *, quiet: bool = False) -> pd.DataFrame | None:

@@ -13,7 +13,7 @@ from captum.attr import IntegratedGradients
 from conftest import make_model
 from oracles import neurons_at, plain_scores, probability_with
 
-from kn_utils.attribution.attribute import attribute, attribution_map, convergence
+from kn_utils.attribution.attribute import attribute, attribution_map, convergence, score_tables
 from kn_utils.attribution.kernel import integrate, read_neurons
 from kn_utils.attribution.quadrature import AttributionError, quadrature
 from kn_utils.data.facts import DataError
@@ -165,9 +165,10 @@ def test_attribute_keeps_what_reaches_the_fraction(bert, prompts):
         own = table[table["prompt"] == name]
         assert own[["layer", "neuron"]].to_numpy().tolist() == wanted
         assert own["score"].max() == pytest.approx(full[i].max().item(), rel=1e-6)
-    note = table.attrs["prompts"]
-    assert note["maximum"] == pytest.approx(full.amax((1, 2)).tolist(), rel=1e-6)
-    assert len(note["probability"]) == len(note["gap"]) == len(prompts)
+    again, note = score_tables(bert, prompts, keep=0.3, progress=False)
+    pd.testing.assert_frame_equal(again, table)
+    assert note["maximum"].tolist() == pytest.approx(full.amax((1, 2)).tolist(), rel=1e-6)
+    assert note["prompt"].tolist() == prompts["prompt"].tolist() and note["gap"].notna().all()
 
 
 def test_the_activation_baseline_is_the_activation(bert, prompts):

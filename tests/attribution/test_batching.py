@@ -16,7 +16,7 @@ from conftest import make_model
 
 from kn_utils.attribution import attribute as attribution
 from kn_utils.attribution import batching
-from kn_utils.attribution.attribute import Settings, attribute, attribution_map
+from kn_utils.attribution.attribute import Settings, attribute, attribution_map, score_tables
 from kn_utils.attribution.batching import Room, batches, free_memory, is_out_of_memory, memory_budget
 from kn_utils.attribution.kernel import PassResult, integrate
 from kn_utils.attribution.quadrature import AttributionError
@@ -100,14 +100,13 @@ def test_texts_of_6_to_60_tokens_together_score_as_each_alone(kind):
     prompts = pd.DataFrame({"prompt": list("abcde"), "text": texts, "answer": answers, "masked": "object"})
     lengths = [len(row.ids) for row in model.encode(prompts)]
     assert max(lengths) > 5 * min(lengths) and 50 < max(lengths) <= 96, lengths
-    together = attribute(model, prompts, batch_size=10_000, keep=1e-4, progress=False)
-    notes = pd.DataFrame(together.attrs["prompts"])
+    together, notes = score_tables(model, prompts, batch_size=10_000, keep=1e-4, progress=False)
     for i, name in enumerate(prompts["prompt"]):
-        alone = attribute(model, prompts.iloc[[i]], batch_size=1, keep=1e-4, progress=False)
+        alone, note = score_tables(model, prompts.iloc[[i]], batch_size=1, keep=1e-4, progress=False)
         own = together[together["prompt"] == name].reset_index(drop=True)
         pd.testing.assert_frame_equal(own, alone, rtol=1e-6, check_exact=False)
         own = notes[notes["prompt"] == name].reset_index(drop=True)
-        pd.testing.assert_frame_equal(own, pd.DataFrame(alone.attrs["prompts"]), rtol=1e-6, atol=1e-9)
+        pd.testing.assert_frame_equal(own, note, rtol=1e-6, atol=1e-9)
 
 
 @pytest.fixture

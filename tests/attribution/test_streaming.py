@@ -21,7 +21,7 @@ import torch
 
 from kn_utils.attribution import attribute as attribution
 from kn_utils.attribution import batching, streaming
-from kn_utils.attribution.attribute import attribute
+from kn_utils.attribution.attribute import attribute, score_tables
 from kn_utils.attribution.kernel import integrate
 from kn_utils.attribution.quadrature import AttributionError
 from kn_utils.attribution.streaming import prompts_file
@@ -95,10 +95,9 @@ def test_the_streamed_table_is_the_one_in_memory(bert, asked, tmp_path, batch_si
     assert sizes.max() > 1 and sizes.min() == 1, "answers of one and of several pieces are wanted here"
     out = attribute(bert, asked, out=str(tmp_path / "new" / "scores.parquet"), **options)
     assert out == tmp_path / "new" / "scores.parquet"
-    held = attribute(bert, asked, **options)
+    held, notes = score_tables(bert, asked, **{k: v for k, v in options.items() if k != "origin"})
     streamed, origin = load_table(out)
     assert origin == SETTINGS["origin"]
-    notes = pd.DataFrame(held.attrs.pop("prompts"))
     pd.testing.assert_frame_equal(streamed, held, check_exact=True)
     assert dict(streamed.dtypes.astype(str)) == {
         "prompt": "str",

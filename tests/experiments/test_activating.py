@@ -12,11 +12,11 @@ from oracles import neurons_at
 from kn_utils import load_facts, load_model, load_passages, plots
 from kn_utils.base import ROOT
 from kn_utils.data.blanks import extremes, find_blanks, typical_facts, with_passages
-from kn_utils.data.facts import Facts
-from kn_utils.experiments.activating import ActivatingError, activations
+from kn_utils.data.facts import DataError, Facts
+from kn_utils.experiments.activating import ActivatingError, activations, unread
 from kn_utils.model.rows import answer_pieces
 from kn_utils.neurons.choose import lent
-from kn_utils.statistics.activations import FACTS, RELATIONS, contrasts, mean_activation
+from kn_utils.statistics.activations import FACTS, RELATIONS, ActivationsError, contrasts, mean_activation
 from kn_utils.statistics.intervals import interval
 
 
@@ -233,7 +233,7 @@ def test_neurons_are_read_at_the_first_mask(model, blanks, neurons, masks):
     read = activations(
         model, blanks, {"knowledge": neurons, "other": neurons.assign(layer=3)}, masks=masks, progress=False
     )
-    assert len(read) == len(blanks) * 4 and read.attrs["too_long"] == 0
+    assert len(read) == len(blanks) * 4
     tokenizer = model.tokenizer
     several = 0
     for i in (0, 1, len(blanks) - 1, int(blanks["answer"].str.len().argmax())):
@@ -263,7 +263,8 @@ def test_the_batch_changes_nothing(model, blanks, neurons):
 def test_too_long_texts_and_own_masks_are_left_out_and_counted(model, blanks, neurons):
     long = blanks.head(3).assign(text=["word " * 3000 + "[Y]", "A [MASK] and [Y].", blanks["text"][2]])
     read = activations(model, long, {"k": neurons}, progress=False)
-    assert read["prompt"].unique().tolist() == [long["prompt"][2]] and read.attrs["too_long"] == 2
+    assert read["prompt"].unique().tolist() == [long["prompt"][2]]
+    assert unread(long, {"k": neurons}, read).index.tolist() == [0, 1]
     assert activations(model, long.head(1), {"k": neurons}, progress=False).empty
 
 
@@ -280,7 +281,7 @@ def test_a_left_to_right_model_reads_its_last_token():
         model, blanks, {"k": table([("f", 1, 5)], ["fact", "layer", "neuron"])}, progress=False
     )
     ids = model.tokenizer("The capital is")["input_ids"]
-    assert read["prompt"].tolist() == ["a"] and read.attrs["too_long"] == 1
+    assert read["prompt"].tolist() == ["a"]
     assert read["activation"].item() == pytest.approx(
         neurons_at(model, ids, len(ids) - 1, 1)[5].item(), rel=1e-9
     )
@@ -297,7 +298,7 @@ def test_without_sentences_everything_is_empty(model, neurons):
         activations(model, nothing, {}, masks="x")
     with pytest.raises(ActivationsError, match="of='x'"):
         contrasts(read, [], of="x")
-    with pytest.raises(ActivatingError, match="no activations of P1:a:b"):
+    with pytest.raises(DataError, match="no activations of P1:a:b"):
         extremes(read, nothing, "P1:a:b")
 
 

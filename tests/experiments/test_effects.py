@@ -25,7 +25,7 @@ from kn_utils.model.answers import answer_probability
 from kn_utils.model.loading import load_model
 from kn_utils.neurons.choose import ChoiceError, other_fact, random_neurons
 from kn_utils.neurons.refine import refine
-from kn_utils.published import recomputed as published
+from kn_utils.published.printed import printed
 from kn_utils.statistics.changes import answer_changes, mark_pairs, mean_over_relations, relative_change
 from kn_utils.statistics.intervals import ratio_interval
 
@@ -418,7 +418,7 @@ def test_changes_of_the_answer_by_hand():
 
 
 def test_the_papers_quantities_are_those_that_the_notebook_looks_up():
-    theirs = published.printed("Dai et al. 2022").set_index("quantity")["value"]
+    theirs = printed("Dai et al. 2022").set_index("quantity")["value"]
     for kind, word, value in [
         ("knowledge", "silenced", -29.03),
         ("knowledge", "doubled", 31.17),

@@ -16,22 +16,17 @@ from oracles import plain_answer, whole_words
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from kn_utils import attribute, load_facts, load_model, plots, refine
+from kn_utils import attribute, load_facts, load_model, plots
 from kn_utils.data.facts import Facts
 from kn_utils.data.prompts import make_prompts
 from kn_utils.experiments.effects import EvaluationError
-from kn_utils.experiments.update_choice import (
-    alias_prompts,
-    eligibility,
-    questions,
-    sample_updates,
-    translate_updates,
-)
+from kn_utils.experiments.update_choice import alias_prompts, questions, sample_updates, translate_updates
 from kn_utils.experiments.updating import Bystanders, across_languages, ask_after, evaluate_updates
 from kn_utils.model.answers import answer_probability
 from kn_utils.model.edits import FineTune, ValueEdit
 from kn_utils.model.interventions import fine_tune, update_fact
 from kn_utils.neurons.choose import strongest
+from kn_utils.neurons.refine import refine_bags
 from kn_utils.statistics.updates import summarise_updates
 
 
@@ -68,9 +63,13 @@ def neurons(two_relations) -> pd.DataFrame:
     facts = two_relations.facts
     own = facts[["fact", "relation"]].assign(layer=0, neuron=range(len(facts)))
     shared = facts[["fact", "relation"]].assign(layer=2, neuron=7)
-    table = pd.concat([own, shared], ignore_index=True)
-    table.attrs["facts"] = dict(zip(facts["fact"], facts["relation"], strict=True))
-    return table
+    return pd.concat([own, shared], ignore_index=True)
+
+
+@pytest.fixture
+def bags(two_relations) -> pd.DataFrame:
+    """Every fact is asked about."""
+    return two_relations.facts[["fact", "relation"]]
 
 
 ANSWERS = "Paris Berlin Delhi cities country could Europe".split()
@@ -93,9 +92,9 @@ def word_model(vocabulary: list[str]) -> SimpleNamespace:
     return SimpleNamespace(tokenizer=PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?"))
 
 
-def test_only_known_facts_are_updated_through_prompts_that_are_answered(words, asked, neurons):
+def test_only_known_facts_are_updated_through_prompts_that_are_answered(words, asked, neurons, bags):
     known = asked["prompt"].isin(["P36:India:Delhi/P36-nl-1", "P36:Germany:Berlin/P36-en-2"])
-    updates, _ = sample_updates(words, asked, knowing(asked, known), neurons)
+    updates, _, _ = sample_updates(words, asked, knowing(asked, known), neurons, bags)
     assert list(updates.columns)[:5] == ["fact", "relation", "prompt", "old", "new"]
     chosen = asked.set_index("prompt").loc[updates["prompt"]]
     for column in ("language", "template", "text", "masked"):
@@ -107,80 +106,79 @@ def test_only_known_facts_are_updated_through_prompts_that_are_answered(words, a
     }
 
 
-def test_the_new_answer_is_another_of_the_relation_in_that_language(words, asked, neurons):
+def test_the_new_answer_is_another_of_the_relation_in_that_language(words, asked, neurons, bags):
     # in nl the answers are written with a mark, so that a mix of languages would show
     asked = asked.assign(answer=asked["answer"].where(asked["language"] == "en", asked["answer"] + "-nl"))
     answers = asked.groupby(["relation", "language"])["answer"].agg(set)
     seen = set()
     for seed in range(20):
-        updates, _ = sample_updates(words, asked, knowing(asked, True), neurons, seed=seed)
+        updates, _, _ = sample_updates(words, asked, knowing(asked, True), neurons, bags, seed=seed)
         for row in updates.itertuples():
             assert row.new in answers[row.relation, row.language] - {row.old}
             seen.add((row.language, row.new))
     assert len(seen) > 8  # all of them come up, in time
 
 
-def test_a_relation_with_a_single_answer_is_passed_over(words, asked, neurons):
-    updates, left = sample_updates(words, asked, knowing(asked, True), neurons)
+def test_a_relation_with_a_single_answer_is_passed_over(words, asked, neurons, bags):
+    updates, left, _ = sample_updates(words, asked, knowing(asked, True), neurons, bags)
     assert set(updates["relation"]) == {"P36"} and set(left["relation"]) == {"P36"}
     only = asked[asked["relation"] == "P30"]
     with pytest.raises(EvaluationError, match="^no fact can be updated"):
-        sample_updates(words, only, knowing(only, True), neurons)
+        sample_updates(words, only, knowing(only, True), neurons, bags)
 
 
-def test_the_new_answer_has_as_many_pieces_as_the_old(words, asked, neurons):
+def test_the_new_answer_has_as_many_pieces_as_the_old(words, asked, neurons, bags):
     longer = asked["answer"].isin(["Delhi", "Berlin"])
     asked = asked.assign(answer=asked["answer"].mask(longer, "New " + asked["answer"]))
     for seed in range(10):
-        updates, _ = sample_updates(words, asked, knowing(asked, True), neurons, seed=seed)
+        updates, _, _ = sample_updates(words, asked, knowing(asked, True), neurons, bags, seed=seed)
         assert len(updates) == 6
         assert (updates["new"].str.startswith("New ") == updates["old"].str.startswith("New ")).all()
     alone = asked.assign(answer=asked["answer"].replace("New Berlin", "Berlin"))
-    updates, _ = sample_updates(words, alone, knowing(alone, True), neurons)
+    updates, _, _ = sample_updates(words, alone, knowing(alone, True), neurons, bags)
     assert "New Delhi" not in [*updates["old"], *updates["new"]] and len(updates) == 5
 
 
-def test_neurons_of_many_facts_are_left_out(words, asked, neurons):
-    _, left = sample_updates(words, asked, knowing(asked, True), neurons)
+def test_neurons_of_many_facts_are_left_out(words, asked, neurons, bags):
+    _, left, _ = sample_updates(words, asked, knowing(asked, True), neurons, bags)
     assert set(left["layer"]) == {0} and len(left) == 6  # each its own, none of the shared
     # held by three of six: above 40 %, not above 50 %
     half = neurons[(neurons["layer"] == 0) | neurons["fact"].isin(neurons["fact"][:3])]
-    half.attrs = neurons.attrs
-    assert len(sample_updates(words, asked, knowing(asked, True), half, common=0.5)[1]) == 9
-    assert len(sample_updates(words, asked, knowing(asked, True), half, common=0.4)[1]) == 6
+    assert len(sample_updates(words, asked, knowing(asked, True), half, bags, common=0.5)[1]) == 9
+    assert len(sample_updates(words, asked, knowing(asked, True), half, bags, common=0.4)[1]) == 6
 
 
-def test_common_is_counted_over_all_the_relations_facts_not_those_with_neurons(words, asked, neurons):
+def test_common_is_counted_over_all_the_relations_facts_not_those_with_neurons(words, asked, neurons, bags):
     # twenty facts were asked about; what two of them hold occurs in 10 %, which is not more than 10 %
     few = neurons[neurons["fact"].isin(neurons["fact"][:2])]
-    few.attrs["facts"] = {**neurons.attrs["facts"], **{f"P36:extra{i}": "P36" for i in range(14)}}
-    _, left = sample_updates(words, asked, knowing(asked, True), few, common=0.1)
+    extra = pd.DataFrame({"fact": [f"P36:extra{i}" for i in range(14)], "relation": "P36"})
+    twenty = pd.concat([bags, extra])
+    left = sample_updates(words, asked, knowing(asked, True), few, twenty, common=0.1).neurons
     assert sorted(left["layer"]) == [0, 0, 2, 2]
 
 
-def test_a_fact_whose_neurons_are_all_common_is_not_updated(words, asked, neurons):
+def test_a_fact_whose_neurons_are_all_common_is_not_updated(words, asked, neurons, bags):
     gone = neurons[(neurons["layer"] == 2) | (neurons["fact"] == "P36:India:Delhi")]
-    gone.attrs = neurons.attrs
-    updates, _ = sample_updates(words, asked, knowing(asked, True), gone)
+    updates, _, _ = sample_updates(words, asked, knowing(asked, True), gone, bags)
     assert updates["fact"].tolist() == ["P36:India:Delhi"]
 
 
-def test_at_most_so_many_of_a_relation_and_the_same_again(words, asked, neurons):
-    three = sample_updates(words, asked, knowing(asked, True), neurons, per_relation=3, seed=4)
+def test_at_most_so_many_of_a_relation_and_the_same_again(words, asked, neurons, bags):
+    three = sample_updates(words, asked, knowing(asked, True), neurons, bags, per_relation=3, seed=4)
     assert len(three[0]) == 3 and three[0]["fact"].is_unique
-    again = sample_updates(words, asked, knowing(asked, True), neurons, per_relation=3, seed=4)
+    again = sample_updates(words, asked, knowing(asked, True), neurons, bags, per_relation=3, seed=4)
     assert three[0].equals(again[0]) and three[1].equals(again[1])
     others = [
-        sample_updates(words, asked, knowing(asked, True), neurons, per_relation=3, seed=s)[0]
+        sample_updates(words, asked, knowing(asked, True), neurons, bags, per_relation=3, seed=s)[0]
         for s in range(5, 10)
     ]
     assert not all(three[0].equals(one) for one in others)
     assert set(three[1]["fact"]) == set(three[0]["fact"])
 
 
-def test_nothing_known_is_one_clear_error(words, asked, neurons):
+def test_nothing_known_is_one_clear_error(words, asked, neurons, bags):
     with pytest.raises(EvaluationError, match="^no fact can be updated: "):
-        sample_updates(words, asked, knowing(asked, False), neurons)
+        sample_updates(words, asked, knowing(asked, False), neurons, bags)
 
 
 @pytest.fixture
@@ -402,7 +400,7 @@ def test_summary_of_updates_by_hand():
 # Sampling, further
 
 
-def test_the_subject_is_replaced_by_another_subject(words, two_relations, neurons):
+def test_the_subject_is_replaced_by_another_subject(words, two_relations, neurons, bags):
     both = pd.concat([make_prompts(two_relations, "en"), make_prompts(two_relations, "en", masked="subject")])
     both = both[both["relation"] == "P36"].reset_index(drop=True)
     subjects = {"France", "Germany", "India", "today", "Europe", "one"}
@@ -410,7 +408,7 @@ def test_the_subject_is_replaced_by_another_subject(words, two_relations, neuron
     model = word_model(tokens)
     seen = set()
     for seed in range(10):
-        updates, _ = sample_updates(model, both, knowing(both, True), neurons, seed=seed)
+        updates, _, _ = sample_updates(model, both, knowing(both, True), neurons, bags, seed=seed)
         for row in updates.itertuples():
             seen.add(row.masked)
             # Europe is an answer on both sides of P36? No: a subject there, and an object of P30 only
@@ -422,34 +420,32 @@ def test_the_subject_is_replaced_by_another_subject(words, two_relations, neuron
     assert seen == {"subject", "object"}
 
 
-def test_an_answer_that_is_right_too_is_not_taken(words, asked, neurons):
+def test_an_answer_that_is_right_too_is_not_taken(words, asked, neurons, bags):
     # a second capital of France: the same question has two right answers
     second = asked[asked["fact"] == "P36:France:Paris"].assign(fact="P36:France:cities", answer="cities")
     second["prompt"] = second["prompt"].str.replace("Paris", "cities")
     both = pd.concat([asked, second], ignore_index=True)
     for seed in range(15):
-        updates, _ = sample_updates(words, both, knowing(both, True), neurons, seed=seed)
+        updates, _, _ = sample_updates(words, both, knowing(both, True), neurons, bags, seed=seed)
         new = dict(zip(updates["fact"], updates["new"], strict=True))
         assert new["P36:France:Paris"] != "cities"
 
 
-def test_eligibility_counts_by_hand(words, asked, neurons):
+def test_eligibility_counts_by_hand(words, asked, neurons, bags):
     known = ~asked["fact"].isin(["P36:one:could", "P30:Paris:Europe"])
     own = neurons[neurons["fact"] != "P36:India:Delhi"]
-    own.attrs = neurons.attrs
     own = own[~((own["fact"] == "P36:Germany:Berlin") & (own["layer"] == 0))]  # only the common one is left
-    updates, _ = sample_updates(words, asked, knowing(asked, known), own, per_relation=2)
-    table = eligibility(updates).set_index("relation")
+    updates, _, eligible = sample_updates(words, asked, knowing(asked, known), own, bags, per_relation=2)
+    table = eligible.set_index("relation")
     # P36: six facts, one unknown; of five one has no neuron and one only a common one; P30 has a single
     # answer
     assert table.loc["P36"].tolist() == [6, 5, 3, 3, 2]
     assert table.loc["P30"].tolist() == [4, 3, 3, 0, 0]
     assert len(updates) == table["taken"].sum()
-    everything, _ = sample_updates(words, asked, knowing(asked, known), own, per_relation=None)
-    assert (
-        len(everything) == 3
-        and eligibility(everything)["taken"].tolist() == eligibility(everything)["eligible"].tolist()
+    everything, _, all_eligible = sample_updates(
+        words, asked, knowing(asked, known), own, bags, per_relation=None
     )
+    assert len(everything) == 3 and all_eligible["taken"].tolist() == all_eligible["eligible"].tolist()
 
 
 def test_strongest_neurons_by_hand():
@@ -464,26 +460,27 @@ def test_strongest_neurons_by_hand():
     ]
     scores = pd.DataFrame([*rows, ("b1", 1, 1, 1.0)], columns=["prompt", "layer", "neuron", "score"])
     refined = pd.DataFrame({"fact": ["a", "b"], "relation": "P1", "layer": 0, "neuron": 5})
-    refined.attrs["facts"] = {"a": "P1", "b": "P1"}
+    bags = pd.DataFrame({"fact": ["a", "b"], "relation": "P1"})
     two = strongest(
-        scores, prompts, refined, 2
+        scores, prompts, refined, bags, 2
     )  # (0, 5) is common to both; a2 has no score for (0, 2), a1 none for (1, 3)
     assert list(two.itertuples(index=False, name=None)) == [
         ("a", "P1", 0, 1, pytest.approx(0.55)),
         ("a", "P1", 0, 2, pytest.approx(0.45)),
         ("b", "P1", 1, 1, 1.0),
     ]
-    assert strongest(scores, prompts, refined, 1)["neuron"].tolist() == [1, 1]
-    assert strongest(scores, prompts, refined, 1, common=1.0)["neuron"].tolist() == [5, 5]
+    assert strongest(scores, prompts, refined, bags, 1)["neuron"].tolist() == [1, 1]
+    assert strongest(scores, prompts, refined, bags, 1, common=1.0)["neuron"].tolist() == [5, 5]
 
 
-def test_through_its_strongest_neurons_every_known_fact_can_be_changed(words, asked, neurons):
+def test_through_its_strongest_neurons_every_known_fact_can_be_changed(words, asked, neurons, bags):
     scores = pd.DataFrame({"prompt": asked["prompt"], "layer": 0, "neuron": range(len(asked)), "score": 1.0})
     few = neurons[neurons["fact"] == "P36:France:Paris"]
-    few.attrs = neurons.attrs
-    one = strongest(scores, asked, few, 1)
-    updates, chosen = sample_updates(words, asked, knowing(asked, True), one, common=1.0, per_relation=None)
-    table = eligibility(updates).set_index("relation")
+    one = strongest(scores, asked, few, bags, 1)
+    updates, chosen, eligible = sample_updates(
+        words, asked, knowing(asked, True), one, bags, common=1.0, per_relation=None
+    )
+    table = eligible.set_index("relation")
     assert table.loc["P36", ["facts", "with_neurons", "taken"]].tolist() == [6, 6, 6]
     assert set(updates["fact"]) == set(asked.loc[asked["relation"] == "P36", "fact"]) == set(chosen["fact"])
 
@@ -600,34 +597,34 @@ def marked(asked) -> pd.DataFrame:
 
 def test_a_change_has_a_name_in_every_language(words, marked):
     known = ~((marked["fact"] == "P36:India:Delhi") & (marked["language"] == "nl"))
-    table = translate_updates(words, marked, knowing(marked, known), per_relation=2)
-    assert len(table) == 4 and table.attrs["asked"] == 4 and table.groupby("fact").size().tolist() == [2, 2]
+    table, possible = translate_updates(words, marked, knowing(marked, known), per_relation=2)
+    assert len(table) == 4 and possible == 4 and table.groupby("fact").size().tolist() == [2, 2]
     assert "P36:India:Delhi" not in set(table["fact"])  # it is known in one language only
     names = {row.language: row.new for row in table[table["fact"] == table["fact"][0]].itertuples()}
     other = marked[marked["answer"] == names["en"]].iloc[0]["fact"]
     assert names["nl"] == marked[(marked["fact"] == other) & (marked["language"] == "nl")]["answer"].item()
     assert (table["new"] != table["answer"]).all()
     again = [
-        translate_updates(words, marked, knowing(marked, known), per_relation=2, seed=seed)
+        translate_updates(words, marked, knowing(marked, known), per_relation=2, seed=seed).updates
         for seed in (0, 1, 2, 3)
     ]
     assert again[0].equals(table) and not all(table.equals(one) for one in again)
-    everything = translate_updates(words, marked, knowing(marked, known), per_relation=99)
-    assert len(everything) == 11 and everything.attrs["asked"] == 12
+    everything, possible = translate_updates(words, marked, knowing(marked, known), per_relation=99)
+    assert len(everything) == 11 and possible == 12
 
 
 def test_names_of_another_length_are_left_out(words, marked):
     longer = (marked["language"] == "nl") & ~marked["fact"].isin(["P36:France:Paris", "P36:Germany:Berlin"])
     table = marked.assign(answer=marked["answer"].mask(longer, "New " + marked["answer"]))
-    found = translate_updates(words, table, knowing(table, True), per_relation=99)
+    found, _ = translate_updates(words, table, knowing(table, True), per_relation=99)
     assert len(found) == 12  # each finds one that is as long as it in both
     new = found[found["fact"] == "P36:France:Paris"].set_index("language")["new"].to_dict()
     assert new == {"en": "Berlin", "nl": "Berlin-nl"}
     alone = table[table["fact"] != "P36:Germany:Berlin"].reset_index(drop=True)
-    found = translate_updates(words, alone, knowing(alone, True), per_relation=99)
+    found, _ = translate_updates(words, alone, knowing(alone, True), per_relation=99)
     assert found.loc[found["fact"] == "P36:France:Paris", "language"].tolist() == ["en"]
-    nothing = translate_updates(words, table, knowing(table, False))
-    assert nothing.empty and "new" in nothing and nothing.attrs["asked"] == 0
+    nothing, possible = translate_updates(words, table, knowing(table, False))
+    assert nothing.empty and "new" in nothing and possible == 0
 
 
 def test_across_languages_against_doing_it_by_hand(asked):
@@ -670,7 +667,7 @@ def test_across_languages_against_doing_it_by_hand(asked):
 
 
 def test_nothing_to_cross_gives_an_empty_table(words, marked):
-    nothing = translate_updates(words, marked, knowing(marked, False))
+    nothing, possible = translate_updates(words, marked, knowing(marked, False))
     some = pd.DataFrame({"fact": ["P36:France:Paris"], "relation": "P36", "layer": 0, "neuron": 4})
     found = across_languages(make_model("bert"), nothing, {"en": some, "all": some})
     assert found.empty and {"through", "same", "success", "language"} <= set(found.columns)
@@ -684,11 +681,11 @@ def test_first_rows_of_the_notebooks_tables_by_hand():
     facts = load_facts(relations=["P36"]).sample(4, 0)
     prompts, everywhere = make_prompts(facts, "en"), make_prompts(facts, "all", wordings=1)
     known = answer_probability(model, prompts)
-    neurons = refine(attribute(model, prompts, progress=False), prompts)
-    updates, own = sample_updates(model, prompts, known, neurons, per_relation=2)
+    neurons, bags, _ = refine_bags(attribute(model, prompts, progress=False), prompts)
+    updates, own, _ = sample_updates(model, prompts, known, neurons, bags, per_relation=2)
     update = updates.iloc[0]
     held = questions(updates, {"wordings": prompts})
-    changed = translate_updates(model, everywhere, answer_probability(model, everywhere), per_relation=1)
+    changed, _ = translate_updates(model, everywhere, answer_probability(model, everywhere), per_relation=1)
     edits = evaluate_updates(model, prompts, known, updates, own, bystanders=Bystanders(wordings=1))
     after = ask_after(model, updates, own, held).set_index("prompt")
     crossed = across_languages(model, changed, {"en": neurons})

@@ -19,6 +19,7 @@ from kn_utils import load_facts, make_prompts, plots
 from kn_utils.model import tokenizer_report as room
 from kn_utils.model.rows import answer_pieces, encode
 from kn_utils.model.tokenizer_report import as_shares, shared_spellings, spelling_matrix, tokenizer_report
+from kn_utils.published import tokenizer as figures
 from kn_utils.published.tokenizer import store, stored
 
 KN_RAW = os.environ.get("KN_RAW")
@@ -27,7 +28,8 @@ PIECES = ["pieces_1", "pieces_2", "pieces_3", "unwritable"]
 
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory) -> BertTokenizerFast:
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] The capital of France India is New Del ##hi Paris . 的 首 都 是 巴 黎 德"
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] The capital of France India is New Del ##hi Paris ."
+    words += " 的 首 都 是 巴 黎 德"
     place = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
     place.write_text("\n".join(words.split()) + "\n", encoding="utf-8")
     return BertTokenizerFast(str(place), do_lower_case=False)
@@ -154,13 +156,13 @@ def test_stored_figures_add_up_and_say_where_they_come_from():
         assert report.loc[report["dataset"] == dataset, "relation"].nunique() == note["counts"]["relations"]
         assert note["licence"] and note["addresses"] and note["commits"]
     assert (pairs["same"] <= pairs["facts"]).all()
-    assert origin["tokenizer"] == {"name": room.MBERT, "pieces": 119547, "lower_case": False}
-    assert not re.search(r"/(root|home|tmp)/", room.STORED.with_suffix(".json").read_text())
+    assert origin["tokenizer"] == {"name": figures.MBERT, "pieces": 119547, "lower_case": False}
+    assert not re.search(r"/(root|home|tmp)/", figures.STORED.with_suffix(".json").read_text())
 
 
 def test_what_is_stored_is_read_again(vocabulary, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(room, "STORED", tmp_path / "report.csv")
-    monkeypatch.setattr(room, "SPELLINGS", tmp_path / "spellings.csv")
+    monkeypatch.setattr(figures, "STORED", tmp_path / "report.csv")
+    monkeypatch.setattr(figures, "SPELLINGS", tmp_path / "spellings.csv")
     prompts = make_prompts(load_facts("mini", relations=["P36"]), "all")
     facts = load_facts("mini", relations=["P36"])
     origin = {
@@ -170,7 +172,7 @@ def test_what_is_stored_is_read_again(vocabulary, tmp_path, monkeypatch, capsys)
         "licence": "",
         "counts": {},
     }
-    monkeypatch.setattr("kn_utils.sources.load_facts", lambda asked: replace(facts, origin=origin))
+    monkeypatch.setattr(figures, "load_facts", lambda asked: replace(facts, origin=origin))
     store(vocabulary, "by hand", {"some facts": "mini"})
     report, note = stored()
     pd.testing.assert_frame_equal(

@@ -5,8 +5,22 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from kn_utils.neurons.choose import as_pairs, pairs_by_fact, random_neurons, relation_neurons
-from kn_utils.neurons.refine import RefinementError, above_threshold, refine
+from kn_utils.neurons.choose import (
+    as_pairs,
+    pairs_by_fact,
+    random_neurons,
+    relation_neurons,
+    strongest,
+    uncommon,
+)
+from kn_utils.neurons.refine import (
+    RefinementError,
+    above_threshold,
+    facts_of,
+    refine,
+    refine_bags,
+    refinement_report,
+)
 
 
 def bag(fact: str, n: int, relation: str = "P36", language: str = "en") -> pd.DataFrame:
@@ -41,6 +55,14 @@ def test_a_threshold_below_what_was_kept_is_refused():
     table.attrs["keep"] = 0.3
     with pytest.raises(RefinementError, match="smaller keep"):
         above_threshold(table, 0.2)
+    table.attrs = {}  # as a merge leaves it: then it is said with the call
+    said = "threshold 0.2 is below the stored scores' keep=0.3"
+    with pytest.raises(RefinementError, match=said):
+        above_threshold(table, 0.2, keep=0.3)
+    for ask in (refine, refine_bags):
+        with pytest.raises(RefinementError, match=said):
+            ask(table, bag("f", 1).assign(prompt="p"), keep=0.3)
+    assert len(above_threshold(table, 0.3, keep=0.3)) == 1
 
 
 def test_share_holds_its_edge_and_counts_prompts_without_scores():
@@ -55,11 +77,13 @@ def test_share_moves_down_until_two_neurons_per_fact():
     # four prompts: neuron 1 in all, neuron 2 in half of them. 0.70 -> one neuron, too few; so does 0.65 ...
     # 0.55; 0.50 -> two.
     rows = [(f"f/{i}", 0, 1, 1.0) for i in range(4)] + [(f"f/{i}", 0, 2, 1.0) for i in range(2)]
-    found = refine(scores(rows), bag("f", 4))
-    assert sorted(found["neuron"]) == [1, 2]
-    (report,) = found.attrs["refinement"]
-    assert report["settled"] and report["share"] == 0.5
-    assert [share for share, _ in report["tried"]] == [0.7, 0.65, 0.6, 0.55, 0.5]
+    found = refine_bags(scores(rows), bag("f", 4))
+    assert sorted(found.neurons["neuron"]) == [1, 2]
+    assert found.bags.to_numpy().tolist() == [["f", "P36", "en", 4, 0.5, True]]
+    assert found.passes["pass"].tolist() == [1, 2, 3, 4, 5]
+    assert found.passes["share"].tolist() == [0.7, 0.65, 0.6, 0.55, 0.5]
+    assert found.passes["mean"].tolist() == [1, 1, 1, 1, 2]
+    assert found.passes["taken"].tolist() == [False] * 4 + [True]
 
 
 def test_share_moves_up_when_there_are_too_many():
@@ -67,19 +91,20 @@ def test_share_moves_up_when_there_are_too_many():
     rows = [(f"f/{i}", 0, n, 1.0) for i in range(5) for n in range(6)] + [
         ("f/5", 0, n, 1.0) for n in range(3)
     ]
-    found = refine(scores(rows), bag("f", 6))
-    assert sorted(found["neuron"]) == [0, 1, 2]
-    assert found.attrs["refinement"][0]["share"] == 0.85
+    found = refine_bags(scores(rows), bag("f", 6))
+    assert sorted(found.neurons["neuron"]) == [0, 1, 2]
+    assert found.bags["share"].tolist() == [0.85]
 
 
 def test_oscillation_is_reported_and_the_nearest_share_is_taken():
     # all seven neurons in exactly 3 of 5 prompts: at 0.60 seven, at 0.65 none
     rows = [(f"f/{i}", 0, n, 1.0) for i in range(3) for n in range(7)]
-    found = refine(scores(rows), bag("f", 5))
-    (report,) = found.attrs["refinement"]
-    assert not report["settled"]
-    assert report["tried"] == [(0.7, 0.0), (0.65, 0.0), (0.6, 7.0)]
-    assert report["share"] == 0.7 and found.empty  # 0 is as far from [2, 5] as 7: the stricter share wins
+    found = refine_bags(scores(rows), bag("f", 5))
+    assert found.bags["settled"].tolist() == [False]
+    assert found.passes[["share", "mean"]].to_numpy().tolist() == [[0.7, 0.0], [0.65, 0.0], [0.6, 7.0]]
+    # 0 is as far from [2, 5] as 7: the stricter share wins
+    assert found.passes["taken"].tolist() == [True, False, False]
+    assert found.bags["share"].tolist() == [0.7] and found.neurons.empty
 
 
 def test_each_relation_settles_alone_and_facts_without_neurons_count():
@@ -87,24 +112,40 @@ def test_each_relation_settles_alone_and_facts_without_neurons_count():
     rows = [(f"a/{i}", 0, n, 1.0) for i in range(2) for n in range(4)] + [
         (f"c/{i}", 1, n, 1.0) for i in range(2) for n in range(3)
     ]
-    found = refine(scores(rows), prompts)
-    report = {one["relation"]: one for one in found.attrs["refinement"]}
-    assert report["P36"]["mean"] == 2.0 and report["P36"]["facts"] == 2  # four neurons over two facts
-    assert report["P30"]["mean"] == 3.0
-    assert found.attrs["facts"] == {"a": "P36", "b": "P36", "c": "P30"}
+    found = refine_bags(scores(rows), prompts)
+    report = refinement_report(found).set_index("relation")
+    assert report.loc["P36", ["mean", "facts"]].tolist() == [2.0, 2]  # four neurons over two facts
+    assert report["mean"].to_dict() == {"P36": 2.0, "P30": 3.0}
+    assert report[["rounds", "settled"]].to_numpy().tolist() == [[0, True], [0, True]]
+    assert found.bags["fact"].tolist() == ["a", "b", "c"]
+    assert found.bags["relation"].tolist() == ["P36", "P36", "P30"]
+    assert found.bags["prompts"].tolist() == [2, 2, 2]
+
+
+def test_bags_keep_the_order_of_the_prompts_where_relations_are_mixed():
+    prompts = pd.concat([bag("a", 3, "P36"), bag("c", 1, "P30"), bag("b", 2, "P36")])
+    rows = [(f"b/{i}", 0, n, 1.0) for i in range(2) for n in (0, 1)]
+    found = refine_bags(scores(rows), prompts, share=0.6, target=None)
+    assert list(found.bags) == ["fact", "relation", "language", "prompts", "share", "settled"]
+    assert found.bags[["fact", "prompts"]].to_numpy().tolist() == [["a", 3], ["c", 1], ["b", 2]]
+    pd.testing.assert_frame_equal(found.neurons, refine(scores(rows), prompts, share=0.6, target=None))
+    assert set(found.neurons["fact"]) == {"b"}
 
 
 def test_released_settings_floor_and_rounds():
     rows = [(f"f/{i}", 0, 1, 1.0) for i in range(2)]
     assert refine(scores(rows), bag("f", 2), floor=3, target=None).empty
-    (report,) = refine(scores(rows), bag("f", 2), rounds=6).attrs["refinement"]
-    assert len(report["tried"]) == 7 and report["share"] == pytest.approx(0.4) and not report["settled"]
+    found = refine_bags(scores(rows), bag("f", 2), rounds=6)
+    assert len(found.passes) == 7 and found.passes["taken"].tolist() == [False] * 6 + [True]
+    assert found.bags["share"].item() == pytest.approx(0.4) and not found.bags["settled"].item()
+    assert refinement_report(found)["rounds"].tolist() == [6]
 
 
 def test_a_bag_over_languages_is_called_all():
     prompts = pd.concat([bag("f", 2), bag("f", 2, language="ja").assign(prompt=["f/2", "f/3"])])
     rows = [(f"f/{i}", 0, n, 1.0) for i in range(4) for n in (0, 1)]
-    assert set(refine(scores(rows), prompts)["language"]) == {"all"}
+    found = refine_bags(scores(rows), prompts)
+    assert set(found.neurons["language"]) == set(found.bags["language"]) == {"all"}
 
 
 def test_an_empty_bag_and_foreign_scores_are_refused():
@@ -143,3 +184,46 @@ def test_any_table_or_list_is_pairs():
         "b": [[1, 7], [2, 9]],
     }
     assert pairs_by_fact(table.iloc[:0]) == {}
+
+
+# Bags: what is common, and of whom
+
+
+@pytest.fixture
+def twenty() -> pd.DataFrame:
+    """Twenty facts of one relation that were asked about."""
+    return pd.DataFrame({"fact": [f"f{i}" for i in range(20)], "relation": "P36"})
+
+
+def test_what_is_common_is_counted_over_all_bags_whatever_was_done_to_the_neurons(twenty):
+    # neuron 1 in two facts of twenty, which is not more than 10 %; neuron 2 in three; neuron 3 in one
+    held = [("f0", 1), ("f1", 1), ("f0", 2), ("f1", 2), ("f2", 2), ("f5", 3)]
+    neurons = pd.DataFrame(held, columns=["fact", "neuron"]).assign(relation="P36", layer=0)
+    merged = neurons.merge(pd.DataFrame({"fact": ["f0", "f1", "f2", "f5"], "taught": "all"}), on="fact")
+    halves = pd.concat([neurons[::2], neurons[1::2]])  # the index twice in disorder
+    for table in (neurons, merged, halves, neurons[neurons["layer"] == 0], neurons.copy()):
+        assert sorted(uncommon(table, twenty)["neuron"]) == [1, 1, 3]
+    assert sorted(uncommon(neurons, twenty, 0.15)["neuron"]) == [1, 1, 2, 2, 2, 3]
+    # counted over the facts with neurons alone, 10 % of four facts are none: another answer
+    assert uncommon(neurons, twenty[twenty["fact"].isin(neurons["fact"])])["neuron"].tolist() == [3]
+
+
+def test_the_strongest_are_not_the_common_ones_of_tables_whose_index_repeats(twenty):
+    neurons = pd.DataFrame({"fact": ["f0", "f1", "f2", "f0"], "relation": "P36", "layer": 0})
+    neurons["neuron"] = [2, 2, 2, 1]
+    neurons.index = [0, 1, 2, 2]  # as after a concat: the uncommon last row has the name of a common one
+    prompts = pd.DataFrame({"prompt": ["p"], "fact": "f2", "relation": "P36"})
+    rows = scores([("p", 0, 2, 3.0), ("p", 0, 1, 2.0), ("p", 0, 0, 1.0)])
+    assert strongest(rows, prompts, neurons, twenty, 2)["neuron"].tolist() == [0, 1]
+    assert strongest(rows, prompts, neurons, twenty, 2, 1.0)["neuron"].tolist() == [1, 2]
+
+
+def test_neurons_and_bags_that_do_not_belong_together_are_refused(twenty):
+    neurons = pd.DataFrame({"fact": ["f0", "g"], "relation": "P36", "layer": 0, "neuron": 1})
+    for ask in (uncommon, facts_of):
+        with pytest.raises(RefinementError, match=r"the bags lack facts that have neurons \(1, such as g\)"):
+            ask(neurons, twenty)
+        with pytest.raises(RefinementError, match="the fact f0 is there twice among the bags"):
+            ask(neurons.head(1), pd.concat([twenty, twenty]))
+    with pytest.warns(UserWarning, match="only facts that have a neuron are counted"):
+        assert facts_of(neurons, None).to_dict() == {"f0": "P36", "g": "P36"}

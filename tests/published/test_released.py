@@ -21,7 +21,7 @@ from kn_utils.base import LANGUAGES, ROOT, StudyError
 from kn_utils.data.downloads import catalogue
 from kn_utils.data.downloads import fetch as downloads
 from kn_utils.data.facts import DataError
-from kn_utils.neurons.refine import refine
+from kn_utils.neurons.refine import Refined, refine_bags
 from kn_utils.published import reanalysis, released
 from kn_utils.published import recomputed as published
 from kn_utils.published.printed import printed
@@ -123,7 +123,7 @@ def small(cache: Cache) -> Cache:  # noqa: F811
 
 
 def test_neurons_are_the_bags_in_their_order(small):
-    table = released.neurons("PARAREL_en", ["P101", "P108"])
+    table, bags, passes = released.refined("PARAREL_en", ["P101", "P108"])
     assert table[["fact", "relation", "layer", "neuron"]].to_numpy().tolist()[:4] == [
         ["P101:0", "P101", 9, 1],
         ["P101:0", "P101", 9, 2],
@@ -131,32 +131,32 @@ def test_neurons_are_the_bags_in_their_order(small):
         ["P101:1", "P101", 9, 1],
     ]
     assert set(table["language"]) == {"en"} and set(table["model"]) == {MODEL} and table["share"].isna().all()
-    assert table.attrs["facts"] == {f"P101:{i}": "P101" for i in range(4)} | {
-        "P108:0": "P108",
-        "P108:1": "P108",
-    }
-    assert set(released.neurons("T-REx_multilingual", ["P27"])["language"]) == {"all"}
+    assert bags["fact"].tolist() == [*(f"P101:{i}" for i in range(4)), "P108:0", "P108:1"]
+    assert bags["relation"].tolist() == ["P101"] * 4 + ["P108"] * 2 and set(bags["language"]) == {"en"}
+    assert bags[["prompts", "share", "settled"]].isna().all(axis=None) and passes.empty
+    for some in released.refined("T-REx_multilingual", ["P27"])[:2]:
+        assert set(some["language"]) == {"all"}
 
 
 def test_the_baselines_files_have_bags_and_no_neurons(small):
-    table = released.neurons("PARAREL_en", kind="activation")
-    assert table.empty and len(table.attrs["facts"]) == 8
+    baseline = released.refined("PARAREL_en", kind="activation")
+    assert baseline.neurons.empty and len(baseline.bags) == 8
 
 
 def test_a_file_is_written_again_byte_by_byte(small):
     file = small.root / released.place("PARAREL_en", "kn/kn_bag-P101.json")
-    assert released.written(released.neurons("PARAREL_en", ["P101"])) == file.read_text()
+    assert released.written(released.refined("PARAREL_en", ["P101"])) == file.read_text()
 
 
 def test_unknown_names_are_refused(small):
     with pytest.raises(
         DataError, match="nothing was released for 'mini'; known: PARAREL_en, T-REx_multilingual"
     ):
-        released.neurons("mini")
+        released.refined("mini")
     with pytest.raises(
         DataError, match="no neurons of 'P36' in PARAREL_en; released: P101, P108, P463, P1376"
     ):
-        released.neurons("PARAREL_en", ["P36"])
+        released.refined("PARAREL_en", ["P36"])
     with pytest.raises(DataError, match="scores of 'P27' were not released; those of P108 were"):
         released.scores("P27")
 
@@ -165,13 +165,13 @@ def test_unknown_names_are_refused(small):
 def test_a_bag_that_holds_no_neurons_is_refused(cache, pair):  # noqa: F811
     cache.add("released", small_files({**BAGS, ("PARAREL_en", "P108"): [[[9, 1]], [pair]]}))
     with pytest.raises(DataError, match=r"kn_bag-P108.json: bag 1 holds .* not a layer and a neuron"):
-        released.neurons("PARAREL_en", ["P108"])
+        released.refined("PARAREL_en", ["P108"])
 
 
 def test_a_file_that_is_no_json_is_named(cache):  # noqa: F811
     cache.add("released", {**small_files(), released.place("PARAREL_en", "kn/kn_bag-P108.json"): b"[[["})
     with pytest.raises(DataError, match=r"kn_bag-P108.json is not JSON"):
-        released.neurons("PARAREL_en", ["P108"])
+        released.refined("PARAREL_en", ["P108"])
 
 
 def test_scores_and_prompts_of_the_raw_file(small):
@@ -183,7 +183,7 @@ def test_scores_and_prompts_of_the_raw_file(small):
     assert prompts["text"][0] == "[UNK] works for [Y] ." and prompts["text"][12] == "[X] works for [UNK] ."
     assert prompts["answer"][10] == "有线 电视" and prompts["predicted"][0] == "he"
     assert prompts["tokens"][0] == ["[CLS]", "[UNK]", "works", "for", "[MASK]", ".", "[SEP]"]
-    assert scores.attrs == {"keep": 0.1, "model": MODEL}
+    assert scores.attrs == {"keep": 0.1} and released.settings("T-REx_multilingual")["bert_model"] == MODEL
     assert (
         scores[scores["prompt"] == prompts["prompt"][12]][["layer", "neuron", "score"]].to_numpy().tolist()
         == OTHER
@@ -263,10 +263,10 @@ def test_our_refinement_with_the_released_settings_is_theirs(cache, often, mean)
     scored = [random_bag(draw, often) for _ in range(5)]
     cache.add("released", small_files(scored=scored))
     scores, prompts = released.scores()
-    mine = refine(scores, prompts, **reanalysis.SETTINGS)
+    mine = refine_bags(scores, prompts, **reanalysis.SETTINGS)
     plain = plain_refinement([[metrics["ig_gold"] for _, metrics in one] for one in scored])
     assert released.written(mine) == json.dumps(plain, indent=2)
-    assert len(mine) == 5 * mean
+    assert len(mine.neurons) == 5 * mean
 
 
 def test_target_is_proved_only_by_identical_scores_of_different_answers(small):
@@ -302,7 +302,7 @@ def test_unknown_tokens_by_hand(small):
 
 
 def test_capitals_divide_the_facts_of_a_relation(small):
-    table = reanalysis.capitals(released.neurons("PARAREL_en")).set_index(["relation", "capital", "measure"])
+    table = reanalysis.capitals(released.refined("PARAREL_en")).set_index(["relation", "capital", "measure"])
     assert table.loc[("P101", True, "neurons per fact"), "value"] == 2.5
     assert table.loc[("P101", True, "shared within a relation"), ["value", "n", "answers"]].tolist() == [
         2,
@@ -313,16 +313,17 @@ def test_capitals_divide_the_facts_of_a_relation(small):
     assert ("P108", False, "neurons per fact") not in table.index
 
 
-def held(neurons: pd.DataFrame) -> dict[str, set]:
+def held(refined: Refined) -> dict[str, set]:
+    neurons = refined.neurons
     return {
         fact: set(map(tuple, neurons.loc[neurons["fact"] == fact, ["layer", "neuron"]].to_numpy()))
-        for fact in neurons.attrs["facts"]
+        for fact in refined.bags["fact"]
     }
 
 
-def plain_table_2(neurons: pd.DataFrame) -> tuple[float, float, float]:
+def plain_table_2(refined: Refined) -> tuple[float, float, float]:
     """Neurons per fact, shared within (all pairs), shared between (mean of the released drawing)."""
-    own, relation_of = held(neurons), neurons.attrs["facts"]
+    own, relation_of = held(refined), dict(refined.bags[["fact", "relation"]].to_numpy())
     by_relation: dict[str, list[set]] = {}
     for fact, pairs_ in own.items():
         by_relation.setdefault(relation_of[fact], []).append(pairs_)
@@ -344,7 +345,7 @@ def plain_table_2(neurons: pd.DataFrame) -> tuple[float, float, float]:
 def test_table_two_against_plain_loops(small):
     tables = reanalysis.compute()
     whole = tables["table_2"].query("relation == 'all'").set_index(["dataset", "measure"])["value"]
-    expected = plain_table_2(released.neurons("PARAREL_en"))
+    expected = plain_table_2(released.refined("PARAREL_en"))
     measures = ["neurons per fact", "shared within a relation", "shared between relations"]
     assert [whole["PARAREL_en", name] for name in measures] == pytest.approx(expected)
     counts = tables["coverage"].set_index("dataset")
@@ -397,7 +398,7 @@ def test_stored_figures_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "broken.json").write_text('{"origin": {}}')
     for name in ("broken.json", "missing.json"):
         with pytest.raises(
-            StudyError, match=rf"{name} cannot be read .*python -m kn_utils.published makes it"
+            StudyError, match=rf"{name} cannot be read .*python -m kn_utils.published.recomputed makes it"
         ):
             published.load(tmp_path / name)
 
@@ -483,21 +484,20 @@ def test_table_two_of_the_real_files_against_plain_loops(raw):
     stored = published.load()["table_2"].query("relation == 'all'").set_index(["dataset", "measure"])["value"]
     scores, prompts = released.scores()
     both = {
-        "PARAREL_en": released.neurons("PARAREL_en"),
-        "T-REx_multilingual": reanalysis._multilingual(refine(scores, prompts, **reanalysis.SETTINGS)),
+        "PARAREL_en": released.refined("PARAREL_en"),
+        "T-REx_multilingual": reanalysis._multilingual(refine_bags(scores, prompts, **reanalysis.SETTINGS)),
     }
-    for dataset, neurons in both.items():
-        assert not neurons.duplicated(["fact", "layer", "neuron"]).any()
+    for dataset, refined in both.items():
+        assert not refined.neurons.duplicated(["fact", "layer", "neuron"]).any()
         measures = ("neurons per fact", "shared within a relation", "shared between relations")
-        assert [stored[dataset, name] for name in measures] == pytest.approx(plain_table_2(neurons), abs=1e-6)
+        assert [stored[dataset, name] for name in measures] == pytest.approx(plain_table_2(refined), abs=1e-6)
 
 
 @real
 def test_drawing_as_the_released_script_does_gives_the_number_between(raw):
-    neurons = released.neurons("PARAREL_en")
     by_relation: dict[str, list[set]] = {}
-    for fact, pairs_ in held(neurons).items():
-        by_relation.setdefault(neurons.attrs["facts"][fact], []).append(pairs_)
+    for fact, pairs_ in held(released.refined("PARAREL_en")).items():
+        by_relation.setdefault(fact.partition(":")[0], []).append(pairs_)
     draw = random.Random(0)
     drawn = [
         len(one & draw.choice(by_relation[draw.choice([name for name in by_relation if name != relation])]))
@@ -511,7 +511,7 @@ def test_drawing_as_the_released_script_does_gives_the_number_between(raw):
 @real
 def test_refined_p108_is_the_released_file_byte_for_byte(raw):
     scores, prompts = released.scores()
-    text = released.written(refine(scores, prompts, **reanalysis.SETTINGS))
+    text = released.written(refine_bags(scores, prompts, **reanalysis.SETTINGS))
     assert len(text) == 4050 and hashlib.sha256(text.encode()).hexdigest() == reanalysis.REFINED_P108
     listed = catalogue.index("released")[released.place("T-REx_multilingual", "kn/kn_bag-P108.json")]
     assert listed.checksum == f"sha256:{reanalysis.REFINED_P108}"
@@ -524,7 +524,7 @@ def test_refined_p108_is_the_released_file_byte_for_byte(raw):
         {"threshold": 0.3},
         {"floor": None, "share": 0.5, "target": None},
     ):
-        assert released.written(refine(scores, prompts, **{**reanalysis.SETTINGS, **other})) != text
+        assert released.written(refine_bags(scores, prompts, **{**reanalysis.SETTINGS, **other})) != text
 
 
 @real

@@ -10,20 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kn_utils import attribute, load_facts, load_model, make_prompts, plots, refine
+from kn_utils import attribute, load_facts, load_model, make_prompts, plots
 from kn_utils.neurons.choose import random_neurons
-from kn_utils.neurons.refine import RefinementError
+from kn_utils.neurons.refine import Refined, RefinementError, refine_bags
 from kn_utils.statistics import intervals as statistics
 from kn_utils.statistics.counts import layer_histogram
 from kn_utils.statistics.differences import difference_of_groups
+from kn_utils.statistics.languages import ALL_PAIRS, shared_between_languages, shared_per_fact
 from kn_utils.statistics.sharing import (
-    ALL_PAIRS,
     difference_of_sharing,
     intersections,
     settings_grid,
-    shared_between_languages,
     shared_by,
-    shared_per_fact,
     table_2,
 )
 
@@ -31,18 +29,22 @@ SHAPE = (4, 10)
 LANGUAGES = ("en", "nl", "ja")
 
 
-def table_of(held: dict[str, set[tuple[int, int]]], relation_of: dict[str, str]) -> pd.DataFrame:
+def refined_of(held: dict[str, set[tuple[int, int]]], relation_of: dict[str, str]) -> Refined:
     rows = [(fact, relation_of[fact], *pair) for fact, pairs in held.items() for pair in sorted(pairs)]
     table = pd.DataFrame(rows, columns=["fact", "relation", "layer", "neuron"]).astype(
         {"layer": int, "neuron": int}
     )
-    table.attrs["facts"] = relation_of
-    return table
+    bags = pd.DataFrame(relation_of.items(), columns=["fact", "relation"])
+    return Refined(table, bags, pd.DataFrame())
 
 
-def held_by(table: pd.DataFrame) -> dict[str, set[tuple[int, int]]]:
-    found = {fact: set() for fact in table.attrs["facts"]}
-    for row in table.itertuples():
+def parts(refined: Refined) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return refined.neurons, refined.bags
+
+
+def held_by(refined: Refined) -> dict[str, set[tuple[int, int]]]:
+    found = {fact: set() for fact in refined.bags["fact"]}
+    for row in refined.neurons.itertuples():
         found[row.fact].add((row.layer, row.neuron))
     return found
 
@@ -59,7 +61,7 @@ def relation_of() -> dict[str, str]:
 
 
 @pytest.fixture
-def by_language(relation_of) -> dict[str, pd.DataFrame]:
+def by_language(relation_of) -> dict[str, Refined]:
     """A fact's languages hold some of the same neurons; each language also its own; one fact is not asked
     about in ja."""
     random = np.random.default_rng(5)
@@ -70,7 +72,7 @@ def by_language(relation_of) -> dict[str, pd.DataFrame]:
         for pairs in held.values():
             pairs |= {(int(random.integers(4)), int(random.integers(10))) for _ in range(random.integers(4))}
         asked = {f: relation for f, relation in relation_of.items() if (language, f) != ("ja", "f4")}
-        found[language] = table_of({f: held[f] for f in asked}, asked)
+        found[language] = refined_of({f: held[f] for f in asked}, asked)
     return found
 
 
@@ -127,9 +129,10 @@ def test_p_is_adjusted_for_the_number_of_pairs(by_language):
     assert len(pairs) == 3 and pairs["q"].tolist() == pytest.approx(wanted)
     assert table.drop(pairs.index)["q"].isna().all()
     # one fact of a relation: nothing to permute, no p, no q
-    single = {name: one[one["fact"] == "f0"] for name, one in by_language.items()}
-    for one in single.values():
-        one.attrs = {"facts": {"f0": "P1"}}
+    single = {
+        name: Refined(*(table[table["fact"] == "f0"] for table in parts(one)), one.passes)
+        for name, one in by_language.items()
+    }
     alone = shared_between_languages(single, SHAPE)
     assert alone["p"].isna().all() and alone["q"].isna().all()
 
@@ -166,15 +169,18 @@ def test_shared_by_a_key_against_a_loop_over_pairs(by_language, relation_of):
         kind = pairs, "the same" if key[f] == key[g] else "another"
         wanted.setdefault(kind, []).append(len(held[f] & held[g]))
         members.setdefault(kind, set()).update((f, g))
-    table = shared_by(by_language["en"], key).set_index(["pairs", "key"])
+    table = shared_by(*parts(by_language["en"]), key).set_index(["pairs", "key"])
     assert table["value"].to_dict() == pytest.approx(
         {kind: np.mean(shared) for kind, shared in wanted.items()}
     )
     assert table["n"].to_dict() == {kind: len(facts) for kind, facts in members.items()} and len(table) == 4
     assert ((table["low"] < table["value"]) & (table["value"] < table["high"])).all()
-    alone = shared_by(by_language["en"], pd.Series({f: f for f in held}))  # no two facts have the same key
+    alone = shared_by(
+        *parts(by_language["en"]), pd.Series({f: f for f in held})
+    )  # no two facts have the same key
     assert (
-        set(alone["key"]) == {"another"} and alone["value"][0] == intersections(by_language["en"])["value"][0]
+        set(alone["key"]) == {"another"}
+        and alone["value"][0] == intersections(*parts(by_language["en"]))["value"][0]
     )
 
 
@@ -192,9 +198,9 @@ def test_the_diagonal_holds_neurons_per_fact(by_language):
     table = shared_between_languages(by_language, SHAPE)
     assert len(table) == 3 + 3 + 1
     own = row_of(table, "ja", "ja")
-    assert own["value"] == pytest.approx(len(by_language["ja"]) / 17) and own["n"] == 17
-    within = intersections(by_language["ja"]).set_index("relation")["value"]
-    held = by_language["ja"].attrs["facts"]
+    assert own["value"] == pytest.approx(len(by_language["ja"].neurons) / 17) and own["n"] == 17
+    within = intersections(*parts(by_language["ja"])).set_index("relation")["value"]
+    held = dict(by_language["ja"].bags[["fact", "relation"]].to_numpy())
     weighted = np.mean(
         [within[relation] for relation in held.values()]
     )  # each fact of as many others of its relation
@@ -218,7 +224,7 @@ def test_p_is_the_share_of_all_permutations_within_relations(monkeypatch):
     wanted = np.mean([trace >= observed for trace in traces])
     assert 0.02 < wanted < 0.5  # a case where it matters
     monkeypatch.setattr(statistics, "RESAMPLES", 4000)
-    by_language = {name: table_of(held, relation_of) for name, held in zip(("en", "nl"), both, strict=True)}
+    by_language = {name: refined_of(held, relation_of) for name, held in zip(("en", "nl"), both, strict=True)}
     found = row_of(shared_between_languages(by_language, SHAPE), "en", "nl")
     assert found["p"] == pytest.approx(wanted, abs=4 * np.sqrt(wanted / 4000))
     same = row_of(
@@ -240,7 +246,9 @@ def test_p_is_even_where_facts_of_a_relation_are_alike(relation_of):
             }
             for _ in range(2)
         ]
-        by_language = {name: table_of(one, relation_of) for name, one in zip(("en", "nl"), held, strict=True)}
+        by_language = {
+            name: refined_of(one, relation_of) for name, one in zip(("en", "nl"), held, strict=True)
+        }
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(statistics, "RESAMPLES", 100)
             row = row_of(shared_between_languages(by_language, SHAPE), "en", "nl")
@@ -251,16 +259,17 @@ def test_p_is_even_where_facts_of_a_relation_are_alike(relation_of):
 
 def test_chance_is_the_mean_of_drawn_neurons(by_language):
     # the random control of the interventions, drawn again and again, layer by layer
-    first, second = (by_language[name][~by_language[name]["fact"].eq("f4")] for name in ("en", "ja"))
-    for table in (first, second):
-        table.attrs = {"facts": by_language["ja"].attrs["facts"]}
+    first, second = (
+        Refined(*(table[table["fact"] != "f4"] for table in parts(by_language[name])), None)
+        for name in ("en", "ja")
+    )
     drawn = []
     for seed in range(60):
-        both = [
-            random_neurons(one, SHAPE, same_layers=True, seed=2 * seed + i)
+        pair = [
+            random_neurons(one.neurons, SHAPE, same_layers=True, seed=2 * seed + i)
             for i, one in enumerate((first, second))
         ]
-        drawn.append(len(both[0].merge(both[1], on=["fact", "layer", "neuron"])) / 17)
+        drawn.append(len(pair[0].merge(pair[1], on=["fact", "layer", "neuron"])) / 17)
     error = np.std(drawn) / np.sqrt(60)
     found = row_of(shared_between_languages({"en": first, "ja": second}, SHAPE), "en", "ja")
     assert found["chance"] == pytest.approx(np.mean(drawn), abs=4 * error) and error < 0.05
@@ -270,9 +279,11 @@ def test_chance_of_two_facts_by_a_loop_over_pairs(by_language, relation_of):
     held = held_by(by_language["en"])
     for within, same in (("relation", True), ("other", False)):
         pairs = [(f, g) for f, g in combinations(held, 2) if (relation_of[f] == relation_of[g]) == same]
-        found = intersections(by_language["en"], within, width=10)
+        found = intersections(*parts(by_language["en"]), within=within, width=10)
         assert found["chance"][0] == pytest.approx(np.mean([chance_of(held[f], held[g]) for f, g in pairs]))
-        pd.testing.assert_frame_equal(found.drop(columns="chance"), intersections(by_language["en"], within))
+        pd.testing.assert_frame_equal(
+            found.drop(columns="chance"), intersections(*parts(by_language["en"]), within=within)
+        )
 
 
 def test_the_difference_between_relations_by_hand(by_language, relation_of):
@@ -282,7 +293,7 @@ def test_the_difference_between_relations_by_hand(by_language, relation_of):
         own = [len(held[f] & held[g]) for g in held if g != f and relation_of[g] == relation_of[f]]
         other = [len(held[f] & held[g]) for g in held if relation_of[g] != relation_of[f]]
         differences.append(np.mean(own) - np.mean(other))
-    found = difference_of_sharing(by_language["en"])
+    found = difference_of_sharing(*parts(by_language["en"]))
     assert (found["value"], found["n"]) == pytest.approx((np.mean(differences), 18))
     assert found["p"] > 0.05  # nothing was built in
 
@@ -301,31 +312,33 @@ def test_p_of_the_difference_lists_the_ways_to_name_relations(monkeypatch):
 
     wanted = np.mean([mean(one) >= mean(labels) - 1e-12 for one in permutations(labels)])
     monkeypatch.setattr(statistics, "RESAMPLES", 4000)
-    found = difference_of_sharing(table_of(held, dict(zip(held, labels, strict=True))))
+    found = difference_of_sharing(*parts(refined_of(held, dict(zip(held, labels, strict=True)))))
     assert found["p"] == pytest.approx(wanted, abs=0.03) and 0.05 < wanted < 0.95
 
 
 def test_relations_that_share_are_told_apart():
     relation_of = {f"f{i}": f"P{i % 3}" for i in range(15)}
-    table = table_of(
+    table = refined_of(
         {f: {(0, int(relation[1:])), (1, 0)} for f, relation in relation_of.items()}, relation_of
     )
-    found = difference_of_sharing(table)
+    found = difference_of_sharing(*parts(table))
     assert (found["value"], found["p"]) == pytest.approx((1, 1 / 2001))
 
 
 def test_one_relation_one_fact_or_no_neuron_at_all(by_language):
     only = dict.fromkeys("ab", "P1")
-    table = table_of({"a": {(0, 1)}, "b": {(0, 1)}}, only)
-    assert np.isnan(difference_of_sharing(table)["value"]) and np.isnan(difference_of_sharing(table)["p"])
-    lone = table_of({"a": {(0, 1)}}, {"a": "P1"})
+    table = refined_of({"a": {(0, 1)}, "b": {(0, 1)}}, only)
+    assert np.isnan(difference_of_sharing(*parts(table))["value"]) and np.isnan(
+        difference_of_sharing(*parts(table))["p"]
+    )
+    lone = refined_of({"a": {(0, 1)}}, {"a": "P1"})
     row = row_of(shared_between_languages({"en": lone, "nl": lone}, SHAPE), "en", "nl")
     assert row["value"] == 1 and np.isnan(row["other_fact"]) and np.isnan(row["p"])
     assert len(shared_between_languages({"en": table}, SHAPE)) == 1  # one language: no pairs
-    empty = table_of({"a": set(), "b": set()}, only)
+    empty = refined_of({"a": set(), "b": set()}, only)
     row = row_of(shared_between_languages({"en": table, "nl": empty}, SHAPE), "en", "nl")
     assert (row["value"], row["chance"], row["p"]) == (0, 0, 1)
-    apart = table_of({"c": {(0, 1)}}, {"c": "P1"})
+    apart = refined_of({"c": {(0, 1)}}, {"c": "P1"})
     row = row_of(shared_between_languages({"en": table, "nl": apart}, SHAPE), "en", "nl")  # no fact in common
     assert row["n"] == 0 and np.isnan(row["value"])
     rows = table_2({"en": table}, width=10).query("relation == 'all'").set_index("measure")["value"]
@@ -340,13 +353,13 @@ def test_table_2_puts_the_measures_together(by_language):
     assert whole.loc["neurons per fact", "value"] == pytest.approx(
         np.mean([len(pairs) for pairs in held.values()])
     )
-    alike = intersections(by_language["nl"], "other", pool="relations").iloc[0]
+    alike = intersections(*parts(by_language["nl"]), within="other", pool="relations").iloc[0]
     found = whole.loc["shared between relations", ["value", "low", "high"]].tolist()
     assert found == alike[["value", "low", "high"]].tolist()
     assert "chance" not in table_2(by_language) and np.isnan(whole.loc["neurons per fact", "chance"])
 
 
-# How the counts hang on threshold and share
+# How the counts depend on threshold and share
 
 
 @pytest.fixture(scope="module")
@@ -389,21 +402,23 @@ def test_the_grid_from_stored_scores_by_hand(small):
 
 def test_the_grid_refuses_thresholds_below_what_is_stored(small):
     scores = small[0].copy()
-    scores.attrs["keep"] = 0.1  # as Study.scores says
     with pytest.raises(RefinementError, match=r"threshold 0.05 is below the stored scores' keep=0.1"):
         settings_grid(scores, small[1], thresholds=(0.05,), shares=(0.5,))
+    scores.attrs = {}  # what a merge leaves
+    with pytest.raises(RefinementError, match=r"threshold 0.05 is below the stored scores' keep=0.1"):
+        settings_grid(scores, small[1], thresholds=(0.05,), shares=(0.5,), keep=0.1)
 
 
 def test_table_2_of_the_bundled_model_from_stored_scores(small):
     """The first row of the notebook's table, at the share that refinement took."""
     scores, prompts = small
-    neurons = refine(scores, prompts)
-    taken = {one["relation"]: one["share"] for one in neurons.attrs["refinement"]}
+    refined = refine_bags(scores, prompts)
+    taken = refined.bags.set_index("relation")["share"].to_dict()
     number = 0
     for fact, bag in held_by_prompt(scores, prompts, 0.2).items():
         share = taken[fact.split(":")[0]]
         number += sum(sum(one in own for own in bag) >= share * len(bag) - 1e-6 for one in set().union(*bag))
-    assert table_2({"en": neurons})["value"][0] == pytest.approx(number / 6)
+    assert table_2({"en": refined})["value"][0] == pytest.approx(number / 6)
 
 
 # Groups of facts, compared within relations
@@ -458,8 +473,8 @@ def test_the_difference_of_groups_is_not_one_of_relations():
 
 
 @pytest.fixture(scope="module")
-def two() -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, set]]]:
-    """The bundled model's neurons in two languages, by ``refine`` and by hand at the shares that it took."""
+def two() -> tuple[dict[str, Refined], dict[str, dict[str, set]]]:
+    """The bundled model's neurons in two languages, and the same by hand at the shares that were taken."""
     facts = load_facts(relations=["P36", "P30"])
     kept = facts.sample(5).facts
     model, by_language, by_hand = load_model("mini", device="cpu"), {}, {}
@@ -467,8 +482,8 @@ def two() -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, set]]]:
         prompts = make_prompts(facts, language, wordings=3)
         prompts = prompts[prompts["fact"].isin(kept["fact"])].reset_index(drop=True)
         scores = attribute(model, prompts, progress=False)
-        by_language[language] = refine(scores, prompts, share=0.5)
-        taken = {one["relation"]: one["share"] for one in by_language[language].attrs["refinement"]}
+        by_language[language] = refine_bags(scores, prompts, share=0.5)
+        taken = by_language[language].bags.set_index("relation")["share"].to_dict()
         by_hand[language] = {
             fact: {
                 one
@@ -505,12 +520,12 @@ def test_first_rows_of_the_differences_from_stored_scores(two):
         own = [len(held["en"][f] & held["en"][g]) for g in facts if g != f and relation[g] == relation[f]]
         other = [len(held["en"][f] & held["en"][g]) for g in facts if relation[g] != relation[f]]
         differences.append(np.mean(own) - np.mean(other))
-    assert difference_of_sharing(by_language["en"])["value"] == pytest.approx(np.mean(differences))
+    assert difference_of_sharing(*parts(by_language["en"]))["value"] == pytest.approx(np.mean(differences))
     answer = {f: f.split(":")[2] for f in facts}
     pairs = [
         (f, g) for f, g in combinations(facts, 2) if relation[f] == relation[g] and answer[f] == answer[g]
     ]
-    first = shared_by(by_language["en"], pd.Series(answer)).iloc[0]
+    first = shared_by(*parts(by_language["en"]), pd.Series(answer)).iloc[0]
     assert (first["pairs"], first["key"]) == ("one relation", "the same") and len(pairs) > 0
     assert first["value"] == pytest.approx(np.mean([len(held["en"][f] & held["en"][g]) for f, g in pairs]))
 
@@ -518,7 +533,7 @@ def test_first_rows_of_the_differences_from_stored_scores(two):
 def test_first_row_of_the_layers_from_stored_scores(two):
     by_language, held = two
     every = [layer for pairs in held["en"].values() for layer, _ in pairs]
-    table = layer_histogram(by_language["en"], 6)
+    table = layer_histogram(*parts(by_language["en"]), n_layers=6)
     assert table["value"].tolist() == pytest.approx([every.count(layer) / len(every) for layer in range(6)])
 
 
@@ -590,7 +605,7 @@ def test_figure_of_settings_shows_the_grid_and_frames_the_start():
 
 @pytest.mark.parametrize(("panels", "columns", "shape"), [(2, None, (1, 2)), (5, 3, (2, 3)), (1, 3, (1, 1))])
 def test_figure_of_layers_has_a_panel_each(by_language, panels, columns, shape):
-    histogram = layer_histogram(by_language["en"], 4)
+    histogram = layer_histogram(*parts(by_language["en"]), n_layers=4)
     figure = plots.layers({f"language {i}": histogram for i in range(panels)}, columns=columns)
     assert len(figure.axes) == shape[0] * shape[1]
     seen = [axes for axes in figure.axes if axes.get_visible()]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kn_utils.neurons.refine import RefinementError
 from kn_utils.statistics import intervals as statistics
 from kn_utils.statistics.changes import mean_table, relative_change
 from kn_utils.statistics.counts import counts_per_fact, layer_histogram
@@ -15,13 +16,14 @@ from kn_utils.statistics.differences import difference_test
 from kn_utils.statistics.intervals import interval, ratio_interval
 from kn_utils.statistics.sharing import intersections
 
+Tables = tuple[pd.DataFrame, pd.DataFrame]
 
-def neurons_of(held: dict[str, list[tuple[int, int]]], relation_of: dict[str, str]) -> pd.DataFrame:
-    """A table of neurons as ``refine`` gives it: facts without neurons appear in ``attrs`` only."""
+
+def neurons_of(held: dict[str, list[tuple[int, int]]], relation_of: dict[str, str]) -> Tables:
+    """Neurons and bags as ``refine_bags`` gives them: facts without neurons appear among the bags only."""
     rows = [(fact, relation_of[fact], *pair) for fact, pairs in held.items() for pair in pairs]
-    table = pd.DataFrame(rows, columns=["fact", "relation", "layer", "neuron"])
-    table.attrs["facts"] = relation_of
-    return table
+    neurons = pd.DataFrame(rows, columns=["fact", "relation", "layer", "neuron"])
+    return neurons, pd.DataFrame(relation_of.items(), columns=["fact", "relation"])
 
 
 @pytest.fixture
@@ -41,12 +43,12 @@ def relation_of() -> dict[str, str]:
 
 
 @pytest.fixture
-def neurons(held, relation_of) -> pd.DataFrame:
+def neurons(held, relation_of) -> Tables:
     return neurons_of(held, relation_of)
 
 
 @pytest.fixture
-def random_neurons_table() -> pd.DataFrame:
+def random_neurons_table() -> Tables:
     """Thirty facts of three relations, each with up to six of forty neurons in four layers."""
     random = np.random.default_rng(3)
     relation_of = {f"f{i}": f"P{i % 3}" for i in range(30)}
@@ -57,15 +59,20 @@ def random_neurons_table() -> pd.DataFrame:
     return neurons_of(held, relation_of)
 
 
-def held_by(table: pd.DataFrame) -> dict[str, set[tuple[int, int]]]:
-    found = {fact: set() for fact in table.attrs["facts"]}
-    for row in table.itertuples():
+def held_by(tables: Tables) -> dict[str, set[tuple[int, int]]]:
+    neurons, bags = tables
+    found = {fact: set() for fact in bags["fact"]}
+    for row in neurons.itertuples():
         found[row.fact].add((row.layer, row.neuron))
     return found
 
 
+def relations_of(tables: Tables) -> dict[str, str]:
+    return tables[1].set_index("fact")["relation"].to_dict()
+
+
 def test_counts_include_facts_without_neurons(neurons):
-    table = counts_per_fact(neurons)
+    table = counts_per_fact(*neurons)
     assert table.to_numpy().tolist() == [
         ["a", "P36", 3],
         ["b", "P36", 2],
@@ -75,60 +82,85 @@ def test_counts_include_facts_without_neurons(neurons):
     ]
 
 
-def test_without_a_list_of_facts_those_with_neurons_are_counted(neurons):
-    neurons.attrs = {}
-    assert counts_per_fact(neurons)["fact"].tolist() == ["a", "b", "d", "e"]
+def test_a_fact_without_neurons_counts_whatever_was_done_to_the_table(neurons):
+    table, bags = neurons
+    taught = pd.DataFrame({"fact": list("abde"), "taught": "all"})
+    other = {
+        "merged": table.merge(taught, on="fact"),
+        "put together": pd.concat([table[::2], table[1::2]]),
+        "filtered": table[table["layer"] < 9],
+        "copied": table.copy(),
+        "sorted": table.sort_values("neuron").reset_index(drop=True),
+        "stored": pd.DataFrame(table.to_dict("list")),
+    }
+    count, shared, layers = counts_per_fact(*neurons), intersections(*neurons), layer_histogram(*neurons)
+    assert count["neurons"].mean() == 2 and shared["value"][0] == 3 / 4  # with c, which has none
+    for name, one in other.items():
+        pd.testing.assert_frame_equal(counts_per_fact(one, bags), count, obj=name)
+        pd.testing.assert_frame_equal(intersections(one, bags), shared, obj=name)
+        pd.testing.assert_frame_equal(layer_histogram(one, bags), layers, obj=name)
+
+
+def test_without_bags_only_facts_with_neurons_are_counted_and_a_warning_says_so(neurons):
+    table, bags = neurons
+    has = bags[bags["fact"].isin(table["fact"])]
+    for ask in (intersections, layer_histogram):
+        with pytest.warns(UserWarning, match="only facts that have a neuron are counted; pass those of"):
+            found = ask(table)
+        pd.testing.assert_frame_equal(found, ask(table, has))
+        assert not found.equals(ask(table, bags))
+    with pytest.raises(RefinementError, match=r"the bags lack facts that have neurons \(2, such as d\)"):
+        counts_per_fact(table, bags[bags["relation"] == "P36"])
 
 
 def test_intersections_within_by_hand(neurons):
     # P36: a-b share (0,1) and (1,1); a-c and b-c nothing. P30: d-e share (2,5).
-    table = intersections(neurons, "relation").set_index("relation")
+    table = intersections(*neurons, within="relation").set_index("relation")
     assert table["value"].to_dict() == pytest.approx({"all": 3 / 4, "P36": 2 / 3, "P30": 1.0})
     assert table["n"].to_dict() == {"all": 5, "P36": 3, "P30": 2}
 
 
 def test_intersections_between_by_hand(neurons):
     # a-d (1,1); a-e (0,2); b-d (1,1); b-e, c-d, c-e nothing
-    table = intersections(neurons, "other").set_index("relation")
+    table = intersections(*neurons, within="other").set_index("relation")
     assert table["value"].to_dict() == pytest.approx({"all": 3 / 6, "P36": 3 / 6, "P30": 3 / 6})
 
 
 @pytest.mark.parametrize("within", ["relation", "other"])
 def test_intersections_against_a_loop_over_pairs(random_neurons_table, within):
-    own, relation_of = held_by(random_neurons_table), random_neurons_table.attrs["facts"]
+    own, relation_of = held_by(random_neurons_table), relations_of(random_neurons_table)
     wanted: dict[str, list[int]] = {"all": []}
     for one, other in permutations(own, 2):
         if (relation_of[one] == relation_of[other]) == (within == "relation"):
             wanted["all"].append(len(own[one] & own[other]))
             wanted.setdefault(relation_of[one], []).append(len(own[one] & own[other]))
-    table = intersections(random_neurons_table, within).set_index("relation")["value"]
+    table = intersections(*random_neurons_table, within=within).set_index("relation")["value"]
     assert table.to_dict() == pytest.approx({name: np.mean(shared) for name, shared in wanted.items()})
 
 
 def test_other_relations_can_count_alike_however_large_they_are(random_neurons_table):
     # as the released code draws them: first the other relation, then one of its facts
-    own, relation_of = held_by(random_neurons_table), random_neurons_table.attrs["facts"]
+    own, relation_of = held_by(random_neurons_table), relations_of(random_neurons_table)
     kept = {fact: name for i, (fact, name) in enumerate(relation_of.items()) if name != "P2" or i < 9}
-    random_neurons_table = random_neurons_table[random_neurons_table["fact"].isin(kept)]
-    random_neurons_table.attrs["facts"] = kept
+    tables = [table[table["fact"].isin(kept)] for table in random_neurons_table]
     expected = []
     for one in kept:
         others = {name: [o for o in kept if kept[o] == name] for name in {"P0", "P1", "P2"} - {kept[one]}}
         expected.append(
             np.mean([np.mean([len(own[one] & own[o]) for o in same]) for same in others.values()])
         )
-    alike = intersections(random_neurons_table, "other", pool="relations").iloc[0]
+    alike = intersections(*tables, within="other", pool="relations").iloc[0]
     assert (
         alike["value"] == pytest.approx(np.mean(expected)) and alike["low"] < alike["value"] < alike["high"]
     )
-    assert abs(alike["value"] - intersections(random_neurons_table, "other")["value"][0]) > 1e-3
+    assert abs(alike["value"] - intersections(*tables, within="other")["value"][0]) > 1e-3
     with pytest.raises(ValueError, match="'facts'; it is 'pairs' or 'relations'"):
-        intersections(random_neurons_table, pool="facts")
+        intersections(*tables, pool="facts")
 
 
 def test_the_interval_of_an_intersection_resamples_facts(random_neurons_table):
     # by a loop over the pairs of the facts drawn (a fact that is drawn twice is no pair with itself)
-    own, relation_of = held_by(random_neurons_table), random_neurons_table.attrs["facts"]
+    own, relation_of = held_by(random_neurons_table), relations_of(random_neurons_table)
     facts = list(own)
     random = np.random.default_rng(11)
     drawn = []
@@ -140,7 +172,7 @@ def test_the_interval_of_an_intersection_resamples_facts(random_neurons_table):
             if a != b and relation_of[a] == relation_of[b]
         ]
         drawn.append(np.mean(shared))
-    found = intersections(random_neurons_table, "relation").iloc[0]
+    found = intersections(*random_neurons_table).iloc[0]
     width = found["high"] - found["low"]
     low, high = np.percentile(drawn, [2.5, 97.5])
     assert found["low"] == pytest.approx(low, abs=0.2 * width)
@@ -150,39 +182,39 @@ def test_the_interval_of_an_intersection_resamples_facts(random_neurons_table):
 def test_two_relations_that_share_everything_or_nothing():
     relation_of = {"a": "P1", "b": "P1", "c": "P2", "d": "P2"}
     table = neurons_of({"a": [(0, 1)], "b": [(0, 1)], "c": [(0, 2)], "d": [(0, 2)]}, relation_of)
-    assert intersections(table, "relation")["value"].tolist() == [1, 1, 1]
-    assert intersections(table, "other")["value"].tolist() == [0, 0, 0]
+    assert intersections(*table)["value"].tolist() == [1, 1, 1]
+    assert intersections(*table, within="other")["value"].tolist() == [0, 0, 0]
 
 
 def test_a_neuron_of_another_layer_is_another_neuron():
     table = neurons_of({"a": [(0, 1)], "b": [(1, 1)]}, {"a": "P1", "b": "P1"})
-    assert intersections(table, "relation")["value"].tolist() == [0, 0]
+    assert intersections(*table)["value"].tolist() == [0, 0]
 
 
 def test_a_relation_with_one_fact_has_no_pairs_within():
     table = neurons_of({"a": [(0, 1)], "b": [(0, 1)], "c": [(0, 1)]}, {"a": "P1", "b": "P1", "c": "P2"})
-    assert intersections(table, "relation")["relation"].tolist() == ["all", "P1"]
+    assert intersections(*table)["relation"].tolist() == ["all", "P1"]
 
 
 def test_unknown_kind_of_pair(neurons):
     with pytest.raises(ValueError, match="within='layer'; it is 'relation' or 'other'"):
-        intersections(neurons, "layer")
+        intersections(*neurons, within="layer")
 
 
 def test_layer_shares_by_hand(neurons):
     # ten neurons: layer 0 holds four, layer 1 four, layer 2 two, layer 3 none
-    table = layer_histogram(neurons, 4)
+    table = layer_histogram(*neurons, n_layers=4)
     assert table["value"].tolist() == pytest.approx([0.4, 0.4, 0.2, 0.0])
     assert table["layer"].tolist() == [0, 1, 2, 3] and table["n"].tolist() == [4, 4, 2, 0]
     held = table[table["n"] > 0]
     assert (held["low"] <= held["value"]).all() and (held["value"] <= held["high"]).all()
     assert table["value"].sum() == pytest.approx(1)
-    assert len(layer_histogram(neurons)) == 3  # as many layers as there are neurons in
+    assert len(layer_histogram(*neurons)) == 3  # as many layers as there are neurons in
 
 
 def test_layer_shares_that_every_resample_gives_are_certain(relation_of):
     table = neurons_of({fact: [(1, i), (3, i)] for i, fact in enumerate(relation_of)}, relation_of)
-    shares = layer_histogram(table, 4).loc[[1, 3], ["value", "low", "high"]]
+    shares = layer_histogram(*table, n_layers=4).loc[[1, 3], ["value", "low", "high"]]
     assert shares.to_numpy().tolist() == [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]
 
 
@@ -190,7 +222,7 @@ def test_a_layer_with_one_neuron_or_none_has_an_interval_too():
     # facts are resampled, and there are six of them, however few neurons a layer holds
     relation_of = {f"f{i}": "P1" for i in range(6)}
     held = {fact: [(0, 1)] for fact in relation_of} | {"f5": [(1, 1)]}
-    table = layer_histogram(neurons_of(held, relation_of), 3)
+    table = layer_histogram(*neurons_of(held, relation_of), n_layers=3)
     assert table["n"].tolist() == [5, 1, 0]
     assert (table.loc[1, "low"], table.loc[1, "value"]) == (0, pytest.approx(1 / 6)) and table.loc[
         1, "high"
@@ -316,7 +348,7 @@ def test_difference_is_found_where_there_is_one_and_only_there():
 
 
 def test_one_relation_has_no_other_to_share_with():
-    neurons = pd.DataFrame({"fact": ["a", "b"], "relation": "P36", "layer": 0, "neuron": 1})
-    (row,) = intersections(neurons, "other").to_dict("records")
+    tables = neurons_of({"a": [(0, 1)], "b": [(0, 1)]}, {"a": "P36", "b": "P36"})
+    (row,) = intersections(*tables, within="other").to_dict("records")
     assert row["relation"] == "all" and np.isnan(row["value"]) and row["n"] == 2
-    assert intersections(neurons)["value"][0] == 1
+    assert intersections(*tables)["value"][0] == 1

@@ -1,0 +1,161 @@
+"""How many neurons one fact has in common in two languages, and whether that is more than other facts have.
+
+*Chance* is as in :mod:`kn_utils.statistics.sharing`. *Other facts*: neurons that serve a relation, a language
+or every answer are shared by different facts too, so permutations of facts are the stricter comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations, combinations_with_replacement
+
+import numpy as np
+import pandas as pd
+from scipy.stats import false_discovery_control
+
+from ..neurons.refine import Refined, facts_of
+from . import intervals as statistics
+from .intervals import interval
+from .sharing import expected_by_chance, held_neurons
+
+#: The names that the shared neurons of all pairs of languages go by in :func:`shared_between_languages`.
+ALL_PAIRS = "all pairs"
+
+
+def shared_between_languages(
+    by_language: Mapping[str, Refined],
+    shape: tuple[int, int],
+    *,
+    without: pd.DataFrame | None = None,
+    groups: pd.Series | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How many neurons the same fact's bags of two languages share, and whether that is more than other facts
+    share.
+
+    Args:
+        by_language: language -> its neurons and bags (``refine_bags``).
+        shape: (layers, neurons per layer) of the model.
+        without: ``first, second, fact`` to leave out, such as facts whose answer two languages spell alike. A
+            fact that is left out for one pair does not count for the mean of all pairs.
+        groups: fact -> group, in place of its relation (such as facts with the same answer). Facts alone in
+            theirs do not count.
+
+    Returns:
+        a row per pair of languages (``first, second``), and one for the mean of all pairs (``all pairs``):
+        ``value, low, high, n``: shared by the same fact, mean over the n facts asked about in both (in all)
+        languages, intervals over these; ``jaccard``: all shared over all held by either; ``chance``: the same
+        fact's, if neurons were drawn, as many in each layer; ``other_fact``: by a fact in one language and
+        each *other* fact of its relation in the other; ``p``: share of permutations of the facts within
+        relations in which as many are shared; ``any_fact, p_any``: the same with other facts of whatever
+        relation. p is one-sided and at least 1 / (RESAMPLES + 1). ``q``: p adjusted for the number of pairs
+        of languages (false discovery rate, Benjamini and Hochberg 1995). Where ``first`` is ``second``, value
+        is the number of neurons per fact; chance and p are missing.
+    """
+    rows: list[dict[str, object]] = []
+    left_out: dict[tuple[str, str], set[str]] = {}
+    if without is not None:
+        left_out = without.groupby(["first", "second"])["fact"].agg(set).to_dict()
+    for first, second in combinations_with_replacement(by_language, 2):
+        gone = left_out.get((first, second), set()) | left_out.get((second, first), set())
+        row = _same_fact([by_language[first], by_language[second]], shape[1], gone, groups, seed)
+        if first == second:
+            row |= {"jaccard": np.nan, "chance": np.nan, "p": np.nan, "p_any": np.nan}
+        rows.append({"first": first, "second": second, **row})
+    if len(by_language) > 1:
+        gone = set().union(*left_out.values())
+        row = _same_fact(list(by_language.values()), shape[1], gone, groups, seed)
+        rows.append({"first": ALL_PAIRS, "second": ALL_PAIRS, **row})
+    table = pd.DataFrame(rows)
+    pairs = table["p"].notna() & (table["first"] != ALL_PAIRS)
+    table.insert(table.columns.get_loc("p") + 1, "q", np.nan)
+    table.loc[pairs, "q"] = false_discovery_control(table.loc[pairs, "p"])
+    return table
+
+
+def shared_per_fact(by_language: Mapping[str, Refined]) -> pd.DataFrame:
+    """The same, fact by fact, to be averaged over groups of facts: ``first, second, fact, relation, shared,
+    either``.
+
+    ``shared``: neurons that the fact's bags of both languages hold; ``either``: those that at least one of
+    them holds.
+    """
+    parts = []
+    for first, second in combinations(by_language, 2):
+        pair = [by_language[first], by_language[second]]
+        facts = _asked_in_all(pair)
+        a, b = held_neurons([one.neurons for one in pair], facts.index)
+        shared = (a * b).sum(axis=1)
+        counts = {"shared": shared, "either": a.sum(axis=1) + b.sum(axis=1) - shared}
+        table = pd.DataFrame({"fact": facts.index, "relation": facts.to_numpy(), **counts})
+        parts.append(table.assign(first=first, second=second))
+    columns = ["first", "second", "fact", "relation", "shared", "either"]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def _same_fact(
+    languages: list[Refined], width: int, without: set[str], groups: pd.Series | None, seed: int
+) -> dict[str, float]:
+    """The row of :func:`shared_between_languages` for these languages: mean over their pairs, of the facts
+    asked about in all."""
+    tables = [one.neurons for one in languages]
+    facts = _asked_in_all(languages)
+    facts = facts[~facts.index.isin(without)]
+    if groups is not None:
+        facts = groups.reindex(facts.index)
+        facts = facts[facts.groupby(facts).transform("size") > 1]
+    pairs = list(combinations(range(len(tables)), 2))
+    held = held_neurons(tables, facts.index)
+    shared = [(held[a] @ held[b].T).toarray() for a, b in pairs]  # each (fact in a, fact in b)
+    mean = sum(shared) / len(pairs)
+    either = sum((held[a].sum() + held[b].sum()) / len(pairs) for a, b in pairs) - np.trace(mean)
+    chance = [np.trace(expected_by_chance(tables[a], tables[b], facts.index, width)) for a, b in pairs]
+    found = interval(np.diagonal(mean), seed=seed)
+    found["jaccard"] = np.trace(mean) / either if either else np.nan
+    found["chance"] = float(np.mean(chance)) / len(facts) if len(facts) else np.nan
+    relation, alike = pd.factorize(facts)[0], np.zeros(len(facts), dtype=int)
+    for name, p, group in (("other_fact", "p", relation), ("any_fact", "p_any", alike)):
+        found[name] = _shared_with_others(mean, group)
+        found[p] = np.nan if np.isnan(found[name]) else _permutation_p(shared, pairs, group, seed)
+    return found
+
+
+def _shared_with_others(shared: np.ndarray, group: np.ndarray) -> float:
+    """What a fact shares with the mean other fact of its group; the mean over facts that have another."""
+    others = (group[:, None] == group) & ~np.eye(len(group), dtype=bool)
+    number = others.sum(1)
+    has = number > 0
+    return float(((shared * others).sum(1)[has] / number[has]).mean()) if has.any() else np.nan
+
+
+def _asked_in_all(languages: list[Refined]) -> pd.Series:
+    """fact -> relation of the facts that all of them were asked about, in the order of the first."""
+    facts, *others = (facts_of(one.neurons, one.bags) for one in languages)
+    for other in others:
+        facts = facts[facts.index.isin(other.index)]
+    return facts
+
+
+def _permutation_p(
+    shared: list[np.ndarray], pairs: list[tuple[int, int]], group: np.ndarray, seed: int
+) -> float:
+    """Share of permutations, each language's facts within groups on their own, whose traces sum to at least
+    the observed one."""
+    random = np.random.default_rng(seed)
+    observed = sum(np.trace(matrix) for matrix in shared)
+    count = 1  # the order as it is
+    for _ in range(statistics.RESAMPLES):
+        order = dict(enumerate(_orders(group, len(set().union(*pairs)), random)))
+        permuted = (matrix[order[a], order[b]].sum() for matrix, (a, b) in zip(shared, pairs, strict=True))
+        count += sum(permuted) >= observed - 1e-9
+    return float(count / (1 + statistics.RESAMPLES))
+
+
+def _orders(group: np.ndarray, languages: int, random: np.random.Generator) -> Iterator[np.ndarray]:
+    """The first language's facts as they are, then permutations within the groups."""
+    start = np.argsort(group, kind="stable")
+    yield np.arange(len(group))
+    for _ in range(languages - 1):
+        order = np.empty(len(group), dtype=int)
+        order[start] = np.lexsort((random.random(len(group)), group))
+        yield order
