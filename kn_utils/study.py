@@ -19,6 +19,7 @@ from .data.facts import Facts
 from .data.prompts import make_prompts
 from .data.sources import load_facts
 from .model.answers import answer_probability
+from .model.askable import askable
 from .model.language_model import LanguageModel
 from .model.loading import REGISTERED, load_model
 from .neurons.choose import random_neurons
@@ -98,7 +99,19 @@ class Study:
         says more)."""
         language = language or self.parameters.language
         wordings = self.parameters.wordings or (1 if language == "all" else None)
-        return make_prompts(self.facts, language, wordings=wordings)
+        return self.askable(make_prompts(self.facts, language, wordings=wordings))
+
+    def askable(self, prompts: pd.DataFrame) -> pd.DataFrame:
+        """Those of these prompts that the model can be asked (:func:`kn_utils.model.askable.askable`)."""
+        can = (askable(self.model, prompts, self.everything)["reason"] == "").to_numpy()
+        return prompts[can].reset_index(drop=True)
+
+    def set_aside(self, language: str = "all") -> pd.DataFrame:
+        """How many prompts of all facts the model cannot be asked, and why: ``language, reason, prompts``,
+        and as rows of no reason those that it can."""
+        prompts = make_prompts(self.everything, language)
+        found = askable(self.model, prompts, self.everything).assign(language=prompts["language"].to_numpy())
+        return found.groupby(["language", "reason"], sort=False).size().rename("prompts").reset_index()
 
     def halves(self, language: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Prompts to find neurons with, and prompts held out to measure their effect on, of the same facts.
@@ -109,10 +122,10 @@ class Study:
         language = language or self.parameters.language
         if language == "all":
             each = self.parameters.wordings or 1
-            both = make_prompts(self.facts, "all", wordings=2 * each)
+            both = self.askable(make_prompts(self.facts, "all", wordings=2 * each))
             first = both["prompt"].isin(make_prompts(self.facts, "all", wordings=each)["prompt"])
         else:
-            both = make_prompts(self.facts, language)
+            both = self.askable(make_prompts(self.facts, language))
             place = both.groupby("fact", sort=False).cumcount()
             first = place % 2 == 0
             if self.parameters.wordings:
@@ -123,7 +136,7 @@ class Study:
     def recall(self) -> pd.DataFrame:
         """Probability, rank and first choice of every prompt in every wording of every language
         (``answer_probability``)."""
-        return self._answers("recall", "all", make_prompts(self.facts, "all"))
+        return self._answers("recall", "all", self.askable(make_prompts(self.facts, "all")))
 
     def probabilities(self, language: str | None = None, prompts: pd.DataFrame | None = None) -> pd.DataFrame:
         """``answer_probability`` of :meth:`prompts`, or of others of this language."""

@@ -183,9 +183,11 @@ def _texts(
 ) -> Iterator[_Text]:
     """Rows of one question that are read in the same text share it. A left-to-right model reads all pieces of
     an answer in one text, unless neurons are scaled at each blank alone."""
+    # Inside suppress and amplify each piece is asked at a blank of its own as well.
+    apart = any(second._forward_pre_hooks for second in model.seconds)
     for number, rows in enumerate(questions):
         act = None if acting is None else acting[number]
-        nested = model.causal and not isinstance(act, Scaling)
+        nested = model.causal and not apart and not isinstance(act, Scaling)
         texts: list[_Text] = []
         kinds = (("plain", rows), ("choices", [] if choices is None else choices[number]))
         named = [(kind, (number, i), row) for kind, group in kinds for i, row in enumerate(group)]

@@ -59,8 +59,8 @@ def askable(model: LanguageModel, prompts: pd.DataFrame, facts: Facts | None = N
         reason[np.array(behind, bool)] = REASONS[0]
         bos = model.tokenizer.bos_token_id is not None
         reason[np.array(empty, bool) & (reason == "") & (not bos or np.array(behind, bool))] = REASONS[1]
-    for place in np.flatnonzero(reason == ""):
-        reason[place] = _trouble(model, prompts.iloc[[place]])
+    free = np.flatnonzero(reason == "")
+    reason[free] = _troubles(model, prompts.iloc[free])
     return pd.DataFrame(
         {
             "prompt": prompts["prompt"].to_numpy(),
@@ -74,8 +74,21 @@ def askable(model: LanguageModel, prompts: pd.DataFrame, facts: Facts | None = N
     )
 
 
+def _troubles(model: LanguageModel, prompts: pd.DataFrame) -> list[str]:
+    """Why the tokenizer or the model cannot take each prompt; empty where it can."""
+    try:  # all at once, which is quick and mostly enough
+        rows = encode(model.tokenizer, prompts, causal=model.causal)
+    except DataError:
+        return [_trouble(model, prompts.iloc[[place]]) for place in range(len(prompts))]
+    longest = np.zeros(len(prompts), int)
+    for row in rows:
+        longest[row.prompt] = max(longest[row.prompt], len(row.ids))
+    limit = model.max_length
+    return [REASONS[4] if limit is not None and length > limit else "" for length in longest]
+
+
 def _trouble(model: LanguageModel, prompt: pd.DataFrame) -> str:
-    """Why the tokenizer or the model cannot take a prompt; empty where it can."""
+    """The same of one prompt."""
     try:
         rows = encode(model.tokenizer, prompt, causal=model.causal)
     except DataError as error:

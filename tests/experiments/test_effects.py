@@ -122,9 +122,11 @@ def test_the_first_row_of_the_main_table_by_hand(case, silenced):
         "knowledge",
         silenced["fact"].nunique(),
     )
-    assert row["value"] == pytest.approx(silenced["after"].sum() / silenced["before"].sum() - 1, rel=1e-9)
+    assert row["value"] == pytest.approx(
+        silenced["after"].sum() / silenced["before"].sum() - 1, rel=1e-9, abs=0
+    )
     ratios = [after / before - 1 for before, after in zip(silenced["before"], silenced["after"], strict=True)]
-    assert row["mean_of_ratios"] == pytest.approx(sum(ratios) / len(ratios), rel=1e-9)
+    assert row["mean_of_ratios"] == pytest.approx(sum(ratios) / len(ratios), rel=1e-9, abs=0)
     assert row["low"] < row["value"] < row["high"] < -0.01
     assert row["ratios_low"] < row["mean_of_ratios"] < row["ratios_high"]
 
@@ -133,9 +135,9 @@ def test_the_first_row_per_relation_and_their_mean_by_hand(case, silenced):
     sums = silenced.groupby("relation")[["before", "after"]].sum()
     change = sums["after"] / sums["before"] - 1
     per_relation = relative_change(case.own, ["operation", "neurons", "relation"]).iloc[0]
-    assert per_relation["value"] == pytest.approx(change[per_relation["relation"]], rel=1e-9)
+    assert per_relation["value"] == pytest.approx(change[per_relation["relation"]], rel=1e-9, abs=0)
     row = mean_over_relations(case.own, ["operation", "neurons"]).iloc[0]
-    assert row["value"] == pytest.approx((change["P17"] + change["P27"]) / 2, rel=1e-9)
+    assert row["value"] == pytest.approx((change["P17"] + change["P27"]) / 2, rel=1e-9, abs=0)
     assert row["relations"] == 2 and row["low"] < row["value"] < row["high"]
 
 
@@ -158,7 +160,7 @@ def test_a_dose_by_hand_and_a_factor_of_one_changes_nothing_at_all(case):
         case.model, case.prompts, {"knowledge": case.neurons}, operations={"amplify": 3.0}
     )
     assert set(table["factor"]) == {3.0}
-    assert table["after"].to_numpy() == pytest.approx(plain["after"].to_numpy(), rel=1e-9)
+    assert table["after"].to_numpy() == pytest.approx(plain["after"].to_numpy(), rel=1e-9, abs=0)
     for kind, neurons in case.kinds.items():
         one = effects(case.model, case.prompts, neurons, operation="amplify", factor=1.0, kind=kind)
         assert (one["after"] == one["before"]).all() and not one["changed"].any()
@@ -171,7 +173,7 @@ def test_the_first_row_of_the_table_of_other_facts_by_hand(case):
     assert tuple(first[:4]) == ("same", "other", "suppress", "knowledge")
     source = other_fact(case.prompts, case.neurons, relation="same", answer="other")
     plain = case.plain(case.prompts, case.neurons, 0.0, source)
-    assert first["value"] == pytest.approx(plain["after"].sum() / plain["before"].sum() - 1, rel=1e-9)
+    assert first["value"] == pytest.approx(plain["after"].sum() / plain["before"].sum() - 1, rel=1e-9, abs=0)
     # beside it the own neurons' effect on the same prompts
     part = others[(others["relation_is"] == "same") & (others["answer_is"] == "other")]
     own = part[part["neurons"] == "its own"]
@@ -198,7 +200,7 @@ def test_the_first_row_across_languages_by_hand(case):
     row = table[
         (table["operation"] == "suppress") & (table["found"] == "en") & (table["language"] == "nl")
     ].iloc[0]
-    assert row["value"] == pytest.approx(plain["after"].sum() / plain["before"].sum() - 1, rel=1e-9)
+    assert row["value"] == pytest.approx(plain["after"].sum() / plain["before"].sum() - 1, rel=1e-9, abs=0)
     pairs = mark_pairs(across, found, both)
     away = pairs[(pairs["found"] == "en") & (pairs["language"] == "nl")]
     for row in away.itertuples():
@@ -220,7 +222,7 @@ def test_held_out_wordings_by_hand(case):
     found = relative_change(table, ["wordings"]).set_index("wordings")["value"]
     for name, part in (("found them", half), ("held out", held)):
         plain = case.plain(part, neurons, 0.0)
-        assert found[name] == pytest.approx(plain["after"].sum() / plain["before"].sum() - 1, rel=1e-9)
+        assert found[name] == pytest.approx(plain["after"].sum() / plain["before"].sum() - 1, rel=1e-9, abs=0)
 
 
 # Whose neurons act

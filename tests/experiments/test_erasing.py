@@ -126,7 +126,7 @@ def test_every_relation_is_erased_and_asked_before_and_after(model, asked, effec
     some = effects[(effects["neurons"] == "knowledge") & (effects["erased"] == "P36")]
     assert some["prompt"].tolist() == [*asked["prompt"][own], *asked["prompt"][others]]
     for name, wanted in by_hand.items():
-        assert some[name].to_numpy() == pytest.approx([*wanted[own], *wanted[others]], rel=1e-9)
+        assert some[name].to_numpy() == pytest.approx([*wanted[own], *wanted[others]], rel=1e-9, abs=0)
     assert (some["before"] - some["after"]).abs().max() > 1e-4
     assert some["predicted"].tolist()[:6] == predicted[own].tolist()
     assert len(effects) == 2 * 2 * (6 + 3) and (effects["operation"] == "erase").all()
@@ -140,7 +140,7 @@ def test_weights_are_put_back_bit_for_bit(model, asked):
 
 def test_the_batch_changes_nothing(model, asked, effects):
     again = erase_relations(model, SETS, asked, draw(asked, 1), batch_size=1, progress=False)
-    assert again["after"].to_numpy() == pytest.approx(effects["after"].to_numpy(), rel=1e-9)
+    assert again["after"].to_numpy() == pytest.approx(effects["after"].to_numpy(), rel=1e-9, abs=0)
 
 
 def test_one_relation_alone(model, asked):
@@ -260,7 +260,9 @@ def test_first_row_of_the_notebooks_table_by_a_loop(model, asked, effects):
     after = surprise()
     model.value_slots(4)[7], model.value_slots(5)[9] = slot
     some = summary[summary["neurons"] == "knowledge"]
-    assert value(some, "perplexity rise", OWN, "P36") == pytest.approx(np.exp(after - before) - 1, rel=1e-8)
+    assert value(some, "perplexity rise", OWN, "P36") == pytest.approx(
+        np.exp(after - before) - 1, rel=1e-8, abs=0
+    )
 
 
 def test_languages_grid_by_hand():

@@ -225,9 +225,9 @@ def test_updates_against_doing_the_edit_by_hand(updated, asked, l2):
         old, new = (plain_answer(edited, *sides, answer) for answer in (update.old, update.new))
         assert row.changed == (old[2] != before_old[2])
         assert row.success == (new[2] == new[3])
-        assert row.new_before == pytest.approx(before_new[0], rel=1e-9)
-        assert row.new_after == pytest.approx(new[0], rel=1e-9) and row.new_after != row.new_before
-        assert (row.old_before, row.old_after) == pytest.approx((before_old[0], old[0]), rel=1e-9)
+        assert row.new_before == pytest.approx(before_new[0], rel=1e-9, abs=0)
+        assert row.new_after == pytest.approx(new[0], rel=1e-9, abs=0) and row.new_after != row.new_before
+        assert (row.old_before, row.old_after) == pytest.approx((before_old[0], old[0]), rel=1e-9, abs=0)
         assert (row.rank_before, row.rank_after) == (max(before_new[1]), max(new[1]))
         assert (row.first_before, row.first_after) == (max(before_new[1]) <= 5, max(new[1]) <= 5)
         v, now = (one.value_slots(0)[number] for one in (model, edited))
@@ -240,7 +240,7 @@ def test_updates_against_doing_the_edit_by_hand(updated, asked, l2):
                 -math.log(plain_answer(edited, *q.text.split("[Y]"), q.answer)[0]) for q in group.itertuples()
             ]
             assert getattr(row, f"{name}_before") == pytest.approx(np.mean([nll[p] for p in group["prompt"]]))
-            assert getattr(row, f"{name}_after") == pytest.approx(np.mean(after), rel=1e-9)
+            assert getattr(row, f"{name}_after") == pytest.approx(np.mean(after), rel=1e-9, abs=0)
     assert found["n_neurons"].tolist() == [1, 1, 1] and set(found["l2"]) == {l2}
 
 
@@ -273,7 +273,7 @@ def test_an_update_that_is_strong_enough_changes_and_succeeds(updated, asked):
     assert found["success"].all() and found["changed"].all()
     assert (found["new_after"] > 5 * found["new_before"]).all()
     assert not weak["changed"].any()
-    assert weak["new_after"].to_numpy() == pytest.approx(weak["new_before"].to_numpy(), rel=1e-9)
+    assert weak["new_after"].to_numpy() == pytest.approx(weak["new_before"].to_numpy(), rel=1e-9, abs=0)
 
 
 def test_the_weights_come_back_bit_for_bit(updated, asked):
@@ -529,7 +529,9 @@ def test_asking_after_an_edit_against_doing_it_by_hand(updated, asked, edit):
             now, got = (plain_answer(edited, *sides, answer) for answer in (question.answer, update.new))
             assert row["known"] == (was[2] == was[3]) and row["changed"] == (was[2] != now[2])
             assert row["success"] == (got[2] == got[3])
-            assert (row["new_before"], row["new_after"]) == pytest.approx((wanted[0], got[0]), rel=1e-9)
+            assert (row["new_before"], row["new_after"]) == pytest.approx(
+                (wanted[0], got[0]), rel=1e-9, abs=0
+            )
 
 
 def test_asking_after_says_what_is_known_changed_and_successful(updated, asked):
@@ -663,7 +665,9 @@ def test_across_languages_against_doing_it_by_hand(asked):
         some = neurons[row.through]
         with update_fact(model, some[some["fact"] == row.fact], old=old, new=new, l1=1.0, l2=5.0):
             wanted = plain_answer(model, *row.text.split("[Y]"), row.new)
-        assert row.new_after == pytest.approx(wanted[0], rel=1e-9) and row.success == (wanted[2] == wanted[3])
+        assert row.new_after == pytest.approx(wanted[0], rel=1e-9, abs=0) and row.success == (
+            wanted[2] == wanted[3]
+        )
 
 
 def test_nothing_to_cross_gives_an_empty_table(words, marked):
@@ -720,10 +724,12 @@ def test_first_rows_of_the_notebooks_tables_by_hand():
             probability(text, update["new"]) for text in held.loc[held["fact"] == update["fact"], "text"]
         ]
         put_back(saved)
-        assert edits.loc[0, ["new_before", "new_after"]].tolist() == pytest.approx([before, p], rel=1e-9)
+        assert edits.loc[0, ["new_before", "new_after"]].tolist() == pytest.approx(
+            [before, p], rel=1e-9, abs=0
+        )
         assert edits.loc[0, "success"] == success and p > 2 * before
         mine = after[after["fact"] == update["fact"]]
-        assert mine["new_after"].tolist() == pytest.approx([one[0] for one in others], rel=1e-9)
+        assert mine["new_after"].tolist() == pytest.approx([one[0] for one in others], rel=1e-9, abs=0)
         assert mine["success"].tolist() == [one[1] for one in others]
         table = summarise_updates(edits).set_index("measure")["value"]
         assert table["success rate"] == edits["success"].mean()
@@ -731,7 +737,9 @@ def test_first_rows_of_the_notebooks_tables_by_hand():
         first = crossed.iloc[0]
         english = changed[(changed["fact"] == first["fact"]) & (changed["language"] == "en")].iloc[0]
         saved = write(neurons[neurons["fact"] == first["fact"]], english["answer"], english["new"])
-        assert first["new_after"] == pytest.approx(probability(first["text"], first["new"])[0], rel=1e-9)
+        assert first["new_after"] == pytest.approx(
+            probability(first["text"], first["new"])[0], rel=1e-9, abs=0
+        )
         put_back(saved)
     again = answer_probability(model, prompts)
     pd.testing.assert_frame_equal(again, known)

@@ -26,7 +26,7 @@ def test_answers_against_a_plain_loop(kind, prompts):
     for row, question in zip(table.itertuples(), prompts.itertuples(), strict=True):
         p, ranks, first, pieces = plain_answer(model, *question.text.split("[Y]"), question.answer)
         lengths.add(len(pieces))
-        assert row.probability == pytest.approx(p, rel=1e-9)
+        assert row.probability == pytest.approx(p, rel=1e-9, abs=0)
         assert row.correct == (first == pieces)
         assert row.predicted == model.tokenizer.decode(first)
         assert pd.isna(row.rank) if len(pieces) > 1 else row.rank == ranks[0]
@@ -99,7 +99,7 @@ def test_effects_use_the_probabilities_that_they_are_given(bert, prompts):
     assert set(table["operation"]) == {"amplify"} and set(table["neurons"]) == {"random"}
     measured = effects(bert, prompts, neurons, operation="amplify")
     wanted = answer_probability(bert, prompts)["probability"][own].to_numpy()
-    assert measured["before"].to_numpy() == pytest.approx(wanted, rel=1e-9)
+    assert measured["before"].to_numpy() == pytest.approx(wanted, rel=1e-9, abs=0)
     assert measured["after"].tolist() == table["after"].tolist()
 
 
@@ -116,4 +116,4 @@ def test_effects_say_whether_the_first_choice_stays(bert, prompts):
 
 def test_a_factor_of_one_has_no_effect(bert, prompts):
     table = effects(bert, prompts, neurons_for(prompts["fact"][0]), operation="amplify", factor=1.0)
-    assert table["after"].to_numpy() == pytest.approx(table["before"].to_numpy(), rel=1e-12)
+    assert table["after"].to_numpy() == pytest.approx(table["before"].to_numpy(), rel=1e-12, abs=0)

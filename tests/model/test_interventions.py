@@ -45,7 +45,7 @@ def test_scaling_equals_setting_the_neuron_by_hand(kind, factor, prompts):
             w = neurons_at(model, row.ids, row.position, neuron[0])
             w[neuron[1]] *= factor
             wanted *= probability_with(model, row.ids, row.position, row.target, neuron[0], w).item()
-        assert after["probability"][name] == pytest.approx(wanted, rel=1e-9)
+        assert after["probability"][name] == pytest.approx(wanted, rel=1e-9, abs=0)
 
 
 def test_only_the_blank_is_touched(bert, prompts):
@@ -269,13 +269,14 @@ def test_edits_row_by_row_equal_edits_of_the_weights(kind, prompts):
     found = answers(model, questions, acting, batch_size=3)
     plain = answers(model, questions)
     assert (
-        found["p"][1] == pytest.approx(plain["p"][1], rel=1e-12) and (found["p"][2:] != plain["p"][2:]).all()
+        found["p"][1] == pytest.approx(plain["p"][1], rel=1e-12, abs=0)
+        and (found["p"][2:] != plain["p"][2:]).all()
     )
     for n, request in enumerate(requests):
         if n != 1:
             with update_fact(model, request.neurons, old="Paris", new=request.new, l1=1.0, l2=4.0):
                 wanted = answers(model, [questions[n]]).iloc[0]
-            assert found["p"][n] == pytest.approx(wanted["p"], rel=1e-6)
+            assert found["p"][n] == pytest.approx(wanted["p"], rel=1e-6, abs=0)
             assert (found["rank"][n], found["first"][n], found["right"][n]) == tuple(
                 wanted[["rank", "first", "right"]]
             )
@@ -305,7 +306,7 @@ def test_a_question_is_silenced_at_each_pieces_own_blank(prompts):
     found = answers(model, questions, [Scaling(pairs, 0.0)] * len(questions))
     with suppress(model, NEURONS):
         wanted = answer_probability(model, table)
-    assert found["p"].to_numpy() == pytest.approx(wanted["probability"].to_numpy(), rel=1e-9)
+    assert found["p"].to_numpy() == pytest.approx(wanted["probability"].to_numpy(), rel=1e-9, abs=0)
 
 
 def test_different_interventions_share_a_batch(bert, prompts):
@@ -316,7 +317,10 @@ def test_different_interventions_share_a_batch(bert, prompts):
     found = answers(bert, questions, acting)
     for i, (question, act) in enumerate(zip(questions, acting, strict=True)):
         alone = answers(bert, [question], [act]).iloc[0]
-        assert found["p"][i] == pytest.approx(alone["p"], rel=1e-9) and found["first"][i] == alone["first"]
+        assert (
+            found["p"][i] == pytest.approx(alone["p"], rel=1e-9, abs=0)
+            and found["first"][i] == alone["first"]
+        )
     with pytest.raises(InterventionError, match="1 interventions for"):
         answers(bert, questions, [None])
 

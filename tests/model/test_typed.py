@@ -78,7 +78,7 @@ def test_typed_answers_against_a_loop_over_candidates(kind, asked):
     for row, question in zip(found.itertuples(), asked.itertuples(), strict=True):
         wanted = plain_typed(model, question.text, question.answer, NAMES)
         assert sum(wanted.values()) == pytest.approx(1)
-        assert row.typed_probability == pytest.approx(wanted[question.answer], rel=1e-9)
+        assert row.typed_probability == pytest.approx(wanted[question.answer], rel=1e-9, abs=0)
         assert row.typed_rank == 1 + sum(p > wanted[question.answer] for p in wanted.values())
         assert row.typed_predicted == max(wanted, key=wanted.get) and row.candidates == len(wanted)
         assert row.typed_correct == (row.typed_predicted == question.answer)
@@ -93,7 +93,7 @@ def test_typed_answers_under_an_intervention(kind, asked):
     with suppress(model, pairs):
         for row, question in zip(found.itertuples(), asked.itertuples(), strict=True):
             wanted = plain_typed(model, question.text, question.answer, NAMES)
-            assert row.typed_probability == pytest.approx(wanted[question.answer], rel=1e-9)
+            assert row.typed_probability == pytest.approx(wanted[question.answer], rel=1e-9, abs=0)
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
@@ -110,7 +110,7 @@ def test_rows_on_the_answers_way_multiply_to_its_typed_probability(kind, asked):
             if -1 in row.among:
                 share[-1] = 1 - sum(share.values())
             total *= share[row.target] / sum(share.values())
-        assert total == pytest.approx(p, rel=1e-9)
+        assert total == pytest.approx(p, rel=1e-9, abs=0)
 
 
 def test_candidates_are_the_relations_answers_but_for_others_that_are_right(prompts):

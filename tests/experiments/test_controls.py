@@ -1,0 +1,108 @@
+"""Whose neurons take an answer away: sets of equal size, and their effects against doing it by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_model
+
+from kn_utils.experiments.controls import (
+    CONTROLS,
+    ControlsError,
+    control_sets,
+    controlled_effects,
+    generic_neurons,
+)
+from kn_utils.model.interventions import amplify
+from kn_utils.model.typed import candidates_of, typed_answers
+
+
+def sets_of(*rows: tuple[str, str, list[int]]) -> pd.DataFrame:
+    """Facts with neurons of layer 1."""
+    return pd.DataFrame(
+        [(fact, relation, 1, n) for fact, relation, numbers in rows for n in numbers],
+        columns=["fact", "relation", "layer", "neuron"],
+    )
+
+
+@pytest.fixture
+def small() -> tuple[pd.DataFrame, pd.DataFrame]:
+    neurons = sets_of(("a", "P1", [1, 2]), ("b", "P1", [1, 3]), ("c", "P1", [4, 5]), ("d", "P2", [1, 6]))
+    prompts = pd.DataFrame(
+        {
+            "prompt": list("abcd"),
+            "fact": list("abcd"),
+            "relation": ["P1", "P1", "P1", "P2"],
+            "language": "en",
+            "answer": ["x", "x", "y", "z"],
+        }
+    )
+    return neurons, prompts
+
+
+def test_every_control_is_what_its_name_says(small):
+    neurons, prompts = small
+    found = control_sets(neurons, prompts, (3, 48), active=neurons.assign(neuron=neurons["neuron"] + 20))
+    assert list(found) == list(CONTROLS)
+    held = {name: table.groupby("fact")["neuron"].agg(set).to_dict() for name, table in found.items()}
+    assert held["same answer"] == {"a": {1, 3}, "b": {1, 2}}
+    assert held["another answer"]["a"] == {4, 5} and held["another answer"]["c"] in ({1, 2}, {1, 3})
+    assert set(held["another answer"]) == {"a", "b", "c"}  # d is alone in its relation
+    assert held["another relation"]["a"] == {1, 6}
+    assert held["generic"] == dict.fromkeys("abc", {1, 6}) | {"d": {1, 2}}
+    assert held["most active"]["a"] == {21, 22}
+    for name, table in found.items():
+        assert (table.groupby("fact").size() == 2).all(), name
+        assert (
+            dict(zip(table["fact"], table["relation"], strict=True)).items()
+            <= {"a": "P1", "b": "P1", "c": "P1", "d": "P2"}.items()
+        )
+    assert (found["random, same layers"]["layer"] == 1).all()
+
+
+def test_sets_of_different_sizes_are_refused(small):
+    neurons, prompts = small
+    with pytest.raises(ControlsError, match="1 to 2 neurons; sets are compared at one size"):
+        control_sets(neurons.iloc[1:], prompts, (3, 48))
+
+
+def test_generic_neurons_of_one_relation_only_are_none():
+    assert generic_neurons(sets_of(("a", "P1", [1, 2])), 2).empty
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_effects_against_doing_it_by_hand(kind, prompts):
+    model = make_model(kind)
+    if model.causal:
+        prompts = prompts[~prompts["text"].str.startswith("[Y]")].reset_index(drop=True)
+    facts = list(dict.fromkeys(prompts["fact"]))
+    names = candidates_of(prompts)
+    sets = {
+        "own": sets_of(*((fact, "P36", [n, n + 9]) for n, fact in enumerate(facts))),
+        "another": sets_of((facts[1], "P36", [30])),
+    }
+    found = controlled_effects(model, prompts, names, sets, operations={"suppress": 0.0, "amplify": 3.0})
+    before = typed_answers(model, prompts, names).set_index("prompt")
+    assert len(found) == 2 * (len(prompts) + (prompts["fact"] == facts[1]).sum())
+    for (name, operation, fact), rows in found.groupby(["neurons", "operation", "fact"]):
+        own = prompts[prompts["fact"] == fact]
+        chosen = [names[i] for i in own.index]
+        table = sets[name][sets[name]["fact"] == fact]
+        with amplify(model, table, factor={"suppress": 0.0, "amplify": 3.0}[operation]):
+            after = typed_answers(model, own, chosen).set_index("prompt")
+        for column, source in (
+            ("before", before["probability"]),
+            ("typed_before", before["typed_probability"]),
+            ("after", after["probability"]),
+            ("typed_after", after["typed_probability"]),
+            ("right_after", after["correct"]),
+            ("typed_right_after", after["typed_correct"]),
+        ):
+            wanted = source[rows["prompt"]].to_numpy(float)
+            np.testing.assert_allclose(rows[column].to_numpy(float), wanted, rtol=1e-9, err_msg=column)
+
+
+def test_nothing_to_compare_is_one_line(bert, prompts):
+    with pytest.raises(ControlsError, match="no sets of neurons"):
+        controlled_effects(bert, prompts, candidates_of(prompts), {})
