@@ -20,7 +20,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..base import QUIET
-from .hooks import InterventionError, SlotChange, check_neurons, replace_at, slots_changed
+from .hooks import InterventionError, SlotChange, check_neurons, replace_at, rows_spread, slots_changed
 from .language_model import LanguageModel
 from .memory import in_parts, rows_at_once
 from .rows import ANYTHING_ELSE, Row
@@ -78,7 +78,7 @@ def answers(
         if given is not None and len(given) != len(questions):
             raise InterventionError(f"{len(given)} {name} for {len(questions)} questions; each needs one.")
     texts = list(_texts(model, questions, acting, choices))
-    texts.sort(key=lambda text: len(text.ids))  # a stable sort: questions of one length stay in their order
+    texts.sort(key=lambda text: (_lowest(model, text.acting), len(text.ids), text.ids))
     plain = {(q, i): _Read(np.nan, 0, 0) for q, rows in enumerate(questions) for i in range(len(rows))}
     shares: dict[tuple[int, int], np.ndarray] = {}
     with tqdm(
@@ -206,12 +206,31 @@ def _holds(text: _Text, row: Row, nested: bool) -> bool:
     return text.ids == row.ids and text.blank == row.position
 
 
+def _lowest(model: LanguageModel, acting: Intervention | None) -> int:
+    """The lowest layer that an intervention touches; the number of layers if it touches none."""
+    return model.n_layers if acting is None or not len(acting.neurons) else int(acting.neurons[:, 0].min())
+
+
+def _shared(model: LanguageModel, texts: Sequence[_Text]) -> tuple[list[tuple[int, ...]], torch.Tensor]:
+    """The different texts among these, and which of them each is, (text,): below the lowest layer that
+    anything acts on they are run once. Inside ``suppress`` and ``amplify``, which find each row's blank
+    themselves, none is shared."""
+    ids = [tuple(text.ids) for text in texts]
+    if any(second._forward_pre_hooks for second in model.seconds):
+        return ids, torch.arange(len(ids), device=model.device)
+    distinct = list(dict.fromkeys(ids))
+    place = {text: n for n, text in enumerate(distinct)}
+    return distinct, torch.tensor([place[text] for text in ids], device=model.device)
+
+
 @torch.no_grad()
 def _ask(
     model: LanguageModel, texts: Sequence[_Text]
 ) -> tuple[dict[tuple[int, int], _Read], dict[tuple[int, int], np.ndarray]]:
     """What the model says at every place where the texts are read."""
-    inputs, at, _ = model.batch([Row(0, text.ids, text.blank, 0) for text in texts])
+    distinct, own = _shared(model, texts)
+    inputs, _, _ = model.batch([Row(0, list(ids), 0, 0) for ids in distinct])
+    at = torch.tensor([text.blank for text in texts], device=model.device)
     places = list(
         dict.fromkeys(
             (i, row.position) for i, text in enumerate(texts) for _, row in text.plain + text.choices
@@ -219,7 +238,11 @@ def _ask(
     )
     line = {place: n for n, place in enumerate(places)}
     index, position = (torch.tensor(x, device=model.device) for x in zip(*places, strict=True))
-    with acting_on(model, at, [text.acting for text in texts]):
+    with ExitStack() as stack:
+        if len(distinct) < len(texts):
+            lowest = min(_lowest(model, text.acting) for text in texts)
+            stack.enter_context(rows_spread(model, min(lowest, model.n_layers - 1), own))
+        stack.enter_context(acting_on(model, at, [text.acting for text in texts]))
         logits = model.logits(inputs, position, index)
     plain = {
         name: (line[i, row.position], row.target) for i, text in enumerate(texts) for name, row in text.plain

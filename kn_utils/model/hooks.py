@@ -98,6 +98,46 @@ def find_blank(model: LanguageModel, ids: torch.Tensor, attended: torch.Tensor |
     return masks.long().argmax(1)
 
 
+@contextmanager
+def rows_spread(model: LanguageModel, start: int, index: torch.Tensor) -> Iterator[None]:
+    """Inside, a forward pass of n texts goes on from block ``start`` as rows ``index`` (row,), each a copy of
+    its text.
+
+    Rows that differ in what acts on them from block ``start`` on only share everything below it.
+    """
+
+    def hook(first: bool) -> Any:
+        def spread(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+            kwargs = dict(kwargs)
+            hidden = args[0] if args else kwargs.pop("hidden_states")
+            if first:
+                hidden, seen[0] = hidden[index], len(hidden)
+            heads = getattr(model.model.config, "num_attention_heads", 1)
+
+            def per_row(value: Any) -> Any:
+                if isinstance(value, tuple):
+                    return tuple(per_row(part) for part in value)
+                if isinstance(value, torch.Tensor) and value.ndim > 1 and len(value) == seen[0]:
+                    return value[index]
+                if isinstance(value, torch.Tensor) and value.ndim == 3 and len(value) == seen[0] * heads:
+                    return value.unflatten(0, (seen[0], heads))[index].flatten(
+                        0, 1
+                    )  # BLOOM folds heads into rows
+                return value
+
+            kept = {name: per_row(value) for name, value in kwargs.items()}
+            return (hidden, *map(per_row, args[1:])), kept
+
+        return spread
+
+    seen = [0]
+    with ExitStack() as stack:
+        for layer in range(start, model.n_layers):
+            handle = model.blocks[layer].register_forward_pre_hook(hook(layer == start), with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
+
+
 @dataclass(frozen=True)
 class SlotChange:
     """Value slots that are changed: their ``neurons`` (n, 2), layer and neuron, and what is ``added`` (n,

@@ -325,6 +325,28 @@ def test_different_interventions_share_a_batch(bert, prompts):
         answers(bert, questions, [None])
 
 
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_rows_of_one_text_share_its_lower_layers(kind, prompts, monkeypatch):
+    model = make_model(kind)
+    questions = questions_of(model, asked_for(model, prompts))[:3]
+    last = model.n_layers - 1
+    acts = [Scaling(np.array([(last, n)]), 0.0) for n in (1, 2, 3)]
+    acts += [Scaling(np.array([(last, 1), (last - 1, 2)]), 2.0), None]
+    asked = [(question, act) for question in questions for act in acts]
+    rows = []
+    handle = model.blocks[0].register_forward_pre_hook(
+        lambda _, args: rows.append(len(args[0])) if args else None
+    )
+    together = answers(model, [q for q, _ in asked], [a for _, a in asked], batch_size=64)
+    handle.remove()
+    for i, (question, act) in enumerate(asked):
+        alone = answers(model, [question], [act]).iloc[0]
+        assert together["p"][i] == pytest.approx(alone["p"], rel=1e-9, abs=0)
+        assert (together["rank"][i], together["first"][i]) == (alone["rank"], alone["first"])
+    if rows:  # where blocks take hidden states by position
+        assert sum(rows) < sum(len(q) for q, _ in asked)
+
+
 def test_no_neurons_change_nothing_in_any_form(bert, prompts):
     plain = answer_probability(bert, prompts)
     empty = pd.DataFrame({"layer": [], "neuron": []})
