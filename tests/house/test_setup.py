@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from kn_utils.base import ROOT
-from kn_utils.model.packaged import PACKAGED
+from kn_utils.data.downloads.packaged import PACKAGED
 from kn_utils.run.models import COMMAND
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -211,7 +211,7 @@ def test_study_goes_on_without_a_model_that_cannot_be_had(place):
 
 
 def test_real_models_are_installed_by_one_command_everywhere():
-    """Their names, versions and checksums stand in kn_utils/model/packaged.py and nowhere else."""
+    """Their names, versions and checksums stand in kn_utils/data/downloads/packaged.py and nowhere else."""
     for name in ("run_all.sh", "environment.yml", "README.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
         assert COMMAND in text, f"{name} should say how the real models are installed"

