@@ -215,8 +215,8 @@ def test_a_name_that_is_nothing(name):
     with pytest.raises(ModelError) as caught:
         load_model(name)
     assert str(caught.value) == (
-        f"unknown model {name!r}: neither a registered name (mini, mbert-uncased, mbert-cased), "
-        "nor a folder, nor a Hub id owner/name."
+        f"unknown model {name!r}: neither a registered name (mini, gemma3, smollm2, mbert-uncased, "
+        "mbert-cased), nor a folder, nor a GGUF file, nor a Hub id owner/name."
     )
 
 
