@@ -27,7 +27,7 @@ from kn_utils.data.sources import load_facts
 from kn_utils.model import gguf
 from kn_utils.model.answers import answers
 from kn_utils.model.architectures import ModelError
-from kn_utils.model.gguf_header import read_header
+from kn_utils.model.gguf_header import Header, read_header
 from kn_utils.model.loading import REGISTERED, at_hand, load_model, weights_digest
 from kn_utils.model.rows import Row
 
@@ -104,6 +104,15 @@ def test_texts_come_back_and_begin_as_the_file_says(kind, tmp_path):
         assert read.tokenizer.bos_token_id not in ids[1:]
 
 
+def test_a_tokenizer_that_begins_texts_otherwise_is_mended():
+    tokenizer = make_tokenizer(causal=True)
+    plain = tokenizer("The capital")["input_ids"]
+    for told, ids in ((True, [0, *plain]), (None, [0, *plain]), (False, plain)):
+        values = {} if told is None else {"tokenizer.ggml.add_bos_token": told}
+        gguf._begin_as_told(tokenizer, Header(values, {}))
+        assert tokenizer("The capital")["input_ids"] == ids
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_take_their_leading_blank(kind, tmp_path, prompts):
     read = load_model(str(write(tmp_path / "file.gguf", random_model(kind, VOCABULARY[kind]), kind)))
@@ -166,7 +175,7 @@ def test_file_that_ends_early(share, file, cache):
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
     line = refused(file)
-    assert "is broken" in line or "cannot be read as a GGUF model" in line
+    assert "is broken" in line or (share > 0.6 and "cannot be read as a GGUF model" in line)
     assert not [place for place in cache.iterdir() if not place.name.endswith(".lock")]
 
 
