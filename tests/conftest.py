@@ -97,7 +97,7 @@ OWN = {
     "bloom": {"hidden_size": 32, "n_layer": 3, "n_head": 4},
     **{
         kind: {**SMALL, "num_key_value_heads": 2, "head_dim": 8}
-        for kind in ("llama", "mistral", "qwen2", "qwen3", "gemma")
+        for kind in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
     },
 }
 

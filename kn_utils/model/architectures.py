@@ -61,4 +61,5 @@ ARCHITECTURES = {
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "gemma": _LLAMA,
+    "gemma3_text": _LLAMA,
 }

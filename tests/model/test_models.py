@@ -29,7 +29,19 @@ from kn_utils.model.loading import MINI, choose_device, load_model
 
 # What conftest asks for; GPT-2, GPT-Neo and BLOOM have four times their width where nothing else is said.
 SHAPE = {kind: (3, 48) for kind in ARCHITECTURES} | {"gpt2": (3, 128), "gpt_neo": (2, 128), "bloom": (3, 128)}
-CAUSAL = {"gpt2", "gpt_neo", "gpt_neox", "opt", "bloom", "llama", "mistral", "qwen2", "qwen3", "gemma"}
+CAUSAL = {
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "opt",
+    "bloom",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma3_text",
+}
 
 
 # Where the neurons are
@@ -203,8 +215,8 @@ def test_a_name_that_is_nothing(name):
     with pytest.raises(ModelError) as caught:
         load_model(name)
     assert str(caught.value) == (
-        f"unknown model {name!r}: neither a registered name (mini, mbert-uncased, mbert-cased), "
-        "nor a folder, nor a Hub id owner/name."
+        f"unknown model {name!r}: neither a registered name (mini, gemma3, smollm2, mbert-uncased, "
+        "mbert-cased), nor a folder, nor a GGUF file, nor a Hub id owner/name."
     )
 
 

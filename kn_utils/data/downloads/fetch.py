@@ -24,6 +24,7 @@ from requests import RequestException
 from tqdm.auto import tqdm
 
 from ...base import QUIET
+from ...store.cache import cache_folder
 from ...store.locks import alone
 from ..facts import DataError
 from .catalogue import Collection, RemoteFile
@@ -64,12 +65,6 @@ class _GitBlob:
 
 
 pooch.hashes.ALGORITHMS_AVAILABLE["blob"] = _GitBlob  # so that pooch knows ``blob:<hex>``
-
-
-def cache_folder() -> Path:
-    """Where published files are kept: ``KN_DATA`` if set, else the platform's cache folder."""
-    named = os.environ.get("KN_DATA")
-    return Path(os.path.abspath(Path(named).expanduser())) if named else Path(pooch.os_cache("kn_utils"))
 
 
 def fetch(collection: Collection, files: Sequence[RemoteFile], *, progress: bool = not QUIET) -> list[Path]:
