@@ -37,6 +37,7 @@ def asked(monkeypatch) -> list[int]:
     return numbers
 
 
+@pytest.mark.slow
 def test_more_facts_compute_only_the_new_prompts_and_give_what_one_run_gives(tmp_path, asked):
     small = study(tmp_path / "grown")
     first = small.scores()
@@ -55,12 +56,14 @@ def test_more_facts_compute_only_the_new_prompts_and_give_what_one_run_gives(tmp
     assert len(asked) == 3 and not list((tmp_path / "grown" / "tables").glob("*more*"))
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_parameters(tmp_path, asked, capsys):
     study(tmp_path).scores()
     study(tmp_path, steps=2).scores()
     assert len(asked) == 2 and "steps changed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_completeness_gap_is_computed_only_where_it_is_asked_for(tmp_path, asked):
     without = study(tmp_path).score_tables()
     assert without.prompts["gap"].isna().all()
@@ -80,6 +83,7 @@ def test_the_completeness_gap_is_computed_only_where_it_is_asked_for(tmp_path, a
     assert len(asked) == 3
 
 
+@pytest.mark.slow
 def test_a_run_stopped_between_the_two_files_of_a_grown_table_is_mended(tmp_path, asked):
     small, large = study(tmp_path), study(tmp_path, facts_per_relation=4)
     small.scores()
@@ -92,6 +96,7 @@ def test_a_run_stopped_between_the_two_files_of_a_grown_table_is_mended(tmp_path
     pd.testing.assert_frame_equal(again, whole)
 
 
+@pytest.mark.slow
 def test_probabilities_grow_too(tmp_path, monkeypatch):
     small, large = study(tmp_path), study(tmp_path, facts_per_relation=4)
     numbers = []
@@ -110,6 +115,7 @@ def test_probabilities_grow_too(tmp_path, monkeypatch):
     assert found["predicted"].tolist() == plain["predicted"].tolist()
 
 
+@pytest.mark.slow
 def test_no_prompts_give_no_rows_with_the_columns_of_any(tmp_path):
     small = study(tmp_path)
     for ask in (small.probabilities, small.scores):
@@ -135,6 +141,7 @@ def test_languages_are_those_in_which_a_fact_of_the_study_has_names(tmp_path):
     assert part.languages == ["en", "nl", "ja", "zh", "ko"]
 
 
+@pytest.mark.slow
 def test_of_two_notebooks_that_need_a_table_one_computes_and_the_other_waits(tmp_path, monkeypatch, capsys):
     begun, go_on, calls = threading.Event(), threading.Event(), []
 
@@ -161,6 +168,7 @@ def test_of_two_notebooks_that_need_a_table_one_computes_and_the_other_waits(tmp
     pd.testing.assert_frame_equal(tables[0], tables[1])
 
 
+@pytest.mark.slow
 def test_what_is_stored_is_read_while_another_process_adds_to_it(tmp_path, capsys):
     held = {"scores": study(tmp_path).scores(), "probabilities": study(tmp_path).probabilities()}
     tables, found = tmp_path / "tables", {}
@@ -198,6 +206,7 @@ def test_halves_are_other_wordings_of_the_same_facts(tmp_path):
     assert set(few["template"]) == {wordings[0]} and set(other["template"]) == {wordings[1]}
 
 
+@pytest.mark.slow
 def test_neurons_of_a_half_come_from_its_prompts_alone(tmp_path):
     one = study(tmp_path)
     found, held = one.halves()

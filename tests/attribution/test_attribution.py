@@ -44,6 +44,7 @@ def oracle_map(model, prompts, rule):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_one_pass_equals_the_plain_loop(kind, prompts):
     model = make_model(kind)

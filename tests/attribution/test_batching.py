@@ -173,6 +173,7 @@ def test_a_pass_that_does_not_fit_is_made_in_smaller_ones(most, error, small, ro
         assert lines[-1].endswith("going on with 1 at a time")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [12, 2, 1])
 def test_what_did_not_fit_is_not_tried_again(most, small, rows, quick):
     score = Limited(small, most)

@@ -85,6 +85,7 @@ def test_the_kernel_of_the_table_is_the_kernel(bert, prompts):
         torch.testing.assert_close(scores, integrate(bert, [row]).scores[0], rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_exact_integral_is_a_fine_rule_in_double():
     model = load_model("mini", device="cpu")
     prompts = sample_prompts(model, 1)
@@ -101,6 +102,7 @@ def tiny(monkeypatch):
     return "tiny"
 
 
+@pytest.mark.slow
 def test_sample_prompts_are_of_one_piece_spread_and_the_same_each_time(tiny):
     model = random_model(tiny, torch.device("cpu"))
     prompts = sample_prompts(model, 9)
@@ -119,6 +121,7 @@ def test_random_models_of_a_shape_are_the_same_model(tiny):
     assert (one.n_layers, one.n_neurons) == (2, 24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padded", [False, True])
 def test_the_command_writes_all_that_it_measured(tiny, tmp_path, capsys, padded):
     out = tmp_path / "benchmark_tiny.json"

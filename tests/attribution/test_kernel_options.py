@@ -99,6 +99,7 @@ def test_baselines_multipliers_and_gaps_equal_the_loop(kind, baseline):
             torch.testing.assert_close(difference.sum(1) - one.gap[i], change, rtol=1e-5, atol=1e-5 * size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", BASELINES[1:])
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_answers_of_several_pieces_average_their_rows(kind, baseline, prompts):

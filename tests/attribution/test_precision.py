@@ -76,6 +76,7 @@ def test_neurons_are_read_in_bfloat16_and_given_in_float32(kind, prompts):
     assert not torch.equal(p, p.bfloat16().float())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["replacement", "replacement-each"])
 def test_replaced_texts_in_bfloat16(baseline):
     # In a model with random weights a replaced token moves the neurons by less than bfloat16 rounds them.
@@ -223,6 +224,7 @@ def test_what_cannot_be_is_refused(dtype, precision, message, prompts):
     assert settings_of_torch() == settings
 
 
+@pytest.mark.slow
 def test_bundled_model_in_bfloat16_against_the_exact_integral():
     model = load_model("mini", device="cpu")
     prompts = sample_prompts(model, 24)

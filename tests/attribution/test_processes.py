@@ -16,6 +16,8 @@ import pytest
 from kn_utils.attribution.streaming import prompts_file
 from kn_utils.store.tables import load_table
 
+pytestmark = pytest.mark.slow
+
 #: Started processes import their parent's script again, so that a fault that stands at its top level happens
 #: in them.
 SCRIPT = """

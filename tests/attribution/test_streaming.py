@@ -170,6 +170,7 @@ def counting(monkeypatch, before) -> None:
         monkeypatch.setattr(os, name, operation)
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_killed_before_any_file_operation_the_same_call_ends_with_the_same_files(
@@ -214,6 +215,7 @@ attribute(load_model("mini", device="cpu"), prompts, out=sys.argv[1], batch_size
 """
 
 
+@pytest.mark.slow
 @linux
 def test_a_run_killed_from_outside_is_taken_up_again(tmp_path, monkeypatch):
     from kn_utils import load_facts, load_model, make_prompts

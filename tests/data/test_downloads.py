@@ -427,6 +427,7 @@ def start(*files: RemoteFile) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.slow
 def test_two_processes_that_want_the_same_file_at_once_both_end_well(server, cache, publish):
     files = [publish(f"owner/repo/{n}", BODY[n:], plan=["slow"]) for n in range(3)]
     both = [start(*files), start(*files)]

@@ -21,6 +21,8 @@ from kn_utils.model.loading import MINI
 from kn_utils.neurons.choose import random_neurons
 from kn_utils.statistics.changes import relative_change
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model():

@@ -293,6 +293,7 @@ def test_facts_need_labels_in_so_many_languages(xfactr, least, wanted):
     assert data.facts["fact"].tolist() == [f"P27:{pair}" for pair in wanted]
 
 
+@pytest.mark.slow
 def test_the_coin_belongs_to_the_fact(xfactr):
     sides = {}
     for seed in range(40):

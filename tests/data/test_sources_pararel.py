@@ -62,6 +62,7 @@ def test_facts_by_hand(pararel):
     assert prompts["fact"].drop_duplicates().tolist() == data.facts["fact"].tolist()
 
 
+@pytest.mark.slow
 def test_a_relation_reads_only_its_own_files(pararel):
     (pararel.root / f"{PATTERNS}/P36.jsonl").unlink()
     assert load_facts("pararel", relations=["P9"]).facts["fact"].tolist() == ["P9:Ōita:café"]

@@ -115,6 +115,7 @@ def silenced(case) -> pd.DataFrame:
     return case.plain(case.prompts, case.neurons, 0.0)
 
 
+@pytest.mark.slow
 def test_the_first_row_of_the_main_table_by_hand(case, silenced):
     row = relative_change(case.own, ["operation", "neurons"]).iloc[0]
     assert (row["operation"], row["neurons"], row["n"]) == (
@@ -154,6 +155,7 @@ def test_the_first_choices_by_hand(case, silenced):
     assert row["value"] == pytest.approx(stays.mean()) and row["n"] == len(stays) > 1
 
 
+@pytest.mark.slow
 def test_a_dose_by_hand_and_a_factor_of_one_changes_nothing_at_all(case):
     plain = case.plain(case.prompts, case.neurons, 3.0)
     table = effects_by_kind(
@@ -166,6 +168,7 @@ def test_a_dose_by_hand_and_a_factor_of_one_changes_nothing_at_all(case):
         assert (one["after"] == one["before"]).all() and not one["changed"].any()
 
 
+@pytest.mark.slow
 def test_the_first_row_of_the_table_of_other_facts_by_hand(case):
     others = effects_of_other_facts(case.model, case.prompts, case.kinds, case.own, before=case.before)
     by_other = relative_change(others, ["relation_is", "answer_is", "operation", "neurons"])
@@ -187,6 +190,7 @@ def test_the_first_row_of_the_table_of_other_facts_by_hand(case):
     assert list(others.columns) == [*EFFECTS, "relation_is", "answer_is"]
 
 
+@pytest.mark.slow
 def test_the_first_row_across_languages_by_hand(case):
     both = pd.concat([case.prompts, case.dutch], ignore_index=True)
     found = {"en": case.neurons, "nl": case.dutch_neurons}
@@ -213,6 +217,7 @@ def test_the_first_row_across_languages_by_hand(case):
     assert {*away["spelled"]} == {"alike", "differently"} and away["shared"].nunique() > 1
 
 
+@pytest.mark.slow
 def test_held_out_wordings_by_hand(case):
     place = case.prompts.groupby("fact").cumcount()
     half, held = case.prompts[place % 2 == 0], case.prompts[place % 2 == 1]

@@ -138,6 +138,7 @@ def test_weights_are_put_back_bit_for_bit(model, asked):
     assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_batch_changes_nothing(model, asked, effects):
     again = erase_relations(model, SETS, asked, draw(asked, 1), batch_size=1, progress=False)
     assert again["after"].to_numpy() == pytest.approx(effects["after"].to_numpy(), rel=1e-9, abs=0)

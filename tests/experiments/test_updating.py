@@ -680,6 +680,7 @@ def test_nothing_to_cross_gives_an_empty_table(words, marked):
 # The bundled model: the notebook's numbers once more, in a few plain lines
 
 
+@pytest.mark.slow
 def test_first_rows_of_the_notebooks_tables_by_hand():
     model = load_model("mini", device="cpu", dtype="float64")
     facts = load_facts(relations=["P36"]).sample(4, 0)

@@ -392,6 +392,7 @@ def test_a_signed_edit_turns_where_the_neuron_is_negative(bert, prompts):
         ValueEdit(signed=True).changes(bert, [Request(pairs, "Paris", "Berlin")])
 
 
+@pytest.mark.slow
 def test_memory_that_ends_halves_the_batch_and_says_so(bert, prompts, monkeypatch, capsys):
     questions = questions_of(bert, prompts)
     plain, sizes = answers(bert, questions), []

@@ -459,6 +459,7 @@ def cache(hub, saved, tmp_path_factory) -> tuple[Path, list[dict], list[tuple[st
     return home, ask_for([["owner/small", "v1"]], hub, home), list(hub.asked)
 
 
+@pytest.mark.slow
 def test_a_hub_id_and_a_revision_online(cache, saved):
     _, (found,), asked = cache
     assert found == {"name": "owner/small", "revision": "v1", "digest": fingerprint(load_model(str(saved)))}
@@ -468,6 +469,7 @@ def test_a_hub_id_and_a_revision_online(cache, saved):
     assert not any(path.endswith((".bin", ".py")) for path in files)
 
 
+@pytest.mark.slow
 def test_offline_from_the_cache(cache, hub):
     home, (online,), _ = cache
     again, other = ask_for([["owner/small", "v1"], ["owner/small", "v2"]], hub, home, HF_HUB_OFFLINE="1")
@@ -475,6 +477,7 @@ def test_offline_from_the_cache(cache, hub):
     assert "model 'owner/small' at revision v2 is not in the local cache" in other["error"]
 
 
+@pytest.mark.slow
 def test_offline_with_an_empty_cache_says_how_to_get_it(hub, tmp_path):
     pinned, plain = ask_for([["owner/small", "v1"], ["mbert-cased"]], hub, tmp_path, HF_HUB_OFFLINE="1")
     assert pinned["error"].startswith("model 'owner/small' at revision v1 is not in the local cache")
@@ -484,6 +487,7 @@ def test_offline_with_an_empty_cache_says_how_to_get_it(hub, tmp_path):
     assert hub.asked == [] and "\n" not in pinned["error"]
 
 
+@pytest.mark.slow
 def test_what_the_hub_does_not_have(hub, tmp_path):
     revision, repo = ask_for([["owner/small", "v9"], ["owner/none"]], hub, tmp_path)
     assert (
@@ -493,6 +497,7 @@ def test_what_the_hub_does_not_have(hub, tmp_path):
     assert "model 'owner/none'" in repo["error"] and "not a valid model identifier" in repo["error"]
 
 
+@pytest.mark.slow
 def test_a_hub_model_without_safetensors_is_refused_and_nobody_is_told(hub, tmp_path):
     # transformers would look for a converted copy in the repository's pull requests, or ask a service for one
     (found,) = ask_for([["owner/pickled"]], hub, tmp_path)
@@ -501,6 +506,7 @@ def test_a_hub_model_without_safetensors_is_refused_and_nobody_is_told(hub, tmp_
     assert "safetensors" in found["error"] and "pytorch_model.bin" not in found["error"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_download_is_not_taken_for_whole(hub, saved, tmp_path):
     calls = [["owner/small", "v1"]]
     hub.cutting = True

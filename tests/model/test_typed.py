@@ -68,6 +68,7 @@ def asked(prompts) -> pd.DataFrame:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2", "llama", "opt"])
 def test_typed_answers_against_a_loop_over_candidates(kind, asked):
     model = make_model(kind)
@@ -86,6 +87,7 @@ def test_typed_answers_against_a_loop_over_candidates(kind, asked):
     assert shared > 0, "names that share their first pieces are wanted here"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_typed_answers_under_an_intervention(kind, asked):
     model, pairs = make_model(kind), np.array([(1, 7), (2, 5)])

@@ -121,6 +121,7 @@ def test_default_grid_runs_each_notebook_for_its_languages():
     assert [language for number, language in jobs if number in ("05", "08", "09")] == ["en"] * 3
 
 
+@pytest.mark.slow
 def test_a_setting_goes_to_the_notebooks_that_have_it_and_changes_their_key():
     plain, set_ = Plan(), Plan(settings={"steps": "20", "l2": "4"})
     for path, job in plain.jobs.items():
@@ -190,6 +191,7 @@ def test_key_follows_code_and_parameters_but_not_outputs_or_times(place):
     assert study.key(job) != key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "named"),
     [

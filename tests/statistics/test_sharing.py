@@ -233,6 +233,7 @@ def test_p_is_the_share_of_all_permutations_within_relations(monkeypatch):
     assert found["q"] == found["p"] and same.drop("q").iloc[2:].tolist() == found.drop("q").iloc[2:].tolist()
 
 
+@pytest.mark.slow
 def test_p_is_even_where_facts_of_a_relation_are_alike(relation_of):
     """Neurons drawn by relation, not by fact: small p for any fact, and about as often below 0.2 as chance
     says for others."""
@@ -495,6 +496,7 @@ def two() -> tuple[dict[str, Refined], dict[str, dict[str, set]]]:
     return by_language, by_hand
 
 
+@pytest.mark.slow
 def test_first_row_of_sharing_between_languages_from_stored_scores(two):
     by_language, held = two
     row = shared_between_languages(by_language, (6, 768)).iloc[1]
