@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 RUNS = Path(os.environ.get("KN_RUNS", ROOT / "runs"))
 
-#: No progress bars: notebooks whose outputs are stored are run so (tqdm reads this itself, but not in
-#: notebooks).
+#: No progress bars, as where notebooks are run to store their outputs. tqdm reads this itself, but not in
+#: notebooks.
 QUIET = os.environ.get("TQDM_DISABLE", "") not in ("", "0")
 
 #: The six languages of the study, in the order of its tables and figures.

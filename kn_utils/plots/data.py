@@ -56,8 +56,11 @@ def recall(answered: pd.DataFrame, sure: pd.DataFrame) -> Figure:
 
 
 def coverage(table: pd.DataFrame) -> Figure:
-    """Facts and wordings per relation and language (:func:`kn_utils.coverage`), as two heat maps with their
-    counts."""
+    """Facts and wordings per relation and language, as two heat maps with their counts.
+
+    Args:
+        table: :func:`kn_utils.data.facts.coverage`.
+    """
     grid = table.set_index(["relation", "language"])[["facts", "wordings"]].unstack(sort=False)
     relations, languages = len(grid), table["language"].nunique()
     figure, panels = plt.subplots(

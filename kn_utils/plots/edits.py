@@ -83,8 +83,7 @@ def edit_sweep(table: pd.DataFrame) -> Figure:
 
 
 def edit_languages(tables: Mapping[str, pd.DataFrame], languages: Sequence[str]) -> Figure:
-    """Shares of edits by the language edited through (row) and the language asked (column), a heat map per
-    entry.
+    """Shares of edits by the language edited through (row) and asked in (column), a heat map per entry.
 
     Args:
         tables: title -> ``through, language, value``; a cell that a table lacks stays empty.
@@ -112,8 +111,10 @@ def edit_languages(tables: Mapping[str, pd.DataFrame], languages: Sequence[str])
 
 
 def _doubling(axes: Axes, values: np.ndarray) -> None:
-    """A logarithmic axis with ticks at 1, 2, 4, ... (closer ones where little changes) and a line at 1
-    (nothing changed)."""
+    """A logarithmic axis with ticks at 1, 2, 4, ... and a line at 1, where nothing changed.
+
+    Where little changed the ticks are closer.
+    """
     top = max(2.0, float(np.nanmax(values)) if np.isfinite(values).any() else 2.0)
     ticks = np.array([1, 1.5, 2, 3, 4, 6]) if top <= 6 else 2.0 ** np.arange(int(np.log2(top)) + 1)
     ticks = ticks[ticks <= 1.1 * top]

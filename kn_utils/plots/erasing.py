@@ -18,8 +18,7 @@ TICKS = (0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 10**4, 10**
 
 
 def erased(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:
-    """How many times larger perplexity gets, per relation: of the erased relation (left) and of all others
-    (right).
+    """How many times larger perplexity gets, per relation: the erased one (left) and all others (right).
 
     Args:
         table: ``asked`` (erased relation, other relations), ``neurons, relation, value, low, high``; value 1
@@ -96,8 +95,7 @@ def erased_sweep(table: pd.DataFrame, title: str) -> Figure:
 
 
 def erased_languages(table: pd.DataFrame, title: str) -> Figure:
-    """ln(perplexity after / before) of the erased relation: a row per source of neurons, a column per
-    language asked in.
+    """ln(perplexity after / before) of the erased relation: source of the neurons by language asked in.
 
     Args:
         table: ``to, source, language, value``; a panel per ``to``.

@@ -49,8 +49,7 @@ def layers(histograms: Mapping[str, pd.DataFrame], columns: int | None = None) -
 
 
 def between_languages(table: pd.DataFrame) -> Figure:
-    """Neurons that two languages share: by the same fact, by another fact of its relation, and by chance; a
-    panel each.
+    """Neurons shared by two languages, a panel each: same fact, another of its relation, by chance.
 
     Args:
         table: of :func:`kn_utils.statistics.languages.shared_between_languages`. The diagonal has no shade:
@@ -81,8 +80,12 @@ def between_languages(table: pd.DataFrame) -> Figure:
 
 
 def settings(table: pd.DataFrame, threshold: float, share: float) -> Figure:
-    """A panel per measure of :func:`kn_utils.statistics.sharing.settings_grid`: thresholds down, shares
-    across; a frame at these two."""
+    """Neurons against threshold (down) and share (across), a panel per measure.
+
+    Args:
+        table: :func:`kn_utils.statistics.sharing.settings_grid`.
+        threshold, share: where the study starts; a frame marks it.
+    """
     measures = list(dict.fromkeys(table["measure"]))
     thresholds, shares = (sorted(table[name].unique()) for name in ("threshold", "share"))
     size = (1 + len(measures) * (1.2 + 0.62 * len(shares)), 1.5 + 0.42 * len(thresholds))
@@ -110,8 +113,10 @@ def numbers(
     limits: tuple[float, float] | None = None,
     digits: int = 2,
 ) -> None:
-    """A grid of numbers on grey cells, darker where ``shade`` is larger; cells without a shade are white,
-    without a value empty."""
+    """A grid of numbers on grey cells, darker where ``shade`` is larger.
+
+    Cells without a shade are white, cells without a value empty.
+    """
     shade = values if shade is None else shade
     low, high = limits or (0, max(np.nanmax(shade, initial=0), 1e-9))
     axes.imshow(shade, cmap="Greys", vmin=low, vmax=1.25 * high, aspect="auto")  # never quite black
@@ -141,8 +146,7 @@ def _symmetric(pairs: pd.DataFrame, column: str, names: list[str]) -> np.ndarray
 
 
 def sharing(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:
-    """Neurons per fact and shared, a row per relation and a panel per data set; a paper's printed values as
-    crosses.
+    """Neurons per fact and shared, a row per relation and a panel per data set.
 
     Args:
         table: ``dataset, measure, relation, value, low, high``; relation ``all`` is the top row.

@@ -38,8 +38,10 @@ def use_theme() -> None:
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> Path:
-    """Write ``<folder>/<name>.png`` and ``.pdf`` without a date inside, so that the same picture is the same
-    file."""
+    """Write ``<folder>/<name>.png`` and ``.pdf``.
+
+    No date is written, so that the same picture is the same file.
+    """
     path = Path(folder) / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
@@ -60,8 +62,7 @@ def points(
     scale: float = 1,
     styles: Mapping[str, tuple[str, str, str]] = KINDS,
 ) -> None:
-    """Values with their intervals (``value, low, high``) of one kind of neuron (or of ``styles``), at the
-    places ``x``."""
+    """Values with their intervals (``value, low, high``) of one kind of neuron, at the places ``x``."""
     colour, marker, label = styles[kind]
     middle, low, high = (scale * table[name].to_numpy(float) for name in ("value", "low", "high"))
     error = np.nan_to_num(np.abs(np.stack([middle - low, high - middle])))

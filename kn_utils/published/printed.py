@@ -10,8 +10,10 @@ PRINTED = DATA / "published" / "printed.csv"
 
 
 def printed(paper: str | None = None) -> pd.DataFrame:
-    """What the papers say: ``paper, table, model, dataset, relation, quantity, language, value, unit, status,
-    note``.
+    """What the papers say, a row per printed number.
+
+    Returns:
+        ``paper, table, model, dataset, relation, quantity, language, value, unit, status, note``.
 
     ``status`` is ``printed`` (read in the paper) or ``recalled`` (from memory, not checked again).
     """

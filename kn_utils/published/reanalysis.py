@@ -1,5 +1,4 @@
-"""Our reading of the outputs that the multilingual study released: its Table II, and what the numbers rest
-on.
+"""Our reading of the outputs that the multilingual study released: its Table II, and what it rests on.
 
 Everything here is computed from :mod:`kn_utils.published.released` with this project's statistics and
 refinement. :mod:`kn_utils.published.recomputed` keeps the resulting tables, for where the released files are
@@ -69,8 +68,7 @@ def compute() -> dict[str, pd.DataFrame]:
 
 
 def _multilingual(p108: Refined) -> Refined:
-    """The five relations of T-REx_multilingual: four as released, P108 refined here (the same, byte for
-    byte)."""
+    """The five relations of T-REx_multilingual: four as released, P108 refined here (the same, byte for byte)."""
     read = released.refined("T-REx_multilingual", ["P27", "P31", "P1001", "P1303"])
     model = released.settings("T-REx_multilingual")["bert_model"]
     own = p108.neurons.assign(share=float("nan"), model=model)  # no share, as in the released ones
@@ -86,8 +84,7 @@ def _by_dataset(found: Mapping[str, Refined], make: Callable[[Refined], pd.DataF
 
 
 def coverage(found: Mapping[str, Refined]) -> pd.DataFrame:
-    """What the numbers rest on: relations, facts, facts without a neuron, neurons; and the activation
-    baseline's neurons."""
+    """What the numbers rest on: relations, facts, facts without a neuron, neurons; and the baseline's."""
     rows = []
     for dataset, (neurons, bags, _) in found.items():
         counts, baseline = counts_per_fact(neurons, bags), released.refined(dataset, kind="activation")
@@ -125,8 +122,11 @@ def most_shared(refined: Refined, k: int = 5) -> pd.DataFrame:
 
 
 def refinement(refined: Refined) -> pd.DataFrame:
-    """How P108's share moved: ``pass, share, mean, taken``; and whether the result is the released file
-    (``released``)."""
+    """How P108's share moved, and whether the result is the released file.
+
+    Returns:
+        ``pass, share, mean, taken, released``.
+    """
     same = hashlib.sha256(released.written(refined).encode()).hexdigest() == REFINED_P108
     table = refined.passes.drop(columns="relation")
     return table.assign(released=same & table["taken"])

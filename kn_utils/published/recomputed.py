@@ -58,8 +58,10 @@ def recomputed(*, download: bool = False) -> Recomputed:
 
 
 def files() -> dict[str, list[Any]]:
-    """The published files that :func:`compute` reads, by collection. P108's refined neurons are computed, not
-    read."""
+    """The published files that :func:`compute` reads, by collection.
+
+    P108's refined neurons are computed, not read.
+    """
     paths = [released.place("T-REx_multilingual", "edit.txt")]
     paths.append(released.place("T-REx_multilingual", "TREx-all-P108.rlt.jsonl"))
     for dataset, release in released.RELEASES.items():

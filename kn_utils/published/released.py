@@ -31,8 +31,7 @@ KEEP = 0.1
 
 @dataclass(frozen=True)
 class Release:
-    """One data set's outputs: their folder under ``results/``, the language of a bag, the relations
-    refined."""
+    """One data set's outputs: their folder under ``results/``, the language of a bag, the relations refined."""
 
     folder: str
     language: str
@@ -46,16 +45,18 @@ RELEASES = {
 
 
 def place(dataset: str, name: str) -> str:
-    """Where a file of a data set's results lies in the cache: ``place("PARAREL_en",
-    "kn/kn_bag-P101.json")``."""
+    """Where a file of a data set's results lies in the cache, such as ``kn/kn_bag-P101.json`` of PARAREL_en."""
     if dataset not in RELEASES:
         raise DataError(f"nothing was released for {dataset!r}; known: {', '.join(RELEASES)}.")
     return f"{REPOSITORY}/results/{RELEASES[dataset].folder}/{name}"
 
 
 def settings(dataset: str) -> dict[str, Any]:
-    """The arguments of the last attribution run for this data set: ``bert_model, do_lower_case, batch_size,
-    ...``."""
+    """The arguments of the last attribution run for this data set.
+
+    Returns:
+        ``bert_model, do_lower_case, batch_size, ...``.
+    """
     return _json(place(dataset, "TREx-all.args.json"))
 
 
@@ -64,8 +65,9 @@ def refined(
     relations: tuple[str, ...] | list[str] | None = None,
     kind: Literal["knowledge", "activation"] = "knowledge",
 ) -> Refined:
-    """Refined neurons of a data set (``PARAREL_en`` or ``T-REx_multilingual``), layers and neurons counted
-    from 0, and every bag, also those without a neuron.
+    """Refined neurons of a data set, and every bag, also those without a neuron.
+
+    Layers and neurons count from 0.
 
     Args:
         relations: some of ``RELEASES[dataset].relations``; all of them by default.
@@ -102,8 +104,7 @@ def refined(
 
 
 def scores(relation: str = "P108") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Attribution scores of ``T-REx_multilingual``, and the prompts that they belong to; released for P108
-    only.
+    """Attribution scores of ``T-REx_multilingual``, and the prompts that they belong to (P108 only).
 
     Returns:
         ``scores`` (prompt, layer, neuron, score; only those of at least ``KEEP`` times the prompt's maximum
@@ -168,8 +169,11 @@ def answers(relation: str) -> list[str]:
 
 
 def edit() -> dict[str, float]:
-    """The one released result of updating facts (``edit.txt``): probabilities, ranks, perplexities before and
-    after."""
+    """The one released result of updating facts (``edit.txt``).
+
+    Returns:
+        probabilities, ranks and perplexities before and after, by their names in the file.
+    """
     text = _file(place("T-REx_multilingual", "edit.txt")).read_text(encoding="utf-8")
     found = ast.literal_eval(text[: text.index("}") + 1])
     return {name: value for name, value in found.items() if isinstance(value, float)}

@@ -33,8 +33,13 @@ def stored(kind: str = "report") -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def store(tokenizer: Any, name: str, datasets: dict[str, str]) -> None:
-    """Compute and store the figures of ``datasets``: name -> how :func:`kn_utils.load_facts` is asked for
-    it."""
+    """Compute and store the figures of data sets.
+
+    Args:
+        tokenizer: whose figures.
+        name: of the tokenizer.
+        datasets: name -> how :func:`kn_utils.load_facts` is asked for it.
+    """
     reports, spellings, origins = [], [], {}
     for dataset, asked in datasets.items():
         facts = load_facts(asked)

@@ -94,8 +94,10 @@ class StudyParameters(BaseModel):
 
 
 def run_folder(model: str, dataset: str, language: str, relation: str = "all") -> Path:
-    """``runs/<model>/<dataset>/<language>[/<relation>]``; a Hub id's slash and a data set's colon are written
-    ``--``."""
+    """Where results go: ``runs/<model>/<dataset>/<language>[/<relation>]``.
+
+    A Hub id's slash and a data set's colon are written ``--``.
+    """
     name = Path(model).expanduser().resolve().name if Path(model).expanduser().is_dir() else model
     folder = RUNS / name.replace("/", "--") / dataset.replace("/", "--").replace(":", "--") / language
     return folder if relation == "all" else folder / relation

@@ -1,5 +1,4 @@
-"""What a study is made of: which notebooks run, for which languages and relations, and when one is out of
-date.
+"""What a study is made of: which notebooks run, in which order, and when one is out of date.
 
 ``GRID`` is the table; :class:`Plan` turns it and what was asked for into jobs. The Snakefile runs them,
 :mod:`kn_utils.run.command` is the command line.
@@ -175,8 +174,7 @@ class Plan:
 
     @property
     def inputs(self) -> list[Path]:
-        """The files and folders on this machine that the results depend on: model, facts, published
-        numbers."""
+        """The files and folders here that the results depend on: model, facts, published numbers."""
         name, options = parse(self.dataset)
         own = (
             Path(value).expanduser() for value in (self.model, *options.values()) if isinstance(value, str)

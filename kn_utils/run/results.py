@@ -1,5 +1,4 @@
-"""The named numbers of the default run: gathered from the notebooks' summaries, stored in git, shown in
-README.
+"""The named numbers of the default run: gathered from summaries, stored in git, shown in README.
 
 ``python -m kn_utils.results`` stores them in ``figures/results.json``; ``--check`` compares what a run gave
 with what is stored.
