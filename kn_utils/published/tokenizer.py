@@ -22,11 +22,14 @@ SPELLINGS = DATA / "published" / "shared_spellings.csv"
 MBERT = "google-bert/bert-base-multilingual-cased"
 
 
-def stored(kind: str = "report") -> tuple[pd.DataFrame, dict[str, Any]]:
+def stored_report(kind: str = "report") -> tuple[pd.DataFrame, dict[str, Any]]:
     """mBERT cased's stored figures and their origin.
 
-    ``"report"``: as :func:`tokenizer_report`, with ``dataset`` in front; ``"spellings"``: as
-    :func:`shared_spellings` (they belong to the data, not to a tokenizer), likewise.
+    Args:
+        kind: ``"report"`` gives the columns of :func:`kn_utils.model.tokenizer_report.tokenizer_report` with
+            ``dataset`` in front; ``"spellings"`` likewise those of
+            :func:`kn_utils.model.tokenizer_report.shared_spellings`, which belong to the data, not to a
+            tokenizer.
     """
     table = pd.read_csv({"report": STORED, "spellings": SPELLINGS}[kind], encoding="utf-8")
     return table, json.loads(STORED.with_suffix(".json").read_text(encoding="utf-8"))
@@ -49,9 +52,8 @@ def store(tokenizer: Any, name: str, datasets: dict[str, str]) -> None:
         kept = ("options", "addresses", "commits", "licence", "counts")
         origins[dataset] = {key: facts.origin[key] for key in kept} | {"prompts": len(prompts)}
         if labels := facts.origin["options"].get("labels"):
-            origins[dataset]["options"] = facts.origin["options"] | {
-                "labels": f"a stand-in, {Path(labels).name}"
-            }
+            stand_in = {"labels": f"a stand-in, {Path(labels).name}"}
+            origins[dataset]["options"] = facts.origin["options"] | stand_in
         print(f"{dataset}: {len(facts.facts)} facts, {len(prompts)} prompts")
     for tables, path in ((reports, STORED), (spellings, SPELLINGS)):
         table = pd.concat(tables, ignore_index=True)
@@ -72,12 +74,15 @@ def store(tokenizer: Any, name: str, datasets: dict[str, str]) -> None:
         "date": date.today().isoformat(),
     }
     tokens = {"name": name, "pieces": len(tokenizer), "lower_case": False}
-    save_json(
-        {"files": what, "tokenizer": tokens, "datasets": origins, "made": made}, STORED.with_suffix(".json")
-    )
+    note = {"files": what, "tokenizer": tokens, "datasets": origins, "made": made}
+    save_json(note, STORED.with_suffix(".json"))
+
+
+stored = stored_report  # notebook 02's name for it
 
 
 def main() -> None:
+    """Store the figures again; the command line says from which files."""
     from transformers import AutoTokenizer, BertTokenizerFast
 
     parser = argparse.ArgumentParser(
@@ -92,11 +97,10 @@ def main() -> None:
         tokenizer = BertTokenizerFast(asked.vocabulary, do_lower_case=False)
     else:
         tokenizer = AutoTokenizer.from_pretrained(MBERT)
-    released = "trex_multilingual:build=released"
+    options = f",aliases=true,labels={asked.labels}" if asked.labels else ""
     datasets = {
         "trex_multilingual": "trex_multilingual",
-        "trex_multilingual, released build": released
-        + (f",aliases=true,labels={asked.labels}" if asked.labels else ""),
+        "trex_multilingual, released build": f"trex_multilingual:build=released{options}",
         "mpararel": "mpararel",
     }
     store(tokenizer, MBERT, datasets)

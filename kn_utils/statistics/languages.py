@@ -49,8 +49,8 @@ def shared_between_languages(
         - ``jaccard``: all shared over all held by either;
         - ``chance``: shared by the same fact if neurons were drawn, as many in each layer;
         - ``other_fact``: shared by a fact in one language and each *other* fact of its relation in the other;
-        - ``p``: share of permutations of the facts within relations in which as many are shared, one-sided, at
-          least 1 / (RESAMPLES + 1);
+        - ``p``: share of permutations of the facts within relations in which as many are shared, one-sided,
+          at least 1 / (RESAMPLES + 1);
         - ``q``: p adjusted for the number of pairs of languages (false discovery rate, Benjamini and Hochberg
           1995);
         - ``any_fact, p_any``: as ``other_fact, p``, with other facts of whatever relation.

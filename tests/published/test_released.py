@@ -263,7 +263,7 @@ def test_our_refinement_with_the_released_settings_is_theirs(cache, often, mean)
     scored = [random_bag(draw, often) for _ in range(5)]
     cache.add("released", small_files(scored=scored))
     scores, prompts = released.scores()
-    mine = refine_bags(scores, prompts, **reanalysis.SETTINGS)
+    mine = refine_bags(scores, prompts, **reanalysis.RELEASED_REFINEMENT)
     plain = plain_refinement([[metrics["ig_gold"] for _, metrics in one] for one in scored])
     assert released.written(mine) == json.dumps(plain, indent=2)
     assert len(mine.neurons) == 5 * mean
@@ -485,7 +485,7 @@ def test_table_two_of_the_real_files_against_plain_loops(raw):
     scores, prompts = released.scores()
     both = {
         "PARAREL_en": released.refined("PARAREL_en"),
-        "T-REx_multilingual": reanalysis._multilingual(refine_bags(scores, prompts, **reanalysis.SETTINGS)),
+        "T-REx_multilingual": reanalysis._multilingual(refine_bags(scores, prompts, **reanalysis.RELEASED_REFINEMENT)),
     }
     for dataset, refined in both.items():
         assert not refined.neurons.duplicated(["fact", "layer", "neuron"]).any()
@@ -511,7 +511,7 @@ def test_drawing_as_the_released_script_does_gives_the_number_between(raw):
 @real
 def test_refined_p108_is_the_released_file_byte_for_byte(raw):
     scores, prompts = released.scores()
-    text = released.written(refine_bags(scores, prompts, **reanalysis.SETTINGS))
+    text = released.written(refine_bags(scores, prompts, **reanalysis.RELEASED_REFINEMENT))
     assert len(text) == 4050 and hashlib.sha256(text.encode()).hexdigest() == reanalysis.REFINED_P108
     listed = catalogue.index("released")[released.place("T-REx_multilingual", "kn/kn_bag-P108.json")]
     assert listed.checksum == f"sha256:{reanalysis.REFINED_P108}"
@@ -524,7 +524,7 @@ def test_refined_p108_is_the_released_file_byte_for_byte(raw):
         {"threshold": 0.3},
         {"floor": None, "share": 0.5, "target": None},
     ):
-        assert released.written(refine_bags(scores, prompts, **{**reanalysis.SETTINGS, **other})) != text
+        assert released.written(refine_bags(scores, prompts, **{**reanalysis.RELEASED_REFINEMENT, **other})) != text
 
 
 @real
