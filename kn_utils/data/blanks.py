@@ -84,11 +84,13 @@ def find_blanks(
         for passage, text in texts[random.permutation(np.flatnonzero(owner != fact.fact))[:several]]:
             head, tail = _sides(text, fact.head, fact.tail)
             parts.append((passage, "random", text, *_any_word(text, head + tail, words, random)))
-        left += [(name, reason) for _, name, _, span, reason in parts if span is None]
-        for passage, name, text, (start, end), _ in (part for part in parts if part[3] is not None):
-            blanked = text[:start] + OBJECT + text[end:]
+        for passage, name, text, span, reason in parts:
+            if span is None:
+                left.append((name, reason))
+                continue
+            hidden, blanked = text[slice(*span)], text[: span[0]] + OBJECT + text[span[1] :]
             where = (f"{fact.fact}/{passage}/{name}", passage, fact.fact, fact.relation, name)
-            rows.append((*where, blanked, text[start:end]))
+            rows.append((*where, blanked, hidden))
     columns = ["prompt", "passage", "fact", "relation", "sentences", "text", "answer"]
     table = pd.DataFrame(rows, columns=columns).assign(masked="object")
     missed = pd.DataFrame(left, columns=["sentences", "reason"]).value_counts(sort=False)

@@ -32,7 +32,16 @@ COLUMNS = {
 
 
 class DataError(StudyError):
-    """A table, a wording or an answer that cannot be used; the message says which and why."""
+    """A table, a wording or an answer that cannot be used; the message says which and why.
+
+    Example:
+        >>> from kn_utils import DataError, load_facts
+        >>> try:
+        ...     load_facts("mini", languages=["xx"])
+        ... except DataError as error:
+        ...     print(error)
+        unknown language 'xx' in data set 'mini'; known: en, nl, ja, vi, zh, ko.
+    """
 
 
 @dataclass(frozen=True)

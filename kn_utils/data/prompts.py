@@ -37,7 +37,7 @@ def make_prompts(
         >>> from kn_utils import load_facts, make_prompts
         >>> prompts = make_prompts(load_facts(relations=["P36"]), "en", wordings=1)
         >>> prompts.loc[0, ["text", "answer"]].tolist()
-        []
+        ['The capital of Germany is [Y].', 'Berlin']
     """
     if masked not in (None, "object", "subject"):
         raise DataError(f"masked={masked!r}; it is 'object' or 'subject'.")

@@ -9,7 +9,16 @@ from ..base import StudyError
 
 
 class ModelError(StudyError):
-    """A model that is not there, is not supported, or is broken; the message says what to do."""
+    """A model that is not there, is not supported, or is broken; the message says what to do.
+
+    Example:
+        >>> from kn_utils import ModelError, load_model
+        >>> try:
+        ...     load_model("mini", dtype="int8")
+        ... except ModelError as error:
+        ...     print(error)
+        unknown dtype 'int8'; known: float32, float64, bfloat16.
+    """
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import inspect
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -15,6 +15,9 @@ from torch import nn
 
 from .architectures import ARCHITECTURES, ModelError
 from .rows import Row, encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class LanguageModel:
@@ -35,7 +38,7 @@ class LanguageModel:
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, *, name: str = "in memory", revision: str | None = None
+        self, model: PreTrainedModel, tokenizer: Any, *, name: str = "in memory", revision: str | None = None
     ) -> None:
         kind = model.config.model_type
         if kind not in ARCHITECTURES:
@@ -154,7 +157,7 @@ class LanguageModel:
             handle.remove()
 
 
-def _slots(second: nn.Module) -> torch.Tensor:
+def _slots(second: Any) -> torch.Tensor:
     """(neuron, hidden) view of a second linear map; GPT-2's Conv1D stores it so, ``nn.Linear`` transposed."""
     return second.weight.T if isinstance(second, nn.Linear) else second.weight
 

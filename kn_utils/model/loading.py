@@ -52,6 +52,7 @@ def load_model(
             broken or not supported; weights that are not finite.
 
     Example:
+        >>> from kn_utils import load_model
         >>> load_model("mini", device="cpu")
         LanguageModel('mini', bert, 6 layers x 768 neurons)
     """
@@ -89,7 +90,8 @@ def load_model(
     return LanguageModel(model.to(target), tokenizer, name=name, revision=revision)
 
 
-def _read(name: str, place: str, revision: str | None, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+def _read(name: str, place: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A model and its tokenizer, from a folder or the Hub."""
     # Imported here: transformers takes seconds, and tables need none of it.
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
@@ -107,7 +109,7 @@ def _read(name: str, place: str, revision: str | None, dtype: torch.dtype) -> tu
     tokenizer = AutoTokenizer.from_pretrained(place, **safe)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise ValueError("it has no vocabulary")
-    auto = AutoModelForCausalLM if ARCHITECTURES[config.model_type].causal else AutoModelForMaskedLM
+    auto: Any = AutoModelForCausalLM if ARCHITECTURES[config.model_type].causal else AutoModelForMaskedLM
     model, info = auto.from_pretrained(
         place, dtype=dtype, use_safetensors=True, output_loading_info=True, **safe
     )

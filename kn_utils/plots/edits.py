@@ -30,8 +30,7 @@ def edit_rates(table: pd.DataFrame) -> Figure:
         "perplexity between, ratio": "other relations",
     }
     kinds = [kind for kind in KINDS if kind in set(table["neurons"])]
-    style = {"width_ratios": [3, 2], "figsize": (10, 3.8)}
-    figure, (left, right) = plt.subplots(1, 2, **style)
+    figure, (left, right) = plt.subplots(1, 2, width_ratios=[3, 2], figsize=(10, 3.8))
     for axes, measures in ((left, rates), (right, costs)):
         for i, kind in enumerate(kinds):
             part = table[table["neurons"] == kind].set_index("measure").reindex(list(measures))
@@ -56,8 +55,8 @@ def edit_sweep(table: pd.DataFrame) -> Figure:
             measures.
     """
     sweeps, measures = (list(dict.fromkeys(table[name])) for name in ("sweep", "measure"))
-    style = {"figsize": (3.3 * len(sweeps), 2.5 * len(measures) + 0.6), "squeeze": False, "sharey": "row"}
-    figure, grid = plt.subplots(len(measures), len(sweeps), **style)
+    size = (3.3 * len(sweeps), 2.5 * len(measures) + 0.6)
+    figure, grid = plt.subplots(len(measures), len(sweeps), figsize=size, squeeze=False, sharey="row")
     kinds = [kind for kind in KINDS if kind in set(table["neurons"])]
     for line, measure in zip(grid, measures, strict=True):
         for axes, sweep in zip(line, sweeps, strict=True):
@@ -89,14 +88,12 @@ def edit_languages(tables: Mapping[str, pd.DataFrame], languages: Sequence[str])
         tables: title -> ``through, language, value``; a cell that a table lacks stays empty.
         languages: the order of rows and columns; ``all`` is a row only.
     """
-    figure, many = plt.subplots(
-        1, len(tables), figsize=(3.5 * len(tables) + 0.4, 3.6), sharey=True, squeeze=False
-    )
+    size = (3.5 * len(tables) + 0.4, 3.6)
+    figure, many = plt.subplots(1, len(tables), figsize=size, sharey=True, squeeze=False)
     asked = [language for language in languages if language != "all"]
     for axes, (title, table) in zip(many[0], tables.items(), strict=True):
-        grid = table.pivot(index="through", columns="language", values="value").reindex(
-            index=languages, columns=asked
-        )
+        grid = table.pivot(index="through", columns="language", values="value")
+        grid = grid.reindex(index=languages, columns=asked)
         style = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 8}, "linewidths": 0.5, "cbar": False}
         sns.heatmap(grid.astype(float), ax=axes, cmap="Greys", vmin=0, vmax=1.2, **style)
         axes.set(title=title, xlabel="asked in", ylabel="edited through" if axes is many[0][0] else "")

@@ -32,24 +32,15 @@ def erased(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:
     for axes, asked in zip(both, ("erased relation", "other relations"), strict=True):
         axes.axvline(1, color="0.4", linewidth=0.8)
         for i, kind in enumerate(kinds):
-            part = (
-                table[(table["asked"] == asked) & (table["neurons"] == kind)]
-                .set_index("relation")
-                .reindex(relations)
-            )
-            place = y + 0.16 * ((len(kinds) - 1) / 2 - i)
-            points(axes, place, 1 + part[ENDS], kind, along="x", styles=STYLES)
+            part = table[(table["asked"] == asked) & (table["neurons"] == kind)]
+            part = part.set_index("relation").reindex(relations)
+            shift = 0.16 * ((len(kinds) - 1) / 2 - i)
+            points(axes, y, 1 + part[ENDS], kind, shift=shift, along="x", styles=STYLES)
         said = printed[(printed["asked"] == asked) & printed["relation"].isin(relations)]
         if len(said):
             place = [relations.index(relation) for relation in said["relation"]]
-            axes.plot(
-                1 + said["value"],
-                place,
-                "x",
-                color="black",
-                markersize=7,
-                label="the paper's (other model, data)",
-            )
+            label = "the paper's (other model, data)"
+            axes.plot(1 + said["value"], place, "x", color="black", markersize=7, label=label)
         _log(axes, "x")
         axes.set(
             xlabel="perplexity after / before",

@@ -80,7 +80,7 @@ def attribution(scores: np.ndarray, title: str) -> Figure:
     figure, axes = plt.subplots(figsize=(7, 2.8))
     sns.heatmap(top, cmap="cividis", ax=axes, cbar_kws={"label": "score (part of P)"}, vmin=0)
     axes.set(xlabel="neuron, by rank within its layer", ylabel="layer (0 = lowest)", title=title)
-    axes.set_xticklabels(range(1, 13))
+    axes.set_xticklabels([str(rank) for rank in range(1, 13)])
     axes.tick_params(axis="y", rotation=0)
     return figure
 

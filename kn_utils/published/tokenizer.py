@@ -83,7 +83,7 @@ stored = stored_report  # notebook 02's name for it
 
 def main() -> None:
     """Store the figures again; the command line says from which files."""
-    from transformers import AutoTokenizer, BertTokenizerFast
+    from transformers import AutoTokenizer, BertTokenizer
 
     parser = argparse.ArgumentParser(
         prog="python -m kn_utils.published.tokenizer", description="Store mBERT cased's figures again."
@@ -93,10 +93,9 @@ def main() -> None:
         "--labels", help="a stand-in for X-FACTR's label file (its lists of names fill its gaps)"
     )
     asked = parser.parse_args()
-    if asked.vocabulary:
-        tokenizer = BertTokenizerFast(asked.vocabulary, do_lower_case=False)
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(MBERT)
+    vocabulary = asked.vocabulary
+    tokenizer: Any = BertTokenizer(vocabulary, do_lower_case=False) if vocabulary else None
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(MBERT)
     options = f",aliases=true,labels={asked.labels}" if asked.labels else ""
     datasets = {
         "trex_multilingual": "trex_multilingual",
