@@ -2,7 +2,7 @@
 
 Sentences are the wordings filled in as ``teaching_facts.csv`` and ``teaching_wordings.csv`` say. In a share
 ``noise`` of them
-the object is replaced by a random object of the relation, drawn anew each time: so the model knows its facts
+the object is replaced by a random object of the relation, drawn again each time: so the model knows its facts
 without being certain of them (P of the right answer near ``1 - noise``), as pretrained models do. See the
 model card.
 """

@@ -249,8 +249,8 @@ def across_languages(
     """Edit each fact through one language's neurons and answers, ask for it in all languages.
 
     Args:
-        table: :func:`translate_updates`; a fact is edited through a language that it has a row in, and asked
-            in all those.
+        table: :func:`kn_utils.experiments.update_choice.translate_updates`; a fact is edited through a
+            language that it has a row in, and asked in all those.
         neurons: by language; under ``all`` the bag of all languages, with the answers of all of the fact's
             rows.
 

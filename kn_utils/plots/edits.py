@@ -18,7 +18,7 @@ def edit_rates(table: pd.DataFrame) -> Figure:
     """Kinds of edit beside each other: how often answers change (left), and what that costs (right).
 
     Args:
-        table: :func:`kn_utils.summarise_updates` by ``neurons``.
+        table: :func:`kn_utils.statistics.updates.summarise_updates` by ``neurons``.
     """
     rates = {
         "change rate": "another answer\nthan before",
