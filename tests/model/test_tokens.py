@@ -1,5 +1,4 @@
-"""What tokenizers do to prompts: against plain loops over single prompts, and the stored figures against the
-real files."""
+"""What tokenizers do to prompts: against plain loops, and the stored figures against the real files."""
 
 from __future__ import annotations
 
@@ -199,8 +198,7 @@ def test_figure_has_a_panel_per_data_set_and_a_bar_per_language_and_kind():
 
 @pytest.mark.skipif(not KN_RAW, reason="KN_RAW does not point to the published files")
 def test_stored_figures_are_those_of_the_published_files(tmp_path, monkeypatch):
-    """mBERT's real vocabulary on some relations; on one, answers that it cannot write, against single
-    prompts."""
+    """mBERT's real vocabulary on some relations; answers that it cannot write against single prompts."""
     for place in Path(KN_RAW).iterdir():
         (tmp_path / place.name).symlink_to(place)
     monkeypatch.setenv("KN_DATA", str(tmp_path))
