@@ -117,11 +117,14 @@ class Study:
         return prompts[can].reset_index(drop=True)
 
     def set_aside(self, language: str = "all") -> pd.DataFrame:
-        """How many prompts of all facts the model cannot be asked, and why: ``language, reason, prompts``,
-        and as rows of no reason those that it can."""
+        """How many prompts of all facts the model cannot be asked, and why.
+
+        Returns:
+            ``language, reason, prompts``; those that it can be asked are rows of no reason.
+        """
         prompts = make_prompts(self.everything, language)
-        found = askable(self.model, prompts, self.everything).assign(language=prompts["language"].to_numpy())
-        return found.groupby(["language", "reason"], sort=False).size().rename("prompts").reset_index()
+        told = askable(self.model, prompts, self.everything).assign(language=prompts["language"].to_numpy())
+        return told.groupby(["language", "reason"], sort=False).size().rename("prompts").reset_index()
 
     def halves(self, language: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Prompts to find neurons with, and prompts held out to measure their effect on, of the same facts.

@@ -234,9 +234,11 @@ def _lowest(model: LanguageModel, acting: Intervention | None) -> int:
 
 
 def _shared(model: LanguageModel, texts: Sequence[_Text]) -> tuple[list[tuple[int, ...]], torch.Tensor]:
-    """The different texts among these, and which of them each is, (text,): below the lowest layer that
-    anything acts on they are run once. Inside ``suppress`` and ``amplify``, which find each row's blank
-    themselves, none is shared."""
+    """The different texts among these, and which of them each is, (text,).
+
+    Below the lowest layer that anything acts on they are run once. Inside ``suppress`` and ``amplify``, which
+    find each row's blank themselves, none is shared.
+    """
     ids = [tuple(text.ids) for text in texts]
     if any(second._forward_pre_hooks for second in model.seconds):
         return ids, torch.arange(len(ids), device=model.device)

@@ -102,10 +102,14 @@ def find_blank(model: LanguageModel, ids: torch.Tensor, attended: torch.Tensor |
 
 @contextmanager
 def rows_spread(model: LanguageModel, start: int, index: torch.Tensor) -> Iterator[None]:
-    """Inside, a forward pass of n texts goes on from block ``start`` as rows ``index`` (row,), each a copy of
-    its text.
+    """Inside, a forward pass of n texts goes on from block ``start`` as rows, each a copy of its text.
 
     Rows that differ in what acts on them from block ``start`` on only share everything below it.
+
+    Args:
+        model: whose.
+        start: the first block that is run row by row.
+        index: each row's text, (row,).
     """
 
     def hook(first: bool) -> Any:

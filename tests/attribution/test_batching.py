@@ -280,7 +280,7 @@ def test_the_budget_falls_with_free_memory_and_is_never_nothing(small, monkeypat
 
 
 def test_a_batch_of_attribute_keeps_to_the_budget(small, monkeypatch):
-    """The widest layer's tokens: (1 + steps x layers) copies of a text, or, left to right, of its last one."""
+    """The widest layer's tokens: (1 + steps x layers) times a text, or, left to right, its last one."""
     prompts = random_prompts(40, 3)
     gpt2 = make_model("gpt2")
     for model, tokens in ((small, lambda n: 13 * n), (gpt2, lambda n: 13 + n)):
