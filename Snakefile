@@ -6,24 +6,24 @@ import sys
 sys.path.insert(0, workflow.basedir)
 from kn_utils.run.plan import Plan
 
-STUDY = Plan(**config)
+PLAN = Plan(**config)
 
 
-workdir: STUDY.runs
+workdir: PLAN.runs
 
 
 def job(wildcards):
-    return STUDY.jobs[f"{wildcards.folder}/{wildcards.notebook}.ipynb"]
+    return PLAN.jobs[f"{wildcards.folder}/{wildcards.notebook}.ipynb"]
 
 
 rule all:
     input:
-        list(STUDY.jobs),
+        list(PLAN.jobs),
 
 
 rule notebook:
     input:
-        lambda wildcards: [need.path for need in STUDY.needs(job(wildcards))],
+        lambda wildcards: [need.path for need in PLAN.needs(job(wildcards))],
     output:
         "{folder}/{notebook}.ipynb",
     log:
@@ -32,14 +32,14 @@ rule notebook:
         notebook="[0-9][^/.]*",
     params:
         # Tracked: when it changes, the notebook runs again.
-        key=lambda wildcards: STUDY.key(job(wildcards)),
+        key=lambda wildcards: PLAN.key(job(wildcards)),
         # Not tracked (they depend on the output): where things lie on this machine.
-        source=lambda wildcards, output: STUDY.source(job(wildcards)),
-        cwd=lambda wildcards, output: STUDY.notebooks,
-        options=lambda wildcards, output: STUDY.options(job(wildcards)),
+        source=lambda wildcards, output: PLAN.source(job(wildcards)),
+        cwd=lambda wildcards, output: PLAN.notebooks,
+        options=lambda wildcards, output: PLAN.options(job(wildcards)),
         part=lambda wildcards, output: str(output[0]).removesuffix(".ipynb"),
         python=lambda wildcards, output: sys.executable,
-    threads: STUDY.threads
+    threads: PLAN.threads
     shell:
         # The good name appears only when all went well, so a killed run leaves nothing that looks finished.
         "rm -f {params.part:q}.failed.ipynb && touch {params.part:q}.running.ipynb && "

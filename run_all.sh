@@ -9,7 +9,7 @@ fail() { printf 'run_all.sh: %s\n' "$*" >&2; exit 1; }
 usage() {
   cat <<'TEXT'
 ./run_all.sh [options]    run the study: notebooks that are out of date, results in runs/<model>/<dataset>/<language>/
-./run_all.sh test         run every test: ruff, pytest, and all notebooks against their stored outputs (nbval)
+./run_all.sh test         run every test: ruff, mypy, pytest, and all notebooks against their stored outputs (nbval)
 ./run_all.sh refresh [NN] for developers: execute the notebooks (all, or 03 04) in place, so that outputs are stored
 ./run_all.sh clean        for developers: drop volatile metadata from notebooks, keep outputs and counts
 ./run_all.sh help         this text
@@ -75,7 +75,7 @@ use_environment() {
   [ -z "${VIRTUAL_ENV:-}" ] && [ "${CONDA_DEFAULT_ENV:-}" = base ] && active=
   if [ -n "$active" ] && [ "$(cd "$active" 2>/dev/null && pwd -P)" != "$(pwd -P)/.venv" ]; then
     python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "the active environment $active has a Python older than 3.11; deactivate it."
-    python -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(n) is None for n in "torch transformers gguf accelerate snakemake papermill pydantic seaborn nbval ruff".split()))' \
+    python -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(n) is None for n in "torch transformers gguf accelerate snakemake papermill pydantic seaborn nbval ruff mypy".split()))' \
       || fail "the active environment $active lacks packages of the study. Either install them: pip install $(grep '^torch==' requirements.lock) && pip install -r requirements.lock -e . ; or deactivate it, and .venv is made."
     export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
   else
@@ -112,7 +112,9 @@ part() {
 
 run_tests() {
   export HF_HUB_DISABLE_PROGRESS_BARS=1 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PREFER_ENV_PATH=1
-  part "ruff" python -m ruff check .
+  part "rules of style (ruff)" python -m ruff check .
+  part "format (ruff)" python -m ruff format --check .
+  part "types (mypy)" python -m mypy
   part "pytest" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile tests
   part "notebooks against their stored outputs (nbval)" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --nbval \
     --nbval-current-env --nbval-cell-timeout 1200 --nbval-kernel-startup-timeout 180 \

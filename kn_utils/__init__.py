@@ -45,6 +45,7 @@ def _places() -> dict[str, str]:
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
     if name == "__all__":
         return sorted(_places())
     if name not in _places():

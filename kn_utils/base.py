@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 RUNS = Path(os.environ.get("KN_RUNS", ROOT / "runs"))
 
-#: No progress bars: notebooks whose outputs are stored are run so (tqdm reads this itself, but not in
-#: notebooks).
+#: No progress bars, as where notebooks are run to store their outputs. tqdm reads this itself, but not in
+#: notebooks.
 QUIET = os.environ.get("TQDM_DISABLE", "") not in ("", "0")
 
 #: The six languages of the study, in the order of its tables and figures.
@@ -18,7 +18,18 @@ LANGUAGES = ("en", "nl", "ja", "vi", "zh", "ko")
 
 
 class StudyError(ValueError):
-    """A mistake that the user can mend; the message says how. Notebooks show it as one line."""
+    """A mistake that the user can mend; the message says how. Notebooks show it as one line.
+
+    Every error of this package is one; so this catches what a user may have got wrong.
+
+    Example:
+        >>> from kn_utils import StudyError, load_facts
+        >>> try:
+        ...     load_facts("mini", relations=["P999"])
+        ... except StudyError as error:
+        ...     print(type(error).__name__)
+        DataError
+    """
 
     def _render_traceback_(self) -> list[str]:
         # IPython asks an exception for its own rendering; ours needs no forty lines of frames.

@@ -1,5 +1,4 @@
-"""One study's tables, each loaded if an earlier notebook made it, else computed: what lets a notebook run on
-its own."""
+"""One study's tables, each loaded if it was made before, else computed, so that a notebook runs alone."""
 
 from __future__ import annotations
 
@@ -40,26 +39,35 @@ class Study:
 
     Every method that takes ``language`` uses the parameters' language unless told otherwise, so a notebook
     can set ``en`` beside ``all``. Nothing is computed twice: tables lie on disk with their origin
-    (:mod:`kn_utils.artifacts`).
+    (:mod:`kn_utils.store.tables`).
+
+    Example:
+        >>> from kn_utils import Study, StudyParameters
+        >>> study = Study(StudyParameters(relation="P36", facts_per_relation=2))
+        >>> study.prompts()["fact"].nunique()
+        2
     """
 
     def __init__(self, parameters: StudyParameters) -> None:
         self.parameters = parameters
         relations = None if parameters.relation == "all" else [parameters.relation]
         languages = None if parameters.language == "all" else [parameters.language]
-        load_facts(
-            parameters.dataset, languages=languages, relations=relations
-        )  # refuses unknown names before a model is loaded
+        # Refuses unknown names before a model is loaded.
+        load_facts(parameters.dataset, languages=languages, relations=relations)
 
     @cached_property
     def model(self) -> LanguageModel:
+        """The model that the parameters name, loaded when it is first asked for."""
         p = self.parameters
         return load_model(p.model, p.revision, device=p.device, dtype=self.dtype)
 
     @property
     def dtype(self) -> str:
-        """``auto``: float64 for the bundled model, whose stored outputs are compared digit by digit; else
-        float32."""
+        """The model's number format: ``float32``, unless the parameters say otherwise.
+
+        Under ``auto`` the bundled model, whose stored outputs are compared digit by digit, computes in
+        ``float64`` on the CPU.
+        """
         p = self.parameters
         small = p.model == "mini" and p.device in ("auto", "cpu") and p.precision is None
         return ("float64" if small else "float32") if p.dtype == "auto" else p.dtype
@@ -95,8 +103,10 @@ class Study:
         return run_folder(p.model, p.dataset, language, p.relation) if same else p.folder / language
 
     def prompts(self, language: str | None = None) -> pd.DataFrame:
-        """The bags: a language's wordings, or for ``all`` one wording of each language (unless ``wordings``
-        says more)."""
+        """The bags: a language's wordings, or for ``all`` one wording of each language.
+
+        The parameter ``wordings`` asks for another number.
+        """
         language = language or self.parameters.language
         wordings = self.parameters.wordings or (1 if language == "all" else None)
         return self.askable(make_prompts(self.facts, language, wordings=wordings))
@@ -107,11 +117,14 @@ class Study:
         return prompts[can].reset_index(drop=True)
 
     def set_aside(self, language: str = "all") -> pd.DataFrame:
-        """How many prompts of all facts the model cannot be asked, and why: ``language, reason, prompts``,
-        and as rows of no reason those that it can."""
+        """How many prompts of all facts the model cannot be asked, and why.
+
+        Returns:
+            ``language, reason, prompts``; those that it can be asked are rows of no reason.
+        """
         prompts = make_prompts(self.everything, language)
-        found = askable(self.model, prompts, self.everything).assign(language=prompts["language"].to_numpy())
-        return found.groupby(["language", "reason"], sort=False).size().rename("prompts").reset_index()
+        told = askable(self.model, prompts, self.everything).assign(language=prompts["language"].to_numpy())
+        return told.groupby(["language", "reason"], sort=False).size().rename("prompts").reset_index()
 
     def halves(self, language: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Prompts to find neurons with, and prompts held out to measure their effect on, of the same facts.
@@ -130,19 +143,17 @@ class Study:
             first = place % 2 == 0
             if self.parameters.wordings:
                 both = both[place < 2 * self.parameters.wordings]
-        found, held = both[first.reindex(both.index)], both[~first.reindex(both.index)]
-        return found.reset_index(drop=True), held.reset_index(drop=True)
+        first = first.reindex(both.index)
+        return both[first].reset_index(drop=True), both[~first].reset_index(drop=True)
 
     def recall(self) -> pd.DataFrame:
-        """Probability, rank and first choice of every prompt in every wording of every language
-        (``answer_probability``)."""
+        """:func:`kn_utils.answer_probability` of every prompt in every wording of every language."""
         return self._answers("recall", "all", self.askable(make_prompts(self.facts, "all")))
 
     def probabilities(self, language: str | None = None, prompts: pd.DataFrame | None = None) -> pd.DataFrame:
-        """``answer_probability`` of :meth:`prompts`, or of others of this language."""
-        return self._answers(
-            "probabilities", language, self.prompts(language) if prompts is None else prompts
-        )
+        """:func:`kn_utils.answer_probability` of :meth:`prompts`, or of others of this language."""
+        prompts = self.prompts(language) if prompts is None else prompts
+        return self._answers("probabilities", language, prompts)
 
     def scores(
         self,
@@ -150,8 +161,7 @@ class Study:
         method: str = "integrated-gradients",
         prompts: pd.DataFrame | None = None,
     ) -> pd.DataFrame:
-        """Attribution scores (or those of the activation baseline) of :meth:`prompts`, or of others of this
-        language (:meth:`score_tables`)."""
+        """Attribution scores of :meth:`prompts`, or of others of this language."""
         return self.score_tables(language, method, prompts).scores
 
     def score_tables(
@@ -164,8 +174,14 @@ class Study:
     ) -> ScoreTables:
         """Scores, and the table per prompt: ``prompt, probability, maximum, gap``.
 
-        Streamed, so a broken run goes on; only prompts whose scores are not stored yet are computed, and with
-        ``gap`` those that were stored without their completeness gap.
+        They are streamed to disk, so a broken run goes on; only prompts whose scores are not stored yet are
+        computed, and with ``gap`` those that were stored without their completeness gap.
+
+        Args:
+            language: another than the parameters'.
+            method: ``"integrated-gradients"``, or ``"activation"``: the baseline.
+            prompts: others than :meth:`prompts`, of this language.
+            gap: whether the completeness gap is needed.
         """
         p, name = self.parameters, "scores" if method == "integrated-gradients" else f"scores-{method}"
         options: dict[str, Any] = {"method": method, "keep": p.keep, "precision": p.precision}
@@ -175,17 +191,17 @@ class Study:
         path = self.folder(language) / "tables" / f"{name}.parquet"
         origin = full_origin(self.origin() | options, attribute, load_model, make_prompts)
         columns = ["gap"] if gap and method == "integrated-gradients" else []
-        stored = GrowingTable(path, origin, prompts_file(path), columns)
+        growing = GrowingTable(path, origin, prompts_file(path), columns)
 
         def compute(held: pd.DataFrame | None, missing: pd.DataFrame) -> None:
             every = [f"cuda:{i}" for i in range(cuda.device_count())] if p.device == "cuda:all" else None
             out = path if held is None else path.with_name(f"{name}.more.parquet")
-            place = {"out": out, "origin": origin, "devices": every}
+            place: dict[str, Any] = {"out": out, "origin": origin, "devices": every}
             attribute(self.model, missing, **options, gap=bool(columns), batch_size=p.batch_size, **place)
             if held is not None:
-                stored.append(out, prompts_file(out))
+                growing.append(out, prompts_file(out))
 
-        tables = ScoreTables(*stored.completed(prompts, compute))
+        tables = ScoreTables(*growing.completed(prompts, compute))
         tables.scores.attrs["keep"] = p.keep  # a guard, no more: it refuses thresholds below what is there
         return tables
 
@@ -195,8 +211,10 @@ class Study:
         method: str = "integrated-gradients",
         prompts: pd.DataFrame | None = None,
     ) -> pd.DataFrame:
-        """Refined knowledge neurons; ``method="activation"`` gives the baseline's; ``prompts`` other bags
-        than :meth:`prompts`."""
+        """Refined knowledge neurons, or those of the activation baseline (``method="activation"``).
+
+        ``prompts`` takes other bags than :meth:`prompts`.
+        """
         return self.refined(language, method, prompts).neurons
 
     def bags(
@@ -217,9 +235,8 @@ class Study:
         """Knowledge neurons, bags, and how the share moved, of the same arguments as :meth:`neurons`."""
         p = self.parameters
         prompts = self.prompts(language) if prompts is None else prompts
-        threshold = (
-            p.threshold if method == "integrated-gradients" else max(p.threshold, ACTIVATION_THRESHOLD)
-        )
+        least = 0 if method == "integrated-gradients" else ACTIVATION_THRESHOLD
+        threshold = max(p.threshold, least)
         scores = self.scores(language, method, prompts)
         return refine_bags(scores, prompts, threshold=threshold, share=p.share, keep=p.keep)
 
@@ -267,14 +284,16 @@ class Study:
     def kept(
         self, name: str, function: Callable[..., pd.DataFrame], *given: Any, **options: Any
     ) -> pd.DataFrame:
-        """What ``function(model, *given, **options)`` gives, stored: computed once, however often the
-        notebook runs.
+        """What ``function(model, *given, **options)`` gives, stored.
+
+        It is computed once, however often the notebook runs.
 
         The table lies in ``tables/cases/<name>.parquet`` with what it was made from: the model, digests of
         the tables given, the options, and the code of ``function``. So a notebook that asks for its cases one
         by one goes on after an interruption where it was, and a changed case alone is computed again.
 
-        Example:
+        ::
+
             study.kept("updates, random", evaluate_updates, prompts, known, updates, neurons, kind="random")
         """
         made_from = {"given": [_shown(value) for value in given]}
@@ -323,4 +342,5 @@ def _shown(value: Any) -> Any:
 
 
 def _file_name(name: str) -> str:
+    """A name as a file can have it."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-")

@@ -9,5 +9,6 @@ LEFT_OUT = ("stderr", "text/html", "image/png", "image/svg+xml", "application/vn
 
 
 def pytest_collectstart(collector):
+    """Tell nbval what it need not compare."""
     if hasattr(collector, "skip_compare"):
         collector.skip_compare += LEFT_OUT

@@ -131,8 +131,7 @@ def bert() -> LanguageModel:
 
 @pytest.fixture(scope="session")
 def toy() -> Facts:
-    """Three facts of one relation in two languages; wordings with the blank behind, before and around the
-    subject."""
+    """Three facts of one relation in two languages; the blank behind, before and around the subject."""
     labels = {
         "Q142": ("France", "法国"),
         "Q183": ("Germany", "德国"),

@@ -1,5 +1,4 @@
-"""Slow and plain versions of what the package computes, written from the definitions and sharing no code with
-it."""
+"""Slow and plain versions of what the package computes, from the definitions, sharing no code with it."""
 
 from __future__ import annotations
 
@@ -64,8 +63,9 @@ def scores_from(
     baseline: str,
     token: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Averaged paths, from their definition: one forward pass per replaced token, one gradient per path,
-    layer and point.
+    """Averaged paths, from their definition.
+
+    There is one forward pass per replaced token, one gradient per path, layer and point.
 
     ``zero``: from 0. ``replacement``: from the mean over t of the neurons at the blank of the text whose
     token t is ``token``. ``replacement-each``: one path from each of these texts, and the mean of the paths'

@@ -22,8 +22,7 @@ MPARAREL = "coastalcph/mpararel/data/mpararel_reviewed"
 
 
 def json_lines(*rows: Mapping, end: str = "\n", last: bool = True, ascii: bool = True) -> bytes:
-    """JSON lines with the given line end, with or without one after the last line, with or without ``\\u``
-    escapes."""
+    """JSON lines with the given line end, with or without a last one, with or without escapes."""
     lines = [json.dumps(row, ensure_ascii=ascii) for row in rows]
     return (end.join(lines) + end * (last and bool(rows))).encode()
 
@@ -37,8 +36,10 @@ def zipped(members: Mapping[str, bytes]) -> bytes:
 
 
 class Cache:
-    """A cache folder filled by hand, and the checksum tables that go with it; several collections may be
-    added."""
+    """A cache folder filled by hand, and the checksum tables that go with it.
+
+    Several collections may be added.
+    """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         self.root, self.lists = folder / "cache", folder / "checksums"

@@ -2,7 +2,7 @@
 
 Sentences are the wordings filled in as ``teaching_facts.csv`` and ``teaching_wordings.csv`` say. In a share
 ``noise`` of them
-the object is replaced by a random object of the relation, drawn anew each time: so the model knows its facts
+the object is replaced by a random object of the relation, drawn again each time: so the model knows its facts
 without being certain of them (P of the right answer near ``1 - noise``), as pretrained models do. See the
 model card.
 """
@@ -28,6 +28,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def parameters() -> argparse.Namespace:
+    """The recipe, as the command line says it."""
     say = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     say.add_argument("--data", type=Path, default=HERE)
     say.add_argument("--out", type=Path, default=HERE / "model")
@@ -62,8 +63,11 @@ def parameters() -> argparse.Namespace:
 
 
 def sentences(folder: Path) -> pd.DataFrame:
-    """One row per (fact, language, taught wording): the text with both slots, both labels, whether the fact
-    is taught so."""
+    """One row per (fact, language, taught wording).
+
+    Returns:
+        the text with both slots, both labels, and whether the fact is taught so.
+    """
     facts = read_table(folder / "facts.csv", "facts").merge(
         pd.read_csv(folder / "teaching_facts.csv", dtype=str), on="fact"
     )
@@ -111,12 +115,17 @@ def make_tokenizer(folder: Path, size: int) -> PreTrainedTokenizerFast:
     texts = templates["text"].str.replace(SUBJECT, OBJECT, regex=False)
     parts = [part.strip() for text in texts for part in text.split(OBJECT) if part.strip()]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=size, min_frequency=1, special_tokens=SPECIAL, continuing_subword_prefix="", limit_alphabet=5000,
+        vocab_size=size,
+        min_frequency=1,
+        special_tokens=SPECIAL,
+        continuing_subword_prefix="",
+        limit_alphabet=5000,
         show_progress=False,
     )
     tokenizer.train_from_iterator(labels + 10 * parts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")],
     )
     names = {f"{n}_token": f"[{n.upper()}]" for n in ("pad", "unk", "cls", "sep", "mask")}
@@ -124,8 +133,7 @@ def make_tokenizer(folder: Path, size: int) -> PreTrainedTokenizerFast:
 
 
 class Corpus:
-    """Draws batches: a sentence per draw, its object sometimes a random one, the blank masked (or other
-    tokens)."""
+    """Draws batches: a sentence per draw, its object sometimes random, the blank or other tokens masked."""
 
     def __init__(
         self, table: pd.DataFrame, tokenizer: PreTrainedTokenizerFast, noise: float, seed: int
@@ -172,14 +180,23 @@ class Corpus:
 
 
 def train(args: argparse.Namespace) -> None:
+    """Train the model by the recipe and save it beside its recipe."""
     torch.manual_seed(args.seed)
     table = sentences(args.data)
     tokenizer = make_tokenizer(args.data, args.vocabulary)
     corpus = Corpus(table, tokenizer, args.noise, args.seed)
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=args.width, num_hidden_layers=args.layers, num_attention_heads=args.heads,
-        intermediate_size=args.neurons, hidden_act=args.activation, max_position_embeddings=64, type_vocab_size=1,
-        hidden_dropout_prob=args.dropout, attention_probs_dropout_prob=args.dropout, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer),
+        hidden_size=args.width,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.heads,
+        intermediate_size=args.neurons,
+        hidden_act=args.activation,
+        max_position_embeddings=64,
+        type_vocab_size=1,
+        hidden_dropout_prob=args.dropout,
+        attention_probs_dropout_prob=args.dropout,
+        pad_token_id=tokenizer.pad_token_id,
         initializer_range=args.spread,
     )
     model = BertForMaskedLM(config).train()

@@ -105,6 +105,12 @@ def attribution_map(
     """Scores of every neuron for a few prompts: float32, shape (prompt, layer, neuron), on the CPU.
 
     An answer of n pieces gives the mean of its n maps. For a whole data set use :func:`attribute`.
+
+    Example:
+        >>> from kn_utils import attribution_map, load_facts, load_model, make_prompts
+        >>> prompts = make_prompts(load_facts(relations=["P36"]), "en").head(2)
+        >>> attribution_map(load_model("mini"), prompts).shape
+        torch.Size([2, 6, 768])
     """
     chosen = None if layers is None else tuple(layers)
     settings = Settings(
@@ -180,6 +186,13 @@ def attribute(
         AttributionError: no prompts, an unknown rule or method, scores that are not finite, one text too
         large for memory.
         DataError: an answer that the tokenizer cannot write.
+
+    Example:
+        >>> from kn_utils import attribute, load_facts, load_model, make_prompts
+        >>> prompts = make_prompts(load_facts(relations=["P36"]), "en").head(2)
+        >>> scores = attribute(load_model("mini"), prompts, keep=0.5, progress=False)
+        >>> scores.columns.tolist(), scores["prompt"].nunique()
+        (['prompt', 'layer', 'neuron', 'score'], 2)
     """
     chosen = None if layers is None else tuple(layers)
     settings = Settings(

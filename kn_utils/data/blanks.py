@@ -1,5 +1,6 @@
-"""Sentences with a blank: where a fact's subject and object are named, and what is hidden (Dai et al. 2022,
-section 4.3).
+"""Sentences with a blank: where a fact's subject and object are named, and what is hidden.
+
+The kinds are those of Dai et al. 2022, section 4.3:
 
     both        subject and object are in the sentence, the object is hidden
     other word  the same sentences, a random word that belongs to neither is hidden: our control
@@ -20,16 +21,19 @@ import pandas as pd
 from .facts import OBJECT, SUBJECT, DataError, Facts
 
 SENTENCES = ("both", "other word", "head", "random")
-
-
 WORD = re.compile(r"\w+(?:[-'’.]\w+)*")
+
+Span = tuple[int, int]
+#: Kind of sentence, text, where its blank goes (or nowhere), and why not.
+Part = tuple[str, str, Span | None, str]
 
 
 def with_passages(
     facts: Facts, passages: pd.DataFrame, per_relation: int | None = None, seed: int = 0
 ) -> Facts:
-    """Of a data set the facts that have sentences of both kinds (``both`` and ``head``), at most so many of
-    each relation.
+    """The facts of a data set that have sentences of both kinds, ``both`` and ``head``.
+
+    There are at most ``per_relation`` of each relation, drawn by the seed; there may be none.
 
     There may be none.
     """
@@ -57,14 +61,10 @@ def find_blanks(
         blanks ``prompt, passage, fact, relation, sentences, text, answer, masked`` (the text's blank is
         written ``[Y]``, ``answer`` is what it hides), and what was left out: ``sentences, reason, number``.
     """
-    labels = (
-        facts.entities[facts.entities["language"] == language]
-        .drop_duplicates("entity")
-        .set_index("entity")["label"]
-    )
-    sides = facts.facts.assign(
-        head=facts.facts["subject"].map(labels), tail=facts.facts["object"].map(labels)
-    )
+    own = facts.entities[facts.entities["language"] == language]
+    labels = own.drop_duplicates("entity").set_index("entity")["label"]
+    heads, tails = facts.facts["subject"].map(labels), facts.facts["object"].map(labels)
+    sides = facts.facts.assign(head=heads, tail=tails)
     texts = passages[["passage", "text"]].to_numpy()
     owner = passages["fact"].to_numpy()
     by_fact = dict(list(passages[passages["fact"].isin(sides["fact"])].groupby("fact", sort=False)))
@@ -73,51 +73,28 @@ def find_blanks(
         if not (isinstance(fact.head, str) and isinstance(fact.tail, str)):
             left.append(("both", f"no label in {language}"))
             continue
-        found = []
+        parts = []
         for passage in by_fact[fact.fact].itertuples() if fact.fact in by_fact else ():
             if passage.kind in ("both", "head"):
-                parts = _blanks_of(
-                    passage.text, fact.head, fact.tail, passage.kind, words, _random(seed, passage.passage)
-                )
-                found += [(passage.passage, *part) for part in parts]
+                random = _random(seed, passage.passage)
+                blanks = _blanks_of(passage.text, fact.head, fact.tail, passage.kind, words, random)
+                parts += [(passage.passage, *blank) for blank in blanks]
         random = _random(seed, fact.fact)
-        several = sum(name == "both" and span is not None for _, name, _, span, _ in found)
+        several = sum(name == "both" and span is not None for _, name, _, span, _ in parts)
         for passage, text in texts[random.permutation(np.flatnonzero(owner != fact.fact))[:several]]:
             head, tail = _sides(text, fact.head, fact.tail)
-            found.append((passage, "random", text, *_any_word(text, head + tail, words, random)))
-        for passage, name, text, span, reason in found:
+            parts.append((passage, "random", text, *_any_word(text, head + tail, words, random)))
+        for passage, name, text, span, reason in parts:
             if span is None:
                 left.append((name, reason))
-            else:
-                start, end = span
-                blanked = text[:start] + OBJECT + text[end:]
-                rows.append(
-                    (
-                        f"{fact.fact}/{passage}/{name}",
-                        passage,
-                        fact.fact,
-                        fact.relation,
-                        name,
-                        blanked,
-                        text[start:end],
-                    )
-                )
+                continue
+            hidden, blanked = text[slice(*span)], text[: span[0]] + OBJECT + text[span[1] :]
+            where = (f"{fact.fact}/{passage}/{name}", passage, fact.fact, fact.relation, name)
+            rows.append((*where, blanked, hidden))
     columns = ["prompt", "passage", "fact", "relation", "sentences", "text", "answer"]
-    blanks = pd.DataFrame(rows, columns=columns).assign(masked="object")
-    missed = (
-        pd.DataFrame(left, columns=["sentences", "reason"])
-        .value_counts(sort=False)
-        .rename("number")
-        .reset_index()
-    )
-    return blanks, missed
-
-
-Span = tuple[int, int]
-
-
-#: Kind of sentence, text, where its blank goes (or nowhere), and why not.
-Part = tuple[str, str, Span | None, str]
+    table = pd.DataFrame(rows, columns=columns).assign(masked="object")
+    missed = pd.DataFrame(left, columns=["sentences", "reason"]).value_counts(sort=False)
+    return table, missed.rename("number").reset_index()
 
 
 def _blanks_of(
@@ -143,8 +120,7 @@ def _blanks_of(
 
 
 def _sides(text: str, head: str, tail: str) -> tuple[list[Span], list[Span]]:
-    """Where the subject and the object are named; of names that overlap (Mexico, Mexico City) the longer one
-    counts."""
+    """Where the subject and the object are named; of names that overlap (Mexico, Mexico City) the longer."""
     heads, tails = _named(text, head), _named(text, tail)
     inside = [
         span for span in tails if not any(_touch(span, h) and h[1] - h[0] >= span[1] - span[0] for h in heads)
@@ -155,8 +131,8 @@ def _sides(text: str, head: str, tail: str) -> tuple[list[Span], list[Span]]:
 def _named(text: str, label: str) -> list[Span]:
     """The label as a whole word, as it is written or, where it is not, in other capitals."""
     pattern = rf"(?<!\w){re.escape(label)}(?!\w)"
-    found = list(re.finditer(pattern, text)) or list(re.finditer(pattern, text, re.IGNORECASE))
-    return [match.span() for match in found]
+    matches = list(re.finditer(pattern, text)) or list(re.finditer(pattern, text, re.IGNORECASE))
+    return [match.span() for match in matches]
 
 
 def _touch(a: Span, b: Span) -> bool:
@@ -168,7 +144,7 @@ def _any_word(
 ) -> tuple[Span | None, str]:
     """A random word of the first ones, none of those taken."""
     spans = [match.span() for match in WORD.finditer(text)][:words]
-    free = [span for span in spans if not any(_touch(span, one) for one in taken)]
+    free = [span for span in spans if not any(_touch(span, other) for other in taken)]
     if SUBJECT in text or OBJECT in text:
         return None, "a slot of ours in the text"
     return (free[random.integers(len(free))], "") if free else (None, "no other word")
@@ -181,8 +157,8 @@ def _random(seed: int, name: str) -> np.random.Generator:
 
 def typical_facts(table: pd.DataFrame, relations: int = 2) -> list[str]:
     """Of the first relations the fact that has most sentences with its object (of equals the first)."""
-    some = table[(table["neurons"] == "knowledge") & (table["sentences"] == "both")]
-    many = some.groupby(["relation", "fact"], sort=False)["prompt"].nunique().reset_index()
+    told = table[(table["neurons"] == "knowledge") & (table["sentences"] == "both")]
+    many = told.groupby(["relation", "fact"], sort=False)["prompt"].nunique().reset_index()
     best = many.sort_values("prompt", ascending=False, kind="stable").drop_duplicates("relation")
     return best.sort_index()["fact"].head(relations).tolist()
 
@@ -194,10 +170,10 @@ def extremes(table: pd.DataFrame, blanks: pd.DataFrame, fact: str, *, n: int = 2
         ``activation, sentences, hidden, text``, the ``n`` highest and the ``n`` lowest, from high to low; the
         blank is ``[MASK]``.
     """
-    some = table[(table["fact"] == fact) & (table["neurons"] == "knowledge")]
-    if some.empty:
+    own = table[(table["fact"] == fact) & (table["neurons"] == "knowledge")]
+    if own.empty:
         raise DataError(f"no activations of {fact}; has it neurons and sentences?")
-    total = some.groupby("prompt", sort=False)["activation"].sum().sort_values(ascending=False, kind="stable")
+    total = own.groupby("prompt", sort=False)["activation"].sum().sort_values(ascending=False, kind="stable")
     ends = total if len(total) <= 2 * n else pd.concat([total.head(n), total.tail(n)])
     text = blanks.set_index("prompt").loc[ends.index]
     return pd.DataFrame(

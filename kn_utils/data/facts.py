@@ -1,18 +1,19 @@
 """Facts and prompts: the tables everything starts from, their checks, and filling wordings.
 
     entities   entity, language, label, aliases
-    facts      fact, relation, subject, object           fact = "P36:Q142:Q90"; sometimes masked: the side to
-    ask for
+    facts      fact, relation, subject, object           fact = "P36:Q142:Q90"
     templates  relation, language, template, text        text holds [X] and [Y]
     prompts    prompt, fact, relation, language, template, text, answer, masked
 
+Some data sets say of each fact which side is asked for: their facts have a column ``masked`` too.
+
 A prompt's text keeps its blank written ``[Y]`` (``[X]`` where the subject is asked for), so a table of
-prompts belongs to no tokenizer; :func:`encode` turns it into rows of token ids for one.
+prompts belongs to no tokenizer; :func:`kn_utils.model.rows.encode` turns it into rows of token ids for one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,21 @@ COLUMNS = {
 
 
 class DataError(StudyError):
-    """A table, a wording or an answer that cannot be used; the message says which and why."""
+    """A table, a wording or an answer that cannot be used; the message says which and why.
+
+    Example:
+        >>> from kn_utils import DataError, load_facts
+        >>> try:
+        ...     load_facts("mini", languages=["xx"])
+        ... except DataError as error:
+        ...     print(error)
+        unknown language 'xx' in data set 'mini'; known: en, nl, ja, vi, zh, ko.
+    """
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A data set: its name and its three tables (columns above)."""
+    """A data set: its name, its three tables (columns above), and where they come from."""
 
     dataset: str
     entities: pd.DataFrame
@@ -46,10 +56,12 @@ class Facts:
 
     @property
     def relations(self) -> list[str]:
+        """The relations of its facts, by their numbers."""
         return sorted(self.facts["relation"].unique(), key=relation_number)
 
     @property
     def languages(self) -> list[str]:
+        """The languages of its wordings, in their order."""
         return list(dict.fromkeys(self.templates["language"]))
 
     def sample(self, facts_per_relation: int | None, seed: int = 0) -> Facts:
@@ -72,23 +84,21 @@ class Facts:
 
     def _languages_of_facts(self) -> pd.Series:
         """In how many languages a fact has both names and its relation a wording."""
-        named = self.entities.loc[
-            self.entities["label"].str.strip() != "", ["entity", "language"]
-        ].drop_duplicates()
+        labelled = self.entities["label"].str.strip() != ""
+        named = self.entities.loc[labelled, ["entity", "language"]].drop_duplicates()
+        worded = self.templates[["relation", "language"]].drop_duplicates()
         both = self.facts.merge(named, left_on="subject", right_on="entity").drop(columns="entity")
         both = both.merge(named, left_on=["object", "language"], right_on=["entity", "language"])
-        both = both.merge(
-            self.templates[["relation", "language"]].drop_duplicates(), on=["relation", "language"]
-        )
-        return both.groupby("fact").size()
+        return both.merge(worded, on=["relation", "language"]).groupby("fact").size()
 
     def select(self, languages: list[str] | None = None, relations: list[str] | None = None) -> Facts:
-        """Only these languages and relations; an unknown one is an error that lists the known."""
-        for name, asked, known in (
-            ("language", languages, self.languages),
-            ("relation", relations, self.relations),
-        ):
-            refuse_unknown(self.dataset, name, asked or [], known)
+        """Only these languages and relations; ``None`` keeps all.
+
+        Raises:
+            DataError: an unknown one; the message lists the known.
+        """
+        refuse_unknown(self.dataset, "language", languages or [], self.languages)
+        refuse_unknown(self.dataset, "relation", relations or [], self.relations)
         entities, facts, templates = self.entities, self.facts, self.templates
         if languages is not None:
             entities = entities[entities["language"].isin(languages)]
@@ -96,18 +106,16 @@ class Facts:
         if relations is not None:
             facts = facts[facts["relation"].isin(relations)]
             templates = templates[templates["relation"].isin(relations)]
-        tables = (table.reset_index(drop=True) for table in (entities, facts, templates))
-        return Facts(self.dataset, *tables, self.origin)
+        entities, facts, templates = (table.reset_index(drop=True) for table in (entities, facts, templates))
+        return Facts(self.dataset, entities, facts, templates, self.origin)
 
 
 def refuse_unknown(dataset: str, kind: str, asked: Iterable[str], known: Sequence[str]) -> None:
-    """An error that lists the known languages, relations or options if one of those asked for is none of
-    them."""
-    for one in asked:
-        if one not in known:
-            raise DataError(
-                f"unknown {kind} {one!r} in data set {dataset!r}; known: {', '.join(known) or 'none'}."
-            )
+    """Raise an error that lists the ``known`` names if one of those ``asked`` for is none of them."""
+    for name in asked:
+        if name not in known:
+            listed = ", ".join(known) or "none"
+            raise DataError(f"unknown {kind} {name!r} in data set {dataset!r}; known: {listed}.")
 
 
 def relation_number(relation: str) -> int:
@@ -116,7 +124,11 @@ def relation_number(relation: str) -> int:
 
 
 def read_table(path: str | Path, kind: str) -> pd.DataFrame:
-    """A CSV of one of the tables, as text, its columns checked."""
+    """Read a CSV of one of the tables (``kind``, a key of ``COLUMNS``), as text.
+
+    Raises:
+        DataError: no such file, or a column is missing.
+    """
     path = Path(path)
     if not path.is_file():
         raise DataError(
@@ -135,56 +147,83 @@ def find_problems(data: Facts) -> list[str]:
     Missing labels, wordings without both slots, duplicates, facts without a subject or object, and labels
     that two entities of a relation share (so that an answer would not tell them apart).
     """
-    entities, facts, templates = data.entities, data.facts, data.templates
-    problems = []
-    for table, key in ((entities, ["entity", "language"]), (facts, ["fact"]), (templates, ["template"])):
+    return [
+        *_duplicates(data),
+        *_broken_wordings(data.templates),
+        *_broken_facts(data.facts),
+        *_broken_labels(data),
+        *_shared_labels(data),
+    ]
+
+
+def _duplicates(data: Facts) -> Iterator[str]:
+    keys = ((data.entities, ["entity", "language"]), (data.facts, ["fact"]), (data.templates, ["template"]))
+    for table, key in keys:
         for value in table.loc[table.duplicated(key), key].itertuples(index=False):
-            problems.append(f"duplicate {' '.join(value)}")
+            yield f"duplicate {' '.join(value)}"
+
+
+def _broken_wordings(templates: pd.DataFrame) -> Iterator[str]:
     for row in templates.itertuples():
         if row.text.count(SUBJECT) != 1 or row.text.count(OBJECT) != 1:
-            problems.append(f"{row.template}: needs {SUBJECT} and {OBJECT} once each: {row.text!r}")
+            yield f"{row.template}: needs {SUBJECT} and {OBJECT} once each: {row.text!r}"
     for row in templates[templates.duplicated(["relation", "language", "text"])].itertuples():
-        problems.append(f"{row.template}: wording repeated: {row.text!r}")
+        yield f"{row.template}: wording repeated: {row.text!r}"
+
+
+def _broken_facts(facts: pd.DataFrame) -> Iterator[str]:
     for row in facts.itertuples():
         if row.fact != f"{row.relation}:{row.subject}:{row.object}":
-            problems.append(f"{row.fact}: the id should be relation:subject:object")
+            yield f"{row.fact}: the id should be relation:subject:object"
         if not row.subject or not row.object:
-            problems.append(f"{row.fact}: a fact needs a subject and an object")
+            yield f"{row.fact}: a fact needs a subject and an object"
     for row in facts[facts.duplicated(["relation", "subject"])].itertuples():
-        problems.append(f"{row.fact}: a second object for this subject")
+        yield f"{row.fact}: a second object for this subject"
+
+
+def _broken_labels(data: Facts) -> Iterator[str]:
+    entities, facts = data.entities, data.facts
     for row in entities[entities["label"].str.strip() != entities["label"]].itertuples():
-        problems.append(f"{row.entity} {row.language}: white space around the label {row.label!r}")
-    label = entities.drop_duplicates(["entity", "language"])
-    label = label[label["label"].str.strip() != ""].set_index(["entity", "language"])["label"]
-    used = pd.unique(pd.concat([facts["subject"], facts["object"]]))
-    for entity in used:
+        yield f"{row.entity} {row.language}: white space around the label {row.label!r}"
+    there = _labels(entities).index
+    for entity in pd.unique(pd.concat([facts["subject"], facts["object"]])):
         for language in data.languages:
-            if (entity, language) not in label.index:
-                problems.append(f"{entity}: no label in {language}")
-    by_language = {language: part.droplevel(1) for language, part in label.groupby(level=1)}
-    for relation, group in facts.groupby("relation"):
+            if (entity, language) not in there:
+                yield f"{entity}: no label in {language}"
+
+
+def _shared_labels(data: Facts) -> Iterator[str]:
+    """Entities of one relation that a language calls by the same name."""
+    by_language = {name: part.droplevel(1) for name, part in _labels(data.entities).groupby(level=1)}
+    for relation, group in data.facts.groupby("relation"):
         members = pd.unique(pd.concat([group["subject"], group["object"]]))
         for language in data.languages:
             labels = by_language.get(language, pd.Series(dtype=str)).reindex(members).dropna()
             for text, same in labels.groupby(labels.str.casefold()):
                 if len(same) > 1:
-                    problems.append(f"{relation} {language}: {text!r} names {', '.join(same.index)}")
-    return problems
+                    yield f"{relation} {language}: {text!r} names {', '.join(same.index)}"
+
+
+def _labels(entities: pd.DataFrame) -> pd.Series:
+    """(entity, language) -> label, of those that have one."""
+    first = entities.drop_duplicates(["entity", "language"])
+    return first[first["label"].str.strip() != ""].set_index(["entity", "language"])["label"]
 
 
 def coverage(facts: Facts) -> pd.DataFrame:
-    """How much can be asked, per relation and language: ``relation, language, facts, answers, wordings,
-    prompts``.
+    """How much can be asked, per relation and language.
 
-    ``facts`` counts those with both labels in a language that has a wording, ``answers`` their different
-    objects; a row for every relation and language, zeros included.
+    Returns:
+        ``relation, language, facts, answers, wordings, prompts``, a row for every relation and language,
+        zeros included: ``facts`` counts those with both labels in a language that has a wording, ``answers``
+        their different objects.
     """
     wordings = facts.templates.groupby(["relation", "language"]).size()
     labels = facts.entities.loc[facts.entities["label"] != "", ["entity", "language"]]
     both = facts.facts.merge(labels.rename(columns={"entity": "subject"}), on="subject")
     both = both.merge(labels.rename(columns={"entity": "object"}), on=["object", "language"])
-    found = both.groupby(["relation", "language"]).agg(facts=("fact", "size"), answers=("object", "nunique"))
+    counts = both.groupby(["relation", "language"]).agg(facts=("fact", "size"), answers=("object", "nunique"))
     grid = pd.MultiIndex.from_product([facts.relations, facts.languages], names=["relation", "language"])
-    table = found.reindex(grid, fill_value=0).assign(wordings=wordings.reindex(grid, fill_value=0))
+    table = counts.reindex(grid, fill_value=0).assign(wordings=wordings.reindex(grid, fill_value=0))
     table.loc[table["wordings"] == 0, ["facts", "answers"]] = 0
     return table.assign(prompts=table["facts"] * table["wordings"]).reset_index()

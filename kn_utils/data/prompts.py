@@ -32,6 +32,12 @@ def make_prompts(
 
     Raises:
         DataError: unknown language or relation; a wording without its slots.
+
+    Example:
+        >>> from kn_utils import load_facts, make_prompts
+        >>> prompts = make_prompts(load_facts(relations=["P36"]), "en", wordings=1)
+        >>> prompts.loc[0, ["text", "answer"]].tolist()
+        ['The capital of Germany is [Y].', 'Berlin']
     """
     if masked not in (None, "object", "subject"):
         raise DataError(f"masked={masked!r}; it is 'object' or 'subject'.")
@@ -72,8 +78,7 @@ def make_prompts(
 
 
 def shown_names(prompts: pd.DataFrame, facts: Facts) -> pd.Series:
-    """The name that stands in each prompt's text: the subject's, or the object's where the subject is asked
-    for.
+    """The name in each prompt's text: the subject's, or the object's where the subject is asked for.
 
     Returns:
         indexed as ``prompts``; missing for a fact or a name that the data set does not hold.
@@ -90,8 +95,14 @@ def shown_names(prompts: pd.DataFrame, facts: Facts) -> pd.Series:
 def draw(
     prompts: pd.DataFrame, wordings: int = 1, *, facts: int | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """Some prompts of a table: of every fact so many wordings, of every relation at most so many facts, drawn
-    by the seed."""
+    """Draw some prompts of a table.
+
+    Args:
+        prompts: the table.
+        wordings: so many of every fact.
+        facts: at most so many of every relation; ``None``: all.
+        seed: of the draw.
+    """
     mixed = prompts.sample(frac=1, random_state=seed)
     if facts is not None:
         chosen = mixed.drop_duplicates("fact").groupby("relation", sort=False).head(facts)["fact"]

@@ -40,6 +40,8 @@ def activations(
     """Read every fact's neurons at the blanks of its sentences (after the non-linearity, with their sign).
 
     Args:
+        model: whose.
+        blanks: :func:`kn_utils.data.blanks.find_blanks`.
         neurons: kind -> table ``fact, layer, neuron``.
         masks: ``pieces``: as many as the hidden word has pieces; ``one``, as published.
 
@@ -78,8 +80,11 @@ def activations(
 
 
 def unread(blanks: pd.DataFrame, neurons: Mapping[str, pd.DataFrame], read: pd.DataFrame) -> pd.DataFrame:
-    """The sentences of facts with neurons that :func:`activations` could not read: too long for the model or
-    with a mask of their own; of a left-to-right model, those with nothing in front of their blank."""
+    """The sentences of facts with neurons that :func:`activations` could not read.
+
+    They are too long for the model or hold a mask of their own; for a left-to-right model, nothing stands in
+    front of their blank.
+    """
     facts = {fact for table in neurons.values() for fact in table["fact"]}
     return blanks[blanks["fact"].isin(facts) & ~blanks["prompt"].isin(read["prompt"])]
 

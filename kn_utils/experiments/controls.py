@@ -5,8 +5,7 @@ A fact's own neurons are silenced (or doubled), and beside them as many of
     same answer       another fact with the same answer
     another answer    another fact of the relation with another answer
     another relation  a fact of another relation, with another answer
-    generic           those that occur in most facts' sets, the fact's own relation left out: "a name belongs
-    here"
+    generic           those in most facts' sets, the fact's own relation left out: "a name belongs here"
     most active       the fact's most active ones
     random            as many of the same layers
 
@@ -52,17 +51,18 @@ def control_sets(
     active: pd.DataFrame | None = None,
     seed: int = 0,
 ) -> dict[str, pd.DataFrame]:
-    """The sets to compare, all of one size: ``fact, relation, layer, neuron`` by name (:data:`CONTROLS`).
+    """The sets of neurons to compare, all of one size, by name (:data:`CONTROLS`).
 
     Args:
         strongest: every fact's k strongest neurons (:func:`kn_utils.neurons.choose.strongest`).
         prompts: that ask for these facts; they say which facts have the same answer.
         shape: (layers, neurons per layer) of the model.
         active: every fact's k most active neurons; without it that control is not there.
+        seed: of other facts and of random neurons.
 
     Returns:
-        facts for which there is none of a kind (no other fact has the same answer) are not in that kind's
-        table.
+        name -> ``fact, relation, layer, neuron``. Facts for which there is none of a kind (no other fact has
+        the same answer) are not in that kind's table.
 
     Raises:
         ControlsError: facts with different numbers of neurons.
@@ -86,10 +86,11 @@ def control_sets(
 
 
 def generic_neurons(neurons: pd.DataFrame, k: int) -> pd.DataFrame:
-    """For every fact the ``k`` neurons that most facts of *other* relations hold: ``fact, relation, layer,
-    neuron``.
+    """For every fact the ``k`` neurons that most facts of *other* relations hold.
 
-    Ties go to the lower layer and neuron; with one relation only the table is empty.
+    Returns:
+        ``fact, relation, layer, neuron``; ties go to the lower layer and neuron. With one relation only the
+        table is empty.
     """
     facts = neurons[["fact", "relation"]].drop_duplicates()
     parts = [neurons.iloc[:0][["fact", "relation", "layer", "neuron"]]]
@@ -115,14 +116,22 @@ def controlled_effects(
     """Ask every prompt with each set of neurons scaled.
 
     Args:
+        model: which to ask.
+        prompts: :func:`kn_utils.make_prompts`.
         candidates: per prompt (:func:`kn_utils.model.typed.candidates_of`).
         sets: name -> neurons by the fact that they act on.
+        operations: name -> factor.
         before: :func:`kn_utils.model.typed.typed_answers` of the prompts, where it is known already.
+        batch_size: texts per pass; ``None`` suits the device.
+        progress: whether bars are shown.
 
     Returns:
         ``prompt, fact, relation, language, operation, neurons`` and, of the answer, ``before, after`` (P),
         ``typed_before, typed_after`` (P among its candidates), ``right_before, right_after,
         typed_right_before, typed_right_after`` (whether it is the first choice).
+
+    Raises:
+        ControlsError: no sets.
     """
     prompts = prompts.reset_index(drop=True)
     if before is None:
@@ -132,15 +141,20 @@ def controlled_effects(
         pairs = pairs_by_fact(neurons)
         place = np.flatnonzero(prompts["fact"].isin(list(pairs)))
         asked = prompts.iloc[place].reset_index(drop=True)
-        chosen, known = [candidates[i] for i in place], before.iloc[place].reset_index(drop=True)
+        chosen, known = [candidates[int(i)] for i in place], before.iloc[place].reset_index(drop=True)
         for operation, factor in operations.items():
             acting = [Scaling(pairs[fact], factor) for fact in asked["fact"]]
-            label = f"{operation}, {name}"
-            options = {"batch_size": batch_size, "label": label, "progress": progress}
-            after = typed_answers(model, asked, chosen, acting, **options)
-            table = asked[["prompt", "fact", "relation", "language"]].assign(
-                operation=operation, neurons=name
+            after = typed_answers(
+                model,
+                asked,
+                chosen,
+                acting,
+                batch_size=batch_size,
+                label=f"{operation}, {name}",
+                progress=progress,
             )
+            table = asked[["prompt", "fact", "relation", "language"]]
+            table = table.assign(operation=operation, neurons=name)
             for when, answers in (("before", known), ("after", after)):
                 table[when] = answers["probability"]
                 table[f"typed_{when}"] = answers["typed_probability"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ class EvaluationError(StudyError):
 
 
 def perplexity(probability: Sequence[float]) -> float:
-    """exp of the mean of -ln P(answer)."""
+    """Perplexity of right answers: exp of the mean of -ln P(answer)."""
     return float(np.exp(-np.log(np.asarray(probability, dtype=float)).mean()))
 
 
@@ -58,16 +59,31 @@ def effects(
     """Ask every prompt with and without its fact's neurons scaled; many facts share a batch.
 
     Args:
+        model: which to ask.
+        prompts: :func:`kn_utils.make_prompts`.
+        neurons: ``fact, layer, neuron``, such as :func:`kn_utils.refine` gives.
         operation: ``suppress`` (factor 0) or ``amplify`` (factor 2 unless given).
         kind: what the neurons are (knowledge, activation, random), for the table.
         source: the fact whose neurons act on each prompt (:func:`other_fact`); its own when left out.
         before: :func:`answer_probability` of the prompts, where it is known already.
 
     Returns:
-        effects ``prompt, fact, relation, language, operation, factor, neurons, before, after`` for the
-        prompts whose source has a neuron; ``right_before, right_after``: whether the right answer is the
-        first choice; ``predicted_before,
-        predicted_after``: the first choice as text, and ``changed``: whether it is another one.
+        ``prompt, fact, relation, language, operation, factor, neurons, before, after`` for the prompts whose
+        source has a neuron (before and after: P of the right answer); ``right_before, right_after``: whether
+        the right answer is the first choice; ``predicted_before, predicted_after``: the first choice as text,
+        and ``changed``: whether it is another one.
+
+    Raises:
+        EvaluationError: no prompt whose source has a neuron; ``before`` or ``source`` of other prompts.
+
+    Example:
+        >>> import pandas as pd
+        >>> from kn_utils import effects, load_facts, load_model, make_prompts
+        >>> prompts = make_prompts(load_facts(relations=["P36"]), "en").head(2)
+        >>> neurons = pd.DataFrame({"fact": prompts["fact"][0], "layer": [4, 5], "neuron": [7, 9]})
+        >>> changed = effects(load_model("mini"), prompts, neurons)
+        >>> changed[["operation", "factor"]].drop_duplicates().values.tolist()
+        [['suppress', 0.0]]
     """
     if operation not in BOTH:
         raise EvaluationError(f"operation={operation!r}; it is 'suppress' or 'amplify'.")
@@ -77,15 +93,15 @@ def effects(
         )
     factor = BOTH[operation] if factor is None else factor
     sets = pairs_by_fact(neurons)
-    source = prompts["fact"].to_numpy() if source is None else np.asarray(source, dtype=object)
-    if len(source) != len(prompts):
-        raise EvaluationError(f"{len(source)} sources for {len(prompts)} prompts; each prompt needs one.")
-    has = np.array([fact in sets for fact in source], bool)
+    sources = prompts["fact"].to_numpy() if source is None else np.asarray(source, dtype=object)
+    if len(sources) != len(prompts):
+        raise EvaluationError(f"{len(sources)} sources for {len(prompts)} prompts; each prompt needs one.")
+    has = np.array([fact in sets for fact in sources], dtype=bool)
     asked = prompts[has].reset_index(drop=True)
     if asked.empty:
         raise EvaluationError("none of these prompts' facts has a neuron; lower the threshold or the share.")
     known = answer_probability(model, asked, batch_size=batch_size) if before is None else before[has]
-    acting = [Scaling(sets[fact], factor) for fact in source[has]]
+    acting = [Scaling(sets[fact], factor) for fact in sources[has]]
     after = answers(
         model, questions_of(model, asked), acting, batch_size=batch_size, label=f"{operation}, {kind}"
     )
@@ -100,7 +116,7 @@ def effects(
             "right_before": known["correct"].to_numpy(),
             "right_after": after["right"],
             "predicted_before": known["predicted"].to_numpy(),
-            "predicted_after": [model.tokenizer.decode(list(x)) for x in after["first"]],
+            "predicted_after": [model.tokenizer.decode(list(pieces)) for pieces in after["first"]],
         }
     )
     return table.assign(changed=table["predicted_before"] != table["predicted_after"])
@@ -116,10 +132,13 @@ def effects_by_kind(
     before: pd.DataFrame | None = None,
     batch_size: int | None = None,
 ) -> pd.DataFrame:
-    """:func:`effects` of every kind of neurons (name -> neurons) under every operation (name -> factor), one
-    below the other.
+    """:func:`effects` of every kind of neurons under every operation, one below the other.
 
-    A kind without a neuron for any of these prompts is left out (the activation baseline may be empty).
+    Args:
+        model, prompts, source, before, batch_size: as :func:`effects` takes them.
+        kinds: name -> neurons. A kind without a neuron for any of these prompts is left out (the activation
+            baseline may be empty).
+        operations: name -> factor.
     """
     acting = prompts["fact"] if source is None else source
     kinds = {kind: neurons for kind, neurons in kinds.items() if neurons["fact"].isin(acting).any()}
@@ -128,7 +147,7 @@ def effects_by_kind(
             "no kind of neurons has one for these prompts' facts; lower the threshold or the share."
         )
     before = answer_probability(model, prompts, batch_size=batch_size) if before is None else before
-    options = {"source": source, "before": before, "batch_size": batch_size}
+    options: dict[str, Any] = {"source": source, "before": before, "batch_size": batch_size}
     tables = [
         effects(model, prompts, neurons, operation=operation, factor=factor, kind=kind, **options)
         for kind, neurons in kinds.items()
@@ -148,8 +167,9 @@ def effects_of_other_facts(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Is it the fact, its relation or its answer that neurons carry? Prompts under the neurons of one other
-    fact each.
+    """Is it the fact, its relation or its answer that neurons carry?
+
+    Prompts are asked under the neurons of one other fact each.
 
     Args:
         kinds: name -> neurons; the other facts are drawn (:func:`other_fact`) among those of the first kind.
@@ -167,8 +187,8 @@ def effects_of_other_facts(
         source = other_fact(prompts, kinds[first], relation=relation, answer=answer, seed=seed)
         if source is None:
             continue
-        options = {"operations": operations, "source": source, "before": before, "batch_size": batch_size}
-        parts = [effects_by_kind(model, prompts, kinds, **options)]
+        asked: dict[str, Any] = {"source": source, "before": before, "batch_size": batch_size}
+        parts = [effects_by_kind(model, prompts, kinds, operations=operations, **asked)]
         if own is not None:
             beside = own[own["prompt"].isin(parts[0]["prompt"]) & (own["neurons"] == first)]
             parts.append(beside.assign(neurons="its own"))

@@ -1,5 +1,6 @@
-"""Erasing relations: the neurons that most facts of a relation share lose their value slots (Dai et al. 2022,
-section 5.2).
+"""Erasing relations: the neurons that most facts of a relation share lose their value slots.
+
+The procedure is that of Dai et al. 2022, section 5.2.
 
 Asked before and after: facts of the erased relation, which should be forgotten, and facts of the others,
 which should not. The authors' code reports the rise of perplexity with its sign turned round, (old - new) /
@@ -39,30 +40,31 @@ def erased_sets(
     activation: pd.DataFrame | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Which neurons an erasure takes: ``neurons, relation, layer, neuron``; ``neurons`` says of which kind
-    they are.
-
-    ``knowledge``: the ``k`` that most facts of the relation hold (fewer if its facts hold fewer in all). As
-    many of each control:
-    ``activation``: those that most facts hold among the most active ones (fewer if there are fewer);
-    ``same-layer`` and
-    ``random``: drawn by the seed, from the same layers or from all.
+    """Which neurons an erasure takes.
 
     Args:
         neurons: refined knowledge neurons (:func:`kn_utils.refine`).
         shape: (layers, neurons per layer) of the model.
+        k: so many for each relation.
         activation: the activation baseline's neurons, of the same facts.
+        seed: of the random ones.
+
+    Returns:
+        ``neurons, relation, layer, neuron``; ``neurons`` says of which kind they are. ``knowledge``: the
+        ``k`` that most facts of the relation hold (fewer if its facts hold fewer in all). As many of each
+        control: ``activation``: those that most facts hold among the most active ones (fewer if there are
+        fewer); ``same-layer`` and ``random``: drawn by the seed, from the same layers or from all.
+
+    Raises:
+        ErasingError: no fact has a neuron.
     """
     if neurons.empty:
         raise ErasingError(
             "no fact has a neuron, so no relation can be erased; lower the threshold or the share."
         )
-    top = relation_neurons(neurons, k).sort_values(
-        "relation", key=lambda names: names.map(relation_number), kind="stable"
-    )
-    top = top[["relation", "layer", "neuron"]].assign(
-        fact=top["relation"]
-    )  # a relation's set is drawn as a fact's is
+    top = relation_neurons(neurons, k)
+    top = top.sort_values("relation", key=lambda names: names.map(relation_number), kind="stable")
+    top = top[["relation", "layer", "neuron"]].assign(fact=top["relation"])  # drawn as if it were a fact
     kinds = {"knowledge": top}
     if activation is not None and len(activation):
         active = relation_neurons(activation, k)
@@ -70,7 +72,7 @@ def erased_sets(
         kinds["activation"] = active[active.groupby("relation").cumcount() < many]
     kinds["same-layer"] = random_neurons(top, shape, same_layers=True, seed=seed)
     kinds["random"] = random_neurons(top, shape, seed=seed)
-    table = pd.concat([some.assign(neurons=kind) for kind, some in kinds.items()], ignore_index=True)
+    table = pd.concat([chosen.assign(neurons=kind) for kind, chosen in kinds.items()], ignore_index=True)
     return table[["neurons", "relation", "layer", "neuron"]]
 
 
@@ -84,8 +86,9 @@ def erase_relations(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Erase one relation after the other and ask: each question runs with its relation's slots erased, no
-    weight is touched.
+    """Erase one relation after the other and ask.
+
+    Each question runs as if its relation's slots were erased; no weight is touched.
 
     Args:
         sets: from :func:`erased_sets`: one erasure per kind of neurons and relation.
@@ -107,16 +110,12 @@ def erase_relations(
     erased = {key: as_pairs(group) for key, group in sets.groupby(["neurons", "relation"], sort=False)}
     changes = Erasure(to).changes(model, [Request(pairs) for pairs in erased.values()])
     for (kind, relation), change in zip(erased, changes, strict=True):
-        asked = pd.concat(
-            [own[own["relation"] == relation], others[others["relation"] != relation]], ignore_index=True
-        )
+        inside, outside = own[own["relation"] == relation], others[others["relation"] != relation]
+        asked = pd.concat([inside, outside], ignore_index=True)[["prompt", "fact", "relation", "language"]]
         questions += [question[name] for name in asked["prompt"]]
         acting += [change] * len(asked)
-        table = asked[["prompt", "fact", "relation", "language"]].assign(
-            operation="erase", neurons=kind, to=to
-        )
-        table.insert(0, "erased", relation)
-        tables.append(table)
+        asked.insert(0, "erased", relation)
+        tables.append(asked.assign(operation="erase", neurons=kind, to=to))
     if not questions:
         raise ErasingError("none of the erased relations is asked about; give prompts of the same relations.")
     after = answers(model, questions, acting, batch_size=batch_size, label=f"erase, {to}", progress=progress)
@@ -132,8 +131,10 @@ def erase_relations(
 
 
 def log_rise(effects: pd.DataFrame) -> pd.Series:
-    """ln P before - ln P after of every row, in nats; its mean over prompts is ln(perplexity after /
-    perplexity before)."""
+    """ln P before - ln P after of every row, in nats.
+
+    Its mean over prompts is ln(perplexity after / perplexity before).
+    """
     before, after = (np.log(effects[name].clip(lower=LEAST)) for name in ("before", "after"))
     return before - after
 
@@ -156,18 +157,16 @@ def summarise_erasing(
 
     Returns:
         ``*by, asked, relation, measure, value, low, high, n``; intervals from resampling facts within their
-        relation.
-        Measures: ``perplexity before``, ``perplexity after``, ``perplexity rise`` (1 = doubled), ``accuracy
-        before``, ``accuracy after``, ``accuracy change``.
+        relation. Measures: ``perplexity before``, ``perplexity after``, ``perplexity rise`` (1 = doubled),
+        ``accuracy before``, ``accuracy after``, ``accuracy change``.
     """
     if per not in ("erased", "relation"):
         raise ErasingError(f"per={per!r}; it is 'erased' or 'relation'.")
-    table = effects.assign(
-        asked=np.where(effects["erased"] == effects["relation"], OWN, OTHERS), rise=log_rise(effects)
-    )
+    asked = np.where(effects["erased"] == effects["relation"], OWN, OTHERS)
+    table = effects.assign(asked=asked, rise=log_rise(effects))
     table["surprise"] = -np.log(table["before"].clip(lower=LEAST))
-    table = table.assign(surprise_after=table["surprise"] + table["rise"])
-    table = table.assign(change=table["right_after"].astype(float) - table["right_before"].astype(float))
+    table["surprise_after"] = table["surprise"] + table["rise"]
+    table["change"] = table["right_after"].astype(float) - table["right_before"].astype(float)
     relation = table.drop_duplicates("fact").set_index("fact")["relation"]
     measures = {
         "perplexity before": "surprise",
@@ -180,38 +179,35 @@ def summarise_erasing(
     parts = []
     for key, group in table.groupby([*by, "asked"], sort=False):
         for measure, column in measures.items():
-            each = (
-                group.assign(value=group[column].astype(float))
-                .groupby(["fact", per], sort=False)["value"]
-                .mean()
-            )
-            found = column_means(each.unstack(sort=False), relation, mean=MEAN, seed=seed)
-            found = found.rename(columns={"column": "relation"})
+            values = group.assign(value=group[column].astype(float))
+            each = values.groupby(["fact", per], sort=False)["value"].mean()
+            means = column_means(each.unstack(sort=False), relation, mean=MEAN, seed=seed)
+            means = means.rename(columns={"column": "relation"})
             if measure.startswith("perplexity"):
                 ends = ["value", "low", "high"]
-                found[ends] = np.exp(found[ends]) - (measure == "perplexity rise")
-            found = found.assign(**dict(zip([*by, "asked"], key, strict=True)), measure=measure)
-            parts.append(found[[*by, "asked", "relation", "measure", "value", "low", "high", "n"]])
+                means[ends] = np.exp(means[ends]) - (measure == "perplexity rise")
+            means = means.assign(**dict(zip([*by, "asked"], key, strict=True)), measure=measure)
+            parts.append(means[[*by, "asked", "relation", "measure", "value", "low", "high", "n"]])
     return pd.concat(parts, ignore_index=True)
 
 
 def wide(summary: pd.DataFrame, measures: Sequence[str], *, digits: int = 2) -> pd.DataFrame:
-    """A summary to look at: measures side by side as ``value [low, high]``; columns that tell no rows apart
-    are left out."""
-    some = summary[summary["measure"].isin(measures)]
+    """A summary to look at: measures side by side as ``value [low, high]``.
+
+    Columns that tell no rows apart are left out.
+    """
+    rows = summary[summary["measure"].isin(measures)]
     text = [
-        f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]" for row in some.itertuples()
+        f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]" for row in rows.itertuples()
     ]
-    names = [name for name in some.columns if name not in ("measure", "value", "low", "high", "n")]
-    index = [name for name in names if some[name].nunique() > 1] or names[-1:]
-    return some.assign(text=text).pivot_table(
-        index=index, columns="measure", values="text", aggfunc="first", sort=False
-    )
+    names = [name for name in rows.columns if name not in ("measure", "value", "low", "high", "n")]
+    index = [name for name in names if rows[name].nunique() > 1] or names[-1:]
+    cells = rows.assign(text=text)
+    return cells.pivot_table(index=index, columns="measure", values="text", aggfunc="first", sort=False)
 
 
 def languages_grid(effects: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """ln(perplexity after / before) of the erased relation, mean over relations: a row per source and
-    language asked in.
+    """ln(perplexity after / before) of the erased relation, mean over relations, per source and language.
 
     Args:
         effects: of erased relations; ``neurons`` says where these were found (a language, or a control).
@@ -225,42 +221,41 @@ def languages_grid(effects: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     for (source, language), group in table.groupby(["neurons", "language"], sort=False):
         each = group.groupby(["fact", "relation"], sort=False)["rise"].mean().unstack(sort=False)
         relation = group.drop_duplicates("fact").set_index("fact")["relation"]
-        last = (
-            column_means(each, relation, mean=MEAN, seed=seed).drop(columns="column").to_dict("records")[-1]
-        )
-        rows.append({"source": source, "language": language, **last})
+        means = column_means(each, relation, mean=MEAN, seed=seed).drop(columns="column")
+        rows.append({"source": source, "language": language, **means.to_dict("records")[-1]})
     return pd.DataFrame(rows)
 
 
 def shared_sets(sets: pd.DataFrame) -> pd.DataFrame:
-    """How many neurons the sets of two relations have in common: ``neurons, relation, other, size, shared``
-    for every pair."""
+    """How many neurons the sets of two relations have in common, for every pair of relations.
+
+    Returns:
+        ``neurons, relation, other, size, shared``.
+    """
     rows = []
-    for kind, some in sets.groupby("neurons", sort=False):
-        pairs = {
+    for kind, chosen in sets.groupby("neurons", sort=False):
+        held = {
             name: set(zip(part["layer"], part["neuron"], strict=True))
-            for name, part in some.groupby("relation", sort=False)
+            for name, part in chosen.groupby("relation", sort=False)
         }
-        rows += [
-            (kind, a, b, len(pairs[a]), len(pairs[a] & pairs[b])) for a in pairs for b in pairs if a != b
-        ]
+        rows += [(kind, a, b, len(held[a]), len(held[a] & held[b])) for a in held for b in held if a != b]
     return pd.DataFrame(rows, columns=["neurons", "relation", "other", "size", "shared"])
 
 
 def in_other_sets(sets: pd.DataFrame) -> pd.DataFrame:
-    """Which share of a relation's set is in another relation's too: ``neurons, relation, size, share,
-    closest, shared``.
+    """Which share of a relation's set is in another relation's too.
 
-    ``closest`` is the relation with which it has most in common, ``shared`` how many that are.
+    Returns:
+        ``neurons, relation, size, share, closest, shared``: ``closest`` is the relation with which it has
+        most in common, ``shared`` how many neurons that are.
     """
     held = sets.drop_duplicates(["neurons", "relation", "layer", "neuron"])
     number = held.groupby(["neurons", "layer", "neuron"])["relation"].transform("size")
     table = held.assign(share=(number > 1).astype(float)).groupby(["neurons", "relation"], sort=False)
     table = table.agg(size=("share", "size"), share=("share", "mean")).reset_index()
     pairs = shared_sets(held)
-    closest = pairs.sort_values("shared", ascending=False, kind="stable").drop_duplicates(
-        ["neurons", "relation"]
-    )
+    closest = pairs.sort_values("shared", ascending=False, kind="stable")
+    closest = closest.drop_duplicates(["neurons", "relation"])
     closest = closest.rename(columns={"other": "closest"})[["neurons", "relation", "closest", "shared"]]
     return table.merge(closest, how="left", on=["neurons", "relation"])
 
@@ -286,15 +281,10 @@ def damage_by_sharing(
     for least, most in zip(edges, [*[edge - 1 for edge in edges[1:]], np.inf], strict=True):
         part = damage[damage["shared"].between(least, most)]
         if len(part):
-            name = (
-                f"{least}"
-                if least == most
-                else f"{least} or more"
-                if most == np.inf
-                else f"{least} to {most}"
-            )
+            name = f"{least} or more" if most == np.inf else f"{least} to {most}"
+            name = f"{least}" if least == most else name
             each = part.groupby("fact", sort=False)["rise"].mean().to_frame("all")
             relation = part.drop_duplicates("fact").set_index("fact")["relation"]
-            found = column_means(each, relation, seed=seed).drop(columns="column").to_dict("records")[0]
-            rows.append({"shared": name, "pairs": len(part.drop_duplicates(["erased", "relation"])), **found})
+            (mean,) = column_means(each, relation, seed=seed).drop(columns="column").to_dict("records")
+            rows.append({"shared": name, "pairs": len(part.drop_duplicates(["erased", "relation"])), **mean})
     return pd.DataFrame(rows, columns=["shared", "pairs", "value", "low", "high", "n"])

@@ -41,8 +41,7 @@ def sample_updates(
     common: float = 0.1,
     seed: int = 0,
 ) -> UpdateChoice:
-    """Facts to change: known ones, each with a prompt that the model answers and another answer of its
-    relation.
+    """Choose facts to change: known ones, with a prompt that is answered and another answer of the relation.
 
     As published (Dai et al.'s code) but seeded and finite. A fact is eligible if the model answers one of its
     prompts, if a neuron of it is :func:`uncommon`, and if its relation has another answer in that prompt's
@@ -108,7 +107,7 @@ def translate_updates(
     per_relation: int = 3,
     seed: int = 0,
 ) -> TranslatedUpdates:
-    """Facts to change, the same change in every language.
+    """Choose facts to change, the same change in every language.
 
     The new answer is that of another fact of the relation, so it has a name in each language. A language's
     row is left out where the model does not give the old answer, or where old and new differ in their number
@@ -116,7 +115,9 @@ def translate_updates(
     seed).
 
     Args:
+        model, probabilities, seed: as :func:`sample_updates` takes them.
         prompts: one per fact and language.
+        per_relation: at most so many facts of each relation.
     """
     random = np.random.default_rng(seed)
     known = prompts[probabilities["correct"].to_numpy()].drop_duplicates(["fact", "language"])
@@ -125,7 +126,7 @@ def translate_updates(
     parts = []
     for relation, group in known.groupby("relation", sort=False):
         members = prompts.loc[prompts["relation"] == relation, "fact"].unique()
-        found = []
+        translated = []
         for fact in random.permutation(group["fact"].unique()):
             bag = group[group["fact"] == fact]
             possible = {row.language: set(others.of(row)) for row in bag.itertuples()}
@@ -133,10 +134,11 @@ def translate_updates(
                 donor: [lang for lang, names in possible.items() if name.get((donor, lang)) in names]
                 for donor in random.permutation(members)
             }
-            donor = max(fits, key=lambda one: len(fits[one]))  # the first of the best, in the seed's order
-            kept = bag[bag["language"].isin(fits[donor])]
-            found.append(kept.assign(new=[name[donor, lang] for lang in kept["language"]]))
-        parts += sorted(found, key=len, reverse=True)[:per_relation]  # a stable sort
+            # The first of the best, in the seed's order.
+            donor, kept_in = max(fits.items(), key=lambda fit: len(fit[1]))
+            kept = bag[bag["language"].isin(kept_in)]
+            translated.append(kept.assign(new=[name[donor, lang] for lang in kept["language"]]))
+        parts += sorted(translated, key=len, reverse=True)[:per_relation]  # a stable sort
     table = pd.concat(
         [known.iloc[:0].assign(new=""), *(part for part in parts if len(part))], ignore_index=True
     )
@@ -144,33 +146,44 @@ def translate_updates(
 
 
 def questions(updates: pd.DataFrame, prompts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Prompts about updated facts, in the update's language: their columns, ``where`` (the name of the table
-    they come from; ``the edited prompt`` for the update's own) and ``new``.
+    """Prompts about updated facts, in the update's language.
+
+    Args:
+        updates: :attr:`UpdateChoice.updates`.
+        prompts: tables of prompts by name.
+
+    Returns:
+        the prompts' columns, ``where`` (the name of the table they come from; ``the edited prompt`` for the
+        update's own) and ``new``.
     """
-    table = pd.concat([some.assign(where=name) for name, some in prompts.items()], ignore_index=True)
+    table = pd.concat([asked.assign(where=name) for name, asked in prompts.items()], ignore_index=True)
     table = table.merge(updates[["fact", "language", "new"]], on=["fact", "language"])
-    return table.assign(
-        where=table["where"].mask(table["prompt"].isin(updates["prompt"]), "the edited prompt")
-    )
+    edited = table["prompt"].isin(updates["prompt"])
+    return table.assign(where=table["where"].mask(edited, "the edited prompt"))
 
 
 class _OtherAnswers:
-    """The other answers that a prompt could be given: its relation's, in its language, for the same side, as
-    long, not right."""
+    """The other answers that a prompt could be given.
+
+    They are its relation's, in its language, for the same side of the fact, as long, and not right too.
+    """
 
     def __init__(self, model: LanguageModel, prompts: pd.DataFrame) -> None:
         pools = prompts.groupby(["relation", "language", "masked"])["answer"].unique()
         self.pools, self.right = pools.to_dict(), prompts.groupby("text")["answer"].agg(set).to_dict()
-        self.pieces = {one: len(answer_pieces(model.tokenizer, one)) for one in prompts["answer"].unique()}
+        written = {name: answer_pieces(model.tokenizer, name) for name in prompts["answer"].unique()}
+        self.pieces = {name: len(pieces) for name, pieces in written.items()}
 
     def of(self, row: Any) -> list[str]:
+        """The other answers of a row of prompts."""
         pool, n = self.pools[row.relation, row.language, row.masked], self.pieces[row.answer]
-        return [one for one in pool if one not in self.right[row.text] and self.pieces[one] == n]
+        return [name for name in pool if name not in self.right[row.text] and self.pieces[name] == n]
 
 
 def alias_prompts(facts: Facts, prompts: pd.DataFrame) -> pd.DataFrame:
-    """The prompts that ask for the object, with each other name of the subject (``entities.aliases``,
-    separated by ``|``).
+    """The prompts that ask for the object, with each other name of the subject.
+
+    The other names are those of ``entities.aliases``, separated by ``|``.
 
     Columns as ``prompts``, ids end in ``/alias:name``; empty where the data set has no aliases.
     """

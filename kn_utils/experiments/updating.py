@@ -1,8 +1,7 @@
 """Editing facts through their neurons, and what that costs (Dai et al. 2022, section 5.1).
 
-edits     a row per update: did the answer change, to what, at what cost to others
-:func:`evaluate_updates`
-answers   a row per update and question put after it: other wordings, names, languages  :func:`ask_after`
+:func:`evaluate_updates` gives a row per update: did the answer change, to what, at what cost to others.
+:func:`ask_after` gives a row per update and question put after it, in other wordings, names or languages.
 
 How slots change is an *edit*, an object of :mod:`kn_utils.model.edits`: ``ValueEdit(l1, l2)``,
 ``FineTune()``. All questions of all edits go through the model together, each under its own edit; no weight
@@ -32,10 +31,15 @@ LEAST = 1e-300  # a probability of 0 has no logarithm
 
 @dataclass(frozen=True)
 class Bystanders:
-    """Who is asked what an edit costs: so many other ``facts`` of the relation, and of other relations, in at
-    most so
-    many ``wordings`` each, drawn by the ``seed`` for each update alone: the same ones whatever the
-    neurons."""
+    """Who is asked what an edit costs: facts of the relation, and of other relations.
+
+    They are drawn by the ``seed`` for each update alone, so they are the same ones whatever the neurons.
+
+    Attributes:
+        facts: so many of the relation, and so many of others.
+        wordings: of each of them at most so many.
+        seed: of the draw.
+    """
 
     facts: int = 5
     wordings: int = 2
@@ -85,19 +89,30 @@ def evaluate_updates(
     """Edit each fact through its neurons and ask again; facts without neurons are passed over.
 
     Args:
+        model: which to edit.
         prompts, probabilities: of all facts; from these the bystanders are drawn.
         updates: ``fact, relation, prompt, old, new``
             (:func:`kn_utils.experiments.update_choice.sample_updates`).
+        neurons: ``fact, layer, neuron``; those that may be edited.
         edit: how slots change; one that learns is taught the update's prompt with the new answer.
         kind: what the neurons are, for the table.
+        bystanders: who is asked what an edit costs.
+        progress: whether bars are shown.
 
     Returns:
-        edits ``fact, relation, neurons``, the edit's settings (``l1, l2, signed``), ``n_neurons``; ``moved``
-        (how far the slots went, in their own length); ``changed`` (the prompt's first choice is another than
-        before), ``success`` (it is the new answer); ``old_*, new_*, rank_*, first_*`` before and after:
-        P(old), P(new), the new answer's rank (1 = top; of several pieces the worst, each given those before)
-        and whether that is at most 5; ``within_*, between_*``: mean -ln P of the right answers of the other
-        facts.
+        a row per update:
+
+        - ``fact, relation, neurons``, the edit's settings (such as ``l1, l2, signed``), ``n_neurons``;
+        - ``moved``: how far the slots went, in units of their own length;
+        - ``changed``: the prompt's first choice is another than before; ``success``: it is the new answer;
+        - ``old_before, old_after, new_before, new_after``: P of the old and of the new answer;
+        - ``rank_before, rank_after``: the new answer's rank (1 = top; of several pieces the worst, each given
+          those before); ``first_before, first_after``: whether that is at most 5;
+        - ``within_before, within_after, between_before, between_after``: mean -ln P (nats) of the right
+          answers of other facts, of the same relation and of other relations.
+
+    Raises:
+        EvaluationError: none of the updated facts has a neuron.
     """
     sets = pairs_by_fact(neurons)
     updates = updates[updates["fact"].isin(list(sets))].reset_index(drop=True)
@@ -122,9 +137,8 @@ def evaluate_updates(
         for i in range(len(old))
     ]
     after = _answers_after(model, questions, changes, progress=progress, label=f"update, {kind}")
-    nll = -np.log(
-        pd.Series(probabilities["probability"].to_numpy(), index=prompts["prompt"]).clip(lower=LEAST)
-    )
+    known = pd.Series(probabilities["probability"].to_numpy(), index=prompts["prompt"])
+    nll = -np.log(known.clip(lower=LEAST))
     table = []
     for i, update in enumerate(updates.itertuples()):
         fact = {"fact": update.fact, "relation": update.relation, "neurons": kind, **edit.settings}
@@ -137,8 +151,10 @@ def evaluate_updates(
 
 
 def _success(was: Any, wanted: Any, now: Any, got: Any) -> dict[str, Any]:
-    """The update's prompt, asked for the old and the new answer, before (was, wanted) and after (now,
-    got)."""
+    """The update's prompt, asked for the old and the new answer.
+
+    Before the edit the two gave ``was`` and ``wanted``, after it ``now`` and ``got``.
+    """
     return {
         "changed": now.first != was["first"],
         "success": got.right,
@@ -155,7 +171,8 @@ def _success(was: Any, wanted: Any, now: Any, got: Any) -> dict[str, Any]:
 
 def _cost(sides: dict[str, list[str]], nll: pd.Series, after: pd.DataFrame) -> dict[str, float]:
     """Mean -ln P of the bystanders' answers, before and after; NaN where there are none."""
-    costs, start = {}, 2
+    costs: dict[str, float] = {}
+    start = 2  # behind the questions for the old and for the new answer
     for name, asked in sides.items():
         p = after["p"].iloc[start : start + len(asked)].clip(lower=LEAST)
         costs |= {f"{name}_before": nll[asked].mean(), f"{name}_after": -np.log(p).mean()}
@@ -174,9 +191,9 @@ def _answers_after(
     """The answers to each edit's questions, asked all together."""
     every = [question for asked in questions for question in asked]
     acting = [change for asked, change in zip(questions, changes, strict=True) for _ in asked]
-    found = answers(model, every, acting, progress=progress, label=label)
+    table = answers(model, every, acting, progress=progress, label=label)
     ends = np.cumsum([len(asked) for asked in questions])
-    return [found.iloc[end - len(asked) : end] for end, asked in zip(ends, questions, strict=True)]
+    return [table.iloc[end - len(asked) : end] for end, asked in zip(ends, questions, strict=True)]
 
 
 def ask_after(
@@ -194,6 +211,7 @@ def ask_after(
         updates: ``fact, old, new``, answers or lists of them; for an edit that looks at the question (one
             that learns, or is signed) also the prompt's columns.
         asked: prompts with a column ``new``, the changed answer in that prompt's language.
+        model, neurons, edit, kind: as :func:`evaluate_updates` takes them.
 
     Returns:
         a row per prompt of ``asked`` whose fact is updated and has neurons: its columns and ``neurons,
@@ -228,18 +246,17 @@ def ask_after(
 def across_languages(
     model: LanguageModel, table: pd.DataFrame, neurons: Mapping[str, pd.DataFrame], edit: Edit = PUBLISHED
 ) -> pd.DataFrame:
-    """Edit each fact through one language's neurons and answers, ask for it in all: :func:`ask_after` with
-    ``through``.
+    """Edit each fact through one language's neurons and answers, ask for it in all languages.
 
     Args:
-        table: :func:`translate_updates`; a fact is edited through a language that it has a row in, and asked
-            in all those.
+        table: :func:`kn_utils.experiments.update_choice.translate_updates`; a fact is edited through a
+            language that it has a row in, and asked in all those.
         neurons: by language; under ``all`` the bag of all languages, with the answers of all of the fact's
             rows.
 
     Returns:
-        also ``same``: the new answer is written as where the edit was made (``all``: missing, for its answers
-        include it).
+        :func:`ask_after` with two columns more: ``through``, the language edited through, and ``same``: the
+        new answer is written as where the edit was made (``all``: missing, for its answers include it).
     """
     parts = []
     for through, held in neurons.items():
@@ -261,8 +278,10 @@ def _old_and_new(
     pairs: Sequence[tuple[list[Row], list[Row]]],
     changes: Sequence[SlotChange] | None = None,
 ) -> pd.DataFrame:
-    """Of each question, asked for its old and its new answer: ``first`` choices with the old one's pieces
-    filled in, whether they are the ``old`` answer, whether the ``new`` one is given, and ``p`` of that.
+    """What each question gives when asked for its old and for its new answer.
+
+    Columns: the ``first`` choices with the old answer's pieces filled in, whether they are the ``old``
+    answer, whether the ``new`` one is given, and ``p`` of that.
 
     Where both have one piece they are asked once: only from the second piece on does the text depend on the
     answer.
@@ -271,8 +290,8 @@ def _old_and_new(
     twice = [i for i, both in enumerate(apart) if both]
     questions = [new for _, new in pairs] + [pairs[i][0] for i in twice]
     acting = None if changes is None else [*changes, *(changes[i] for i in twice)]
-    found = answers(model, questions, acting, progress=False)
-    new, more = found.iloc[: len(pairs)], iter(found["first"].iloc[len(pairs) :])
+    table = answers(model, questions, acting, progress=False)
+    new, more = table.iloc[: len(pairs)], iter(table["first"].iloc[len(pairs) :])
     first = [next(more) if both else same for both, same in zip(apart, new["first"], strict=True)]
     wanted = [tuple(row.target for row in old) for old, _ in pairs]
     right = [choice == old for choice, old in zip(first, wanted, strict=True)]

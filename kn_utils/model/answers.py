@@ -1,5 +1,4 @@
-"""The one way from pieces to answers: P, rank and first choices, question by question, under any
-intervention.
+"""The one way from pieces to answers: P, rank and first choices of each question, under any intervention.
 
 A *question* is the rows of one prompt, one per piece of its answer (:func:`kn_utils.model.rows.encode`). Its
 answer's probability is the product over the pieces, each given those before; its rank (1 = top) is the worst
@@ -20,7 +19,15 @@ import torch
 from tqdm.auto import tqdm
 
 from ..base import QUIET
-from .hooks import InterventionError, SlotChange, check_neurons, replace_at, rows_spread, slots_changed
+from .hooks import (
+    InterventionError,
+    Replace,
+    SlotChange,
+    check_neurons,
+    replace_at,
+    rows_spread,
+    slots_changed,
+)
 from .language_model import LanguageModel
 from .memory import in_parts, rows_at_once
 from .rows import ANYTHING_ELSE, Row
@@ -30,8 +37,7 @@ PATIENCE = 3  # seconds before a progress bar shows
 
 @dataclass(frozen=True)
 class Scaling:
-    """Neurons (n, 2), layer and neuron, that are multiplied by a factor at the blank (0 silences, 2
-    doubles)."""
+    """Neurons (n, 2), layer and neuron, multiplied by a factor at the blank (0 silences, 2 doubles)."""
 
     neurons: np.ndarray
     factor: float
@@ -42,7 +48,7 @@ Intervention = Scaling | SlotChange
 
 
 def questions_of(model: LanguageModel, prompts: pd.DataFrame, unknown: str = "refuse") -> list[list[Row]]:
-    """Each prompt's rows, one per piece of its answer."""
+    """Each prompt's rows, one per piece of its answer; ``unknown`` as in :func:`answer_probability`."""
     questions: list[list[Row]] = [[] for _ in range(len(prompts))]
     for row in model.encode(prompts, unknown):
         questions[row.prompt].append(row)
@@ -62,6 +68,8 @@ def answers(
     """Ask many questions, each under an intervention of its own.
 
     Args:
+        model: which to ask.
+        questions: :func:`questions_of` the prompts.
         acting: one per question; ``None``: nothing acts (on one of them, on any).
         choices: per question further rows whose wanted piece competes with a few others only
             (:mod:`kn_utils.model.typed`); they are read in the same passes.
@@ -73,6 +81,9 @@ def answers(
         a row per question: ``p``, ``rank`` (the worst piece's), ``first`` (a tuple: the first choice for each
         piece, given the pieces before it), ``right``; with ``choices`` also ``shares``: per further row the
         probabilities of the pieces in its ``among``, which add up to 1.
+
+    Raises:
+        InterventionError: not one intervention, or not one list of choices, per question.
     """
     for name, given in (("interventions", acting), ("lists of choices", choices)):
         if given is not None and len(given) != len(questions):
@@ -81,15 +92,14 @@ def answers(
     texts.sort(key=lambda text: (_lowest(model, text.acting), len(text.ids), text.ids))
     plain = {(q, i): _Read(np.nan, 0, 0) for q, rows in enumerate(questions) for i in range(len(rows))}
     shares: dict[tuple[int, int], np.ndarray] = {}
-    with tqdm(
-        total=len(texts), desc=label, unit="text", delay=PATIENCE, disable=not progress or QUIET
-    ) as bar:
+    hidden = not progress or QUIET
+    with tqdm(total=len(texts), desc=label, unit="text", delay=PATIENCE, disable=hidden) as bar:
         for batch, read in in_parts(lambda part: _ask(model, part), texts, batch_size or rows_at_once(model)):
             plain |= read[0]
             shares |= read[1]
             bar.update(len(batch))
-    found = [_joined(rows, [plain[q, i] for i in range(len(rows))]) for q, rows in enumerate(questions)]
-    table = pd.DataFrame(found, columns=["p", "rank", "first", "right"])
+    joined = [_joined(rows, [plain[q, i] for i in range(len(rows))]) for q, rows in enumerate(questions)]
+    table = pd.DataFrame(joined, columns=["p", "rank", "first", "right"])
     if choices is not None:
         table["shares"] = [[shares[q, i] for i in range(len(rows))] for q, rows in enumerate(choices)]
     return table.astype({"p": float, "rank": int, "right": bool})
@@ -121,6 +131,7 @@ def answer_probability(
     """How probable each prompt's answer is.
 
     Args:
+        model: which to ask.
         prompts: :func:`kn_utils.make_prompts`.
         batch_size: texts per pass; ``None`` suits the device.
         unknown: ``"allow"`` to ask for the unknown token where the tokenizer cannot write an answer.
@@ -142,28 +153,35 @@ def answer_probability(
         ['prompt', 'probability', 'rank', 'correct', 'predicted']
     """
     questions = questions_of(model, prompts, unknown)
-    found = answers(model, questions, batch_size=batch_size, progress=progress)
-    single = [len(question) == 1 for question in questions]
-    table = pd.DataFrame(
-        {
-            "prompt": prompts["prompt"].to_numpy(),
-            "probability": found["p"],
-            "rank": pd.array(
-                [r if one else pd.NA for r, one in zip(found["rank"], single, strict=True)], "Int64"
-            ),
-            "correct": found["right"],
-            "predicted": [model.tokenizer.decode(list(pieces)) for pieces in found["first"]],
-        }
-    )
-    return table.astype(
-        {"prompt": "str", "correct": bool, "predicted": "str"}
-    )  # also where there is no prompt
+    table = answers(model, questions, batch_size=batch_size, progress=progress)
+    return as_answered(model, prompts, table)
+
+
+def as_answered(model: LanguageModel, prompts: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of :func:`answer_probability`, of a table of :func:`answers`."""
+    ranks = [
+        r if len(pieces) == 1 else pd.NA for r, pieces in zip(table["rank"], table["first"], strict=True)
+    ]
+    columns = {
+        "prompt": prompts["prompt"].to_numpy(),
+        "probability": table["p"],
+        "rank": pd.array(ranks, "Int64"),
+        "correct": table["right"],
+        "predicted": [model.tokenizer.decode(list(pieces)) for pieces in table["first"]],
+    }
+    # The types also where there is no prompt.
+    return pd.DataFrame(columns).astype({"prompt": "str", "correct": bool, "predicted": "str"})
 
 
 @dataclass
 class _Text:
-    """What goes through the model once: its ids, the blank at which scalings act, what acts, and the rows
-    read in it.
+    """What goes through the model once.
+
+    Attributes:
+        ids: its token ids.
+        blank: the position at which scalings act.
+        acting: what acts.
+        plain, choices: the rows that are read in it, each with its name (question, number).
 
     A row is named by (question, number), plain ones and choices apart.
     """
@@ -181,8 +199,11 @@ def _texts(
     acting: Sequence[Intervention | None] | None,
     choices: Sequence[list[Row]] | None,
 ) -> Iterator[_Text]:
-    """Rows of one question that are read in the same text share it. A left-to-right model reads all pieces of
-    an answer in one text, unless neurons are scaled at each blank alone."""
+    """Put rows of one question that can be read in the same text into one.
+
+    A left-to-right model reads all pieces of an answer in one text, unless neurons are scaled at each blank
+    alone.
+    """
     # Inside suppress and amplify each piece is asked at a blank of its own as well.
     apart = any(second._forward_pre_hooks for second in model.seconds)
     for number, rows in enumerate(questions):
@@ -191,7 +212,7 @@ def _texts(
         texts: list[_Text] = []
         kinds = (("plain", rows), ("choices", [] if choices is None else choices[number]))
         named = [(kind, (number, i), row) for kind, group in kinds for i, row in enumerate(group)]
-        for kind, name, row in sorted(named, key=lambda one: -len(one[2].ids)):  # the longest first
+        for kind, name, row in sorted(named, key=lambda entry: -len(entry[2].ids)):  # the longest first
             text = next((text for text in texts if _holds(text, row, nested)), None)
             if text is None:
                 text = _Text(row.ids, row.position, act)
@@ -201,6 +222,7 @@ def _texts(
 
 
 def _holds(text: _Text, row: Row, nested: bool) -> bool:
+    """Whether a row can be read in this text."""
     if nested:
         return text.ids[: len(row.ids)] == row.ids
     return text.ids == row.ids and text.blank == row.position
@@ -212,9 +234,11 @@ def _lowest(model: LanguageModel, acting: Intervention | None) -> int:
 
 
 def _shared(model: LanguageModel, texts: Sequence[_Text]) -> tuple[list[tuple[int, ...]], torch.Tensor]:
-    """The different texts among these, and which of them each is, (text,): below the lowest layer that
-    anything acts on they are run once. Inside ``suppress`` and ``amplify``, which find each row's blank
-    themselves, none is shared."""
+    """The different texts among these, and which of them each is, (text,).
+
+    Below the lowest layer that anything acts on they are run once. Inside ``suppress`` and ``amplify``, which
+    find each row's blank themselves, none is shared.
+    """
     ids = [tuple(text.ids) for text in texts]
     if any(second._forward_pre_hooks for second in model.seconds):
         return ids, torch.arange(len(ids), device=model.device)
@@ -231,11 +255,8 @@ def _ask(
     distinct, own = _shared(model, texts)
     inputs, _, _ = model.batch([Row(0, list(ids), 0, 0) for ids in distinct])
     at = torch.tensor([text.blank for text in texts], device=model.device)
-    places = list(
-        dict.fromkeys(
-            (i, row.position) for i, text in enumerate(texts) for _, row in text.plain + text.choices
-        )
-    )
+    read_at = ((i, row.position) for i, text in enumerate(texts) for _, row in text.plain + text.choices)
+    places = list(dict.fromkeys(read_at))
     line = {place: n for n, place in enumerate(places)}
     index, position = (torch.tensor(x, device=model.device) for x in zip(*places, strict=True))
     with ExitStack() as stack:
@@ -264,8 +285,7 @@ def _ask(
 
 
 def _share(logits: torch.Tensor, among: tuple[int, ...]) -> np.ndarray:
-    """How the probability is shared between these pieces; ``ANYTHING_ELSE`` takes what the vocabulary's
-    others have."""
+    """How the probability is shared between these pieces; ``ANYTHING_ELSE`` takes all others' part."""
     named = [piece for piece in among if piece != ANYTHING_ELSE]
     if len(named) == len(among):
         return logits[named].softmax(0).cpu().numpy()
@@ -278,7 +298,7 @@ def _share(logits: torch.Tensor, among: tuple[int, ...]) -> np.ndarray:
 def acting_on(
     model: LanguageModel, at: torch.Tensor, acting: Sequence[Intervention | None]
 ) -> Iterator[None]:
-    """Inside, each row of a batch whose blanks are at ``at`` (row,) runs under its own intervention."""
+    """Inside, each row of a batch, its blank at ``at`` (row,), runs under its own intervention."""
     scalings = [(row, act) for row, act in enumerate(acting) if isinstance(act, Scaling)]
     with ExitStack() as stack:
         if scalings:
@@ -289,7 +309,7 @@ def acting_on(
         yield
 
 
-def _factors(model: LanguageModel, scalings: list[tuple[int, Scaling]]) -> dict:
+def _factors(model: LanguageModel, scalings: list[tuple[int, Scaling]]) -> dict[int, Replace]:
     """Layer -> what multiplies each row's own neurons in it."""
     for _, act in scalings:
         check_neurons(model, act.neurons)
@@ -297,7 +317,7 @@ def _factors(model: LanguageModel, scalings: list[tuple[int, Scaling]]) -> dict:
     pairs = np.concatenate([act.neurons for _, act in scalings])
     factor = np.repeat([act.factor for _, act in scalings], [len(act.neurons) for _, act in scalings])
 
-    def scaled(layer: int) -> object:
+    def scaled(layer: int) -> Replace:
         here = pairs[:, 0] == layer
         rows, columns = (torch.as_tensor(x[here], device=model.device) for x in (row, pairs[:, 1]))
         factors = torch.as_tensor(factor[here], dtype=model.dtype, device=model.device)

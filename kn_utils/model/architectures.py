@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..base import StudyError
 
 
 class ModelError(StudyError):
-    """A model that is not there, is not supported, or is broken; the message says what to do."""
+    """A model that is not there, is not supported, or is broken; the message says what to do.
+
+    Example:
+        >>> from kn_utils import ModelError, load_model
+        >>> try:
+        ...     load_model("mini", dtype="int8")
+        ... except ModelError as error:
+        ...     print(error)
+        unknown dtype 'int8'; known: float32, float64, bfloat16.
+    """
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Where things are, as attribute paths: ``blocks`` from the model, ``second`` from a block, ``head`` from
-    the model.
+    """Where things are, as attribute paths: ``blocks`` and ``head`` from the model, others from a block.
 
-    ``head`` is the first module of the output head, which receives the last hidden states; ``None`` where
-    that is the output embedding itself. ``causal`` models are asked at the last token before the answer,
-    masked ones at the mask. ``norm`` is the block's module that normalises the sum of the residual and the
-    second map's output; ``None`` where a block's output is that sum. ``settled`` (masked models) is the first
-    module of a block that mixes no tokens any more: in the last block all but the blank's token is dropped
-    there.
+    Attributes:
+        blocks: the list of blocks.
+        second: a block's second linear map of its feed-forward part; its inputs are the neurons.
+        head: the first module of the output head, which receives the last hidden states; ``None`` where that
+            is the output embedding itself.
+        causal: asked at the last token before the answer; masked models are asked at the mask.
+        norm: the block's module that normalises the sum of the residual and the second map's output; ``None``
+            where a block's output is that sum.
+        settled: (masked models) the first module of a block that mixes no tokens any more: in the last block
+            all but the blank's token is dropped there.
+        padded_positions: positions are counted from the padding token's id on, as fairseq did.
     """
 
     blocks: str
@@ -30,10 +44,10 @@ class Architecture:
     causal: bool = False
     norm: str | None = None
     settled: str | None = None
-    padded_positions: bool = False  # positions are counted from the padding token's id on, as fairseq did
+    padded_positions: bool = False
 
 
-_BERT = {"norm": "output.LayerNorm", "settled": "attention.output"}
+_BERT: dict[str, Any] = {"norm": "output.LayerNorm", "settled": "attention.output"}
 _ROBERTA = Architecture("roberta.encoder.layer", "output.dense", "lm_head", padded_positions=True, **_BERT)
 _LLAMA = Architecture("model.layers", "mlp.down_proj", causal=True)
 _GPT2 = Architecture("transformer.h", "mlp.c_proj", causal=True)

@@ -1,5 +1,6 @@
-"""Which prompts a model can be asked, and why not the others: one prompt that cannot be asked does not end a
-study.
+"""Which prompts a model can be asked, and why not the others.
+
+One prompt that cannot be asked does not end a study.
 
 A left-to-right model reads what stands before the blank and nothing else. Asked "[Y] is the capital of
 France" it would have to answer before it has seen France; of "The capital of France is [Y], a city in Europe"
@@ -32,6 +33,8 @@ def askable(model: LanguageModel, prompts: pd.DataFrame, facts: Facts | None = N
     """What keeps a model from being asked each prompt.
 
     Args:
+        model: which to ask.
+        prompts: :func:`kn_utils.make_prompts`.
         facts: the data set of the prompts; without it nothing is said of subjects (whether they stand behind
             the blank, and copying).
 

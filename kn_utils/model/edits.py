@@ -1,5 +1,7 @@
-"""Edits of value slots: the published formula, training as an upper reference, erasing. Each is an object
-that says for a fact's neurons what is added to their slots; how that is put into effect is no concern of it.
+"""Edits of value slots: the published formula, training as an upper reference, erasing.
+
+Each is an object that says what is added to the slots of a fact's neurons; how that is put into effect is
+no concern of it.
 
 :func:`kn_utils.model.hooks.slots_changed` puts it in batch by batch, :mod:`kn_utils.model.interventions` into
 the weights.
@@ -25,11 +27,12 @@ FACTS = 32  # trained at once
 
 @dataclass(frozen=True)
 class Request:
-    """A fact to edit: its ``neurons`` (n, 2), the answers, and the question asked for the new answer, as
-    rows.
+    """A fact to edit; an edit uses of it what it needs.
 
-    An edit uses of these what it needs; several names of one thing (in several languages) may be given as an
-    answer.
+    Attributes:
+        neurons: those to edit, (n, 2): layer and neuron.
+        old, new: the answers; several names of one thing (in several languages) may be given as one answer.
+        rows: the question, asked for the new answer.
     """
 
     neurons: np.ndarray
@@ -41,7 +44,9 @@ class Request:
 class Edit(Protocol):
     """Something that says how the slots of a fact's neurons change."""
 
-    def changes(self, model: LanguageModel, requests: Sequence[Request]) -> list[SlotChange]: ...
+    def changes(self, model: LanguageModel, requests: Sequence[Request]) -> list[SlotChange]:
+        """What is added to the slots of each requested fact."""
+        ...
 
     @property
     def settings(self) -> dict[str, float | bool | str]:
@@ -51,15 +56,19 @@ class Edit(Protocol):
 
 @dataclass(frozen=True)
 class ValueEdit:
-    """The published update (Dai et al. 2022, section 5.1; norms as in their code):
+    """The published update (Dai et al. 2022, section 5.1; norms as in their code).
+
+    A value slot v_i moves away from the old answer and towards the new one::
 
         v_i <- v_i - l1 |v_i| e(old) / |e(old)| + l2 |v_i| e(new) / |e(new)|
 
     e is the input word embedding, of an answer of several pieces their mean; of several answers it is the
-    mean of their unit vectors. With ``signed`` both terms are multiplied by the sign of the neuron's
-    activation at the question's
-    blank: a slot whose neuron is negative there (gated and GELU neurons can be) is otherwise pushed the wrong
-    way.
+    mean of their unit vectors.
+
+    Attributes:
+        l1, l2: how far, in units of the slot's own length.
+        signed: multiply both terms by the sign of the neuron's activation at the question's blank. A slot
+            whose neuron is negative there (gated and GELU neurons can be) is otherwise pushed the wrong way.
     """
 
     l1: float = 1.0
@@ -68,9 +77,11 @@ class ValueEdit:
 
     @property
     def settings(self) -> dict[str, float | bool | str]:
+        """``l1, l2, signed``."""
         return {"l1": self.l1, "l2": self.l2, "signed": self.signed}
 
     def changes(self, model: LanguageModel, requests: Sequence[Request]) -> list[SlotChange]:
+        """The formula's moves, fact by fact."""
         return [self._change(model, request) for request in requests]
 
     def _change(self, model: LanguageModel, request: Request) -> SlotChange:
@@ -89,8 +100,7 @@ PUBLISHED = ValueEdit()
 
 @dataclass(frozen=True)
 class FineTune:
-    """The slots, and nothing else, trained to give the question's answer: what can be had through them at
-    best.
+    """The slots, and nothing else, trained to give the question's answer: the best that they can do.
 
     Adam lowers the mean -ln P(piece), v_i + |v_i| d_i / sqrt(hidden) with d = 0 at first, so that a step
     moves a slot by about ``lr`` times its length. It stops once every piece is the first choice, at the
@@ -102,25 +112,28 @@ class FineTune:
 
     @property
     def settings(self) -> dict[str, float | bool | str]:
+        """``lr, steps``."""
         return {"lr": self.lr, "steps": self.steps}
 
     def changes(self, model: LanguageModel, requests: Sequence[Request]) -> list[SlotChange]:
-        """Of many facts at once: they share forward and backward passes, and each stops by itself."""
+        """Train many facts at once: they share forward and backward passes, and each stops by itself."""
         trained: list[SlotChange] = []
-        for _, found in in_parts(lambda part: self._train(model, part), requests, FACTS):
-            trained += found
+        for _, changes in in_parts(lambda part: self._train(model, part), requests, FACTS):
+            trained += changes
         return trained
 
     def _train(self, model: LanguageModel, requests: Sequence[Request]) -> list[SlotChange]:
         exact = torch.promote_types(model.dtype, torch.float32)
-        units, moves, optimizers = [], [], []
-        for request in requests:
+        units, moves = [], []
+        optimizers: dict[int, torch.optim.Adam] = {}  # of the facts that have neurons
+        for i, request in enumerate(requests):
             check_neurons(model, request.neurons)
             slots = slots_of(model, request.neurons)
             units.append((slots.norm(dim=1, keepdim=True) / slots.shape[1] ** 0.5).to(exact))
             moves.append(torch.zeros_like(slots, dtype=exact))
-            optimizers.append(torch.optim.Adam([moves[-1]], lr=self.lr) if len(slots) else None)
-        learning = [i for i, optimizer in enumerate(optimizers) if optimizer is not None]
+            if len(slots):
+                optimizers[i] = torch.optim.Adam([moves[i]], lr=self.lr)
+        learning = list(optimizers)
         for _ in range(self.steps):
             if not learning:
                 break
@@ -130,14 +143,16 @@ class FineTune:
                 moves[i].grad = units[i] * slope
             learning = [i for i, done in zip(learning, right, strict=True) if not done]
             for i in learning:
-                optimizers[i].step()  # type: ignore[union-attr]
+                optimizers[i].step()
         return [SlotChange(r.neurons, u * d) for r, u, d in zip(requests, units, moves, strict=True)]
 
 
 @dataclass(frozen=True)
 class Erasure:
-    """The slots become zero, or (``to="unknown"``) the unknown token's embedding (Dai et al. 2022, section
-    5.2)."""
+    """The slots become zero, or (``to="unknown"``) the unknown token's embedding.
+
+    See Dai et al. 2022, section 5.2.
+    """
 
     to: str = "zero"
 
@@ -147,9 +162,11 @@ class Erasure:
 
     @property
     def settings(self) -> dict[str, float | bool | str]:
+        """``to``."""
         return {"to": self.to}
 
     def changes(self, model: LanguageModel, requests: Sequence[Request]) -> list[SlotChange]:
+        """What turns each slot into zero, or into that embedding."""
         return [self._change(model, request) for request in requests]
 
     def _change(self, model: LanguageModel, request: Request) -> SlotChange:
@@ -195,8 +212,7 @@ def direction(model: LanguageModel, answer: str | Sequence[str]) -> torch.Tensor
 
 @torch.no_grad()
 def _signs(model: LanguageModel, request: Request) -> torch.Tensor:
-    """Sign of each neuron's activation at the blank of the question, (n,); of several pieces, that of their
-    mean."""
+    """Sign of each neuron's activation at the question's blank, (n,); of several pieces, of their mean."""
     if not request.rows:
         raise InterventionError("a signed edit needs the question: at its blank the neurons' signs are read.")
     inputs, at, _ = model.batch(request.rows)
@@ -209,8 +225,10 @@ def _signs(model: LanguageModel, request: Request) -> torch.Tensor:
 def _slopes(
     model: LanguageModel, changes: list[SlotChange], questions: list[list[Row]]
 ) -> tuple[tuple[torch.Tensor, ...], list[bool]]:
-    """Per fact: the gradient of the mean -ln P of its pieces by what is added to its slots, and whether all
-    pieces are first choices."""
+    """Per fact: how the loss changes with its slots, and whether it is learnt.
+
+    The loss is the mean -ln P of the answer's pieces; it is learnt when all pieces are first choices.
+    """
     added = [change.added.detach().requires_grad_() for change in changes]
     each = [SlotChange(change.neurons, leaf) for change, leaf in zip(changes, added, strict=True)]
     owner = [fact for fact, rows in enumerate(questions) for _ in rows]

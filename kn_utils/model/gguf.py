@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 
 from ..base import StudyError
 from ..data.downloads.packaged import PACKAGED, Packaged
@@ -52,6 +51,7 @@ class Source:
         return cache_folder() / "models" / f"{Path(self.file).stem}-{self.sha256[:LETTERS]}"
 
     def pieces(self) -> list[Path]:
+        """The files that, joined, are the GGUF file."""
         return [self.place] if isinstance(self.place, Path) else self.place.pieces()
 
 
@@ -200,7 +200,7 @@ def _one_line(name: str) -> Iterator[None]:
         raise ModelError(f"{name} cannot be read as a GGUF model: {what}") from error
 
 
-def _read(file: Path, header: Header) -> tuple[nn.Module, Any]:
+def _read(file: Path, header: Header) -> tuple[Any, Any]:
     """Model and tokenizer through transformers, which needs the packages gguf and accelerate."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -211,7 +211,8 @@ def _read(file: Path, header: Header) -> tuple[nn.Module, Any]:
         known = ", ".join(name for name, row in ARCHITECTURES.items() if row.causal)
         raise ModelError(f"{file.name}: architecture {kind!r} is not supported; from GGUF files: {known}.")
     tokenizer = AutoTokenizer.from_pretrained(file.parent, config=config, **here)
-    model, info = AutoModelForCausalLM.from_pretrained(
+    auto: Any = AutoModelForCausalLM
+    model, info = auto.from_pretrained(
         file.parent, config=config, dtype=torch.float32, output_loading_info=True, **here
     )
     missing = sorted(info["missing_keys"])
@@ -228,7 +229,7 @@ def _read(file: Path, header: Header) -> tuple[nn.Module, Any]:
 
 
 def _begin_as_told(tokenizer: Any, header: Header) -> None:
-    """Texts begin with the token that begins texts exactly where the file says that they do."""
+    """Let texts begin with the token that begins texts exactly where the file says that they do."""
     told = header.values.get("tokenizer.ggml.add_bos_token")
     begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     if told is None or told == begins or tokenizer.bos_token_id is None:
@@ -243,9 +244,12 @@ def _begin_as_told(tokenizer: Any, header: Header) -> None:
     )
 
 
-def _write(model: nn.Module, tokenizer: Any, folder: Path) -> None:
-    """As a safetensors folder. What was read from GGUF calls itself quantised and does not let itself be
-    saved, so a model of the same shape without weights of its own takes them; shared ones stay shared."""
+def _write(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Save as a safetensors folder.
+
+    What was read from GGUF calls itself quantised and does not let itself be saved, so a model of the same
+    shape without weights of its own takes them; shared ones stay shared.
+    """
     settings = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
     with torch.device("meta"):
         plain = type(model)(type(model.config).from_dict(settings))
@@ -256,6 +260,7 @@ def _write(model: nn.Module, tokenizer: Any, folder: Path) -> None:
 
 
 def _save_note(source: Source, folder: Path) -> None:
+    """Write down what the folder was made from, and how its files are."""
     files = sorted(folder.iterdir())
     note = {
         "format": FORMAT,

@@ -28,6 +28,7 @@ class Header:
 
     @property
     def architecture(self) -> str:
+        """What the file calls its architecture."""
         return str(self.values.get("general.architecture", "unnamed"))
 
     def check(self, name: str) -> None:

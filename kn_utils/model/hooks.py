@@ -37,8 +37,10 @@ class InterventionError(StudyError):
 
 @contextmanager
 def read_at(model: LanguageModel, at: torch.Tensor) -> Iterator[list[torch.Tensor]]:
-    """Inside, a forward pass leaves every layer's neurons at each row's position ``at`` in the list, (row,
-    neuron)."""
+    """Inside, a forward pass leaves every layer's neurons at each row's position ``at`` in the list.
+
+    The list gains one (row, neuron) tensor per layer.
+    """
     index, values = torch.arange(len(at), device=at.device), list[torch.Tensor]()
 
     def read(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
@@ -57,6 +59,7 @@ def replace_at(
     """Inside, the neurons of these layers are replaced at one position of each row.
 
     Args:
+        model: whose.
         layers: layer -> what makes new values of the old ones.
         at: the position, (row,). ``None``: the blank of whatever the model is run on, see :func:`find_blank`.
     """
@@ -87,8 +90,7 @@ def replace_at(
 
 
 def find_blank(model: LanguageModel, ids: torch.Tensor, attended: torch.Tensor | None = None) -> torch.Tensor:
-    """Position of each row's blank: its first mask token; for a causal model the last token that is attended
-    to."""
+    """Position of each row's blank: the first mask token; for a causal model the last attended token."""
     if model.causal:
         attended = torch.ones_like(ids) if attended is None else attended
         return ids.shape[1] - 1 - attended.flip(1).long().argmax(1)
@@ -100,10 +102,14 @@ def find_blank(model: LanguageModel, ids: torch.Tensor, attended: torch.Tensor |
 
 @contextmanager
 def rows_spread(model: LanguageModel, start: int, index: torch.Tensor) -> Iterator[None]:
-    """Inside, a forward pass of n texts goes on from block ``start`` as rows ``index`` (row,), each a copy of
-    its text.
+    """Inside, a forward pass of n texts goes on from block ``start`` as rows, each a copy of its text.
 
     Rows that differ in what acts on them from block ``start`` on only share everything below it.
+
+    Args:
+        model: whose.
+        start: the first block that is run row by row.
+        index: each row's text, (row,).
     """
 
     def hook(first: bool) -> Any:
@@ -140,8 +146,12 @@ def rows_spread(model: LanguageModel, start: int, index: torch.Tensor) -> Iterat
 
 @dataclass(frozen=True)
 class SlotChange:
-    """Value slots that are changed: their ``neurons`` (n, 2), layer and neuron, and what is ``added`` (n,
-    hidden)."""
+    """Value slots that change.
+
+    Attributes:
+        neurons: whose, (n, 2): layer and neuron.
+        added: what is added to them, (n, hidden).
+    """
 
     neurons: np.ndarray
     added: torch.Tensor
@@ -177,8 +187,7 @@ def slots_changed(model: LanguageModel, changes: Sequence[SlotChange | None]) ->
 def _padded(
     model: LanguageModel, changes: Sequence[SlotChange | None], layer: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A layer's changed neurons (row, n) and what their slots gain (row, n, hidden); rows are filled up with
-    zeros."""
+    """A layer's changed neurons (row, n) and what their slots gain (row, n, hidden), filled up with zeros."""
     places = [[] if c is None else np.flatnonzero(c.neurons[:, 0] == layer).tolist() for c in changes]
     most, hidden = max(map(len, places)), model.value_slots(layer).shape[1]
     neurons = torch.zeros(len(changes), most, dtype=torch.long)
@@ -197,6 +206,5 @@ def check_neurons(model: LanguageModel, pairs: np.ndarray) -> None:
     if len(bad):
         raise InterventionError(
             f"neuron (layer {bad[0][0]}, {bad[0][1]}) is not in the model, which has {model.n_layers} layers "
-            f"x "
-            f"{model.n_neurons}."
+            f"x {model.n_neurons}."
         )

@@ -1,5 +1,6 @@
-"""Interventions: silence, strengthen, rewrite or erase neurons; every one is a context manager that restores
-on exit.
+"""Interventions: silence, strengthen, rewrite or erase neurons.
+
+Every one is a context manager that restores the model on exit.
 
 ``suppress`` and ``amplify`` act on activations at the blank only, as the papers do. ``update_fact``,
 ``fine_tune`` and ``erase`` edit value slots (the vectors that neurons multiply) and put the very same numbers
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,10 +20,11 @@ import torch
 
 from ..neurons.choose import as_pairs
 from .edits import Erasure, FineTune, Request, ValueEdit
-from .hooks import SlotChange, check_neurons, replace_at
+from .hooks import Replace, SlotChange, check_neurons, replace_at
 from .language_model import LanguageModel
 
-Neurons = pd.DataFrame | Iterable[tuple[int, int]]
+#: Any table or list with layer and neuron.
+Neurons: TypeAlias = pd.DataFrame | Iterable[tuple[int, int]]
 
 
 @contextmanager
@@ -29,6 +32,7 @@ def suppress(model: LanguageModel, neurons: Neurons) -> Iterator[LanguageModel]:
     """Inside, the neurons are 0 at the blank (Dai et al., section 4.2). Nests; weights are not touched.
 
     Args:
+        model: whose.
         neurons: any table or list with layer and neuron; an empty one changes nothing.
 
     Raises:
@@ -62,13 +66,12 @@ def amplify(model: LanguageModel, neurons: Neurons, *, factor: float = 2.0) -> I
     pairs = as_pairs(neurons)
     check_neurons(model, pairs)
 
-    def scaled(layer: int) -> torch.Tensor:
+    def scaled(layer: int) -> Replace:
         factors = torch.ones(model.n_neurons, dtype=model.dtype, device=model.device)
         factors[torch.as_tensor(pairs[pairs[:, 0] == layer, 1], device=model.device)] = factor
-        return factors
+        return lambda values: values * factors
 
-    layers = {int(layer): scaled(layer) for layer in np.unique(pairs[:, 0])}
-    with replace_at(model, {layer: lambda x, f=f: x * f for layer, f in layers.items()}):  # type: ignore[misc]
+    with replace_at(model, {int(layer): scaled(layer) for layer in np.unique(pairs[:, 0])}):
         yield model
 
 
@@ -82,10 +85,13 @@ def update_fact(
     l1: float = 1.0,
     l2: float = 8.0,
 ) -> Iterator[LanguageModel]:
-    """Inside, value slots lean from the old answer to the new one, see
-    :class:`kn_utils.model.edits.ValueEdit`.
+    """Inside, value slots lean from the old answer to the new one (Dai et al. 2022, section 5.1).
+
+    How far is in :class:`kn_utils.model.edits.ValueEdit`.
 
     Args:
+        model: whose.
+        neurons: any table or list with layer and neuron.
         old, new: answers, or lists of one thing's names in several languages.
         l1, l2: how far, in units of each slot's own length, away from the old and towards the new answer.
 
@@ -93,7 +99,7 @@ def update_fact(
         >>> from kn_utils import load_model, update_fact
         >>> with update_fact(load_model("mini"), [(4, 7)], old="Paris", new="Berlin") as edited:
         ...     edited.n_neurons
-        640
+        768
     """
     with _in_place(model, ValueEdit(l1, l2).changes(model, [Request(as_pairs(neurons), old, new)])):
         yield model
@@ -103,8 +109,9 @@ def update_fact(
 def fine_tune(
     model: LanguageModel, neurons: Neurons, prompts: pd.DataFrame, *, lr: float = 0.5, steps: int = 25
 ) -> Iterator[LanguageModel]:
-    """Inside, the value slots, and nothing else, have been trained to give these prompts' answers: what can
-    be had at best, see :class:`kn_utils.model.edits.FineTune`.
+    """Inside, the value slots, and nothing else, have been trained to give these prompts' answers.
+
+    That is the best that can be done through them, see :class:`kn_utils.model.edits.FineTune`.
 
     Example:
         >>> from kn_utils import fine_tune, load_facts, load_model, make_prompts
@@ -120,8 +127,12 @@ def fine_tune(
 
 @contextmanager
 def erase(model: LanguageModel, neurons: Neurons, *, to: str = "zero") -> Iterator[LanguageModel]:
-    """Inside, the value slots are zero (``to="zero"``) or the unknown token's embedding (``to="unknown"``;
-    Dai et al., section 5.2).
+    """Inside, the value slots are zero or the unknown token's embedding (Dai et al. 2022, section 5.2).
+
+    Args:
+        model: whose.
+        neurons: any table or list with layer and neuron.
+        to: ``"zero"`` or ``"unknown"``.
 
     Example:
         >>> from kn_utils import erase, load_model

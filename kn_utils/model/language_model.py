@@ -7,7 +7,7 @@ import inspect
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -15,6 +15,9 @@ from torch import nn
 
 from .architectures import ARCHITECTURES, ModelError
 from .rows import Row, encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class LanguageModel:
@@ -26,17 +29,23 @@ class LanguageModel:
         device: where the weights lie.
         name, revision: its origin, as asked for.
         causal: whether it reads from left to right only.
+
+    Example:
+        >>> from kn_utils import LanguageModel, load_model
+        >>> loaded = load_model("mini")
+        >>> LanguageModel(loaded.model, loaded.tokenizer, name="mine")
+        LanguageModel('mine', bert, 6 layers x 768 neurons)
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, *, name: str = "in memory", revision: str | None = None
+        self, model: PreTrainedModel, tokenizer: Any, *, name: str = "in memory", revision: str | None = None
     ) -> None:
         kind = model.config.model_type
         if kind not in ARCHITECTURES:
             raise ModelError(
                 f"architecture {kind!r} is not supported; known: {', '.join(ARCHITECTURES)}. To add it, give "
-                "kn_utils.models.ARCHITECTURES a row: its blocks, the second linear map of a block's "
-                "feed-forward part, its head."
+                "kn_utils.model.architectures.ARCHITECTURES a row: its blocks, the second linear map of a "
+                "block's feed-forward part, its head."
             )
         self.architecture = ARCHITECTURES[kind]
         self.model = model.eval().requires_grad_(False)
@@ -60,10 +69,12 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights lie."""
         return self.seconds[0].weight.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """The weights' number format."""
         return self.seconds[0].weight.dtype
 
     def __repr__(self) -> str:
@@ -98,14 +109,13 @@ class LanguageModel:
         return limit - config.pad_token_id - 1 if self.architecture.padded_positions else limit
 
     def encode(self, prompts: pd.DataFrame, unknown: str = "refuse") -> list[Row]:
-        """Prompts as rows of token ids, one per piece of the answer; see :func:`kn_utils.facts.encode`."""
+        """Prompts as rows of token ids, see :func:`kn_utils.model.rows.encode`."""
         return encode(
             self.tokenizer, prompts, causal=self.causal, unknown=unknown, max_length=self.max_length
         )
 
     def batch(self, rows: list[Row]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-        """Rows padded on the right: the model's inputs, the blanks' positions, the wanted ids (all on the
-        device)."""
+        """Rows padded on the right: inputs, the blanks' positions, the wanted ids (all on the device)."""
         pad = self.tokenizer.pad_token_id
         pad = 0 if pad is None else pad
         longest = max(len(row.ids) for row in rows)
@@ -147,7 +157,7 @@ class LanguageModel:
             handle.remove()
 
 
-def _slots(second: nn.Module) -> torch.Tensor:
+def _slots(second: Any) -> torch.Tensor:
     """(neuron, hidden) view of a second linear map; GPT-2's Conv1D stores it so, ``nn.Linear`` transposed."""
     return second.weight.T if isinstance(second, nn.Linear) else second.weight
 

@@ -52,6 +52,7 @@ def load_model(
             broken or not supported; weights that are not finite.
 
     Example:
+        >>> from kn_utils import load_model
         >>> load_model("mini", device="cpu")
         LanguageModel('mini', bert, 6 layers x 768 neurons)
     """
@@ -89,7 +90,8 @@ def load_model(
     return LanguageModel(model.to(target), tokenizer, name=name, revision=revision)
 
 
-def _read(name: str, place: str, revision: str | None, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+def _read(name: str, place: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A model and its tokenizer, from a folder or the Hub."""
     # Imported here: transformers takes seconds, and tables need none of it.
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
@@ -107,7 +109,7 @@ def _read(name: str, place: str, revision: str | None, dtype: torch.dtype) -> tu
     tokenizer = AutoTokenizer.from_pretrained(place, **safe)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise ValueError("it has no vocabulary")
-    auto = AutoModelForCausalLM if ARCHITECTURES[config.model_type].causal else AutoModelForMaskedLM
+    auto: Any = AutoModelForCausalLM if ARCHITECTURES[config.model_type].causal else AutoModelForMaskedLM
     model, info = auto.from_pretrained(
         place, dtype=dtype, use_safetensors=True, output_loading_info=True, **safe
     )
@@ -137,7 +139,7 @@ def _gguf(name: str) -> gguf.Source | None:
 
 
 def at_hand() -> pd.DataFrame:
-    """Registered models and whether they can be loaded without a network: ``model, from, at hand``."""
+    """Registered models, and whether they can be loaded without a network: ``model, from, at hand``."""
     from huggingface_hub import try_to_load_from_cache
 
     rows = []
@@ -154,8 +156,10 @@ def at_hand() -> pd.DataFrame:
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU; MPS is used when asked for by name; ``cuda:all`` is
-    the first one."""
+    """The torch device of a name; ``auto`` is CUDA where there is one, else the CPU.
+
+    MPS is used when asked for by name; ``cuda:all`` gives the first one.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = device.partition(":")[0]
@@ -178,14 +182,17 @@ def check_finite(model: nn.Module, name: str = "the model") -> None:
 
 
 def _missing(name: str, place: str, revision: str | None, error: Exception) -> str:
+    """Why a model could not be read, and what to do."""
     what = " ".join(str(error).split())
     if Path(place).is_dir():
-        return f"model {name!r} in {place} cannot be read ({what}); it needs config.json, tokenizer files and *.safetensors."
+        return (
+            f"model {name!r} in {place} cannot be read ({what}); it needs config.json, tokenizer files and "
+            f"*.safetensors."
+        )
     at = f" at revision {revision}" if revision else ""
     extra = f" --revision {revision}" if revision else ""
     return (
         f"model {name!r}{at} is not in the local cache and could not be fetched ({what}). With a network, "
-        f"run "
-        f"`hf download {place}{extra}`; without one, copy its folder here and pass the folder's path as the "
-        f"model."
+        f"run `hf download {place}{extra}`; without one, copy its folder here and pass the folder's path as "
+        f"the model."
     )

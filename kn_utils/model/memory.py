@@ -21,16 +21,20 @@ class OutOfMemory(StudyError):
 
 
 def rows_at_once(model: LanguageModel) -> int:
-    """How many rows go through the model together unless told otherwise: on a processor few, which its caches
-    hold."""
+    """How many rows go through the model together unless told otherwise.
+
+    On a processor few: its caches hold them.
+    """
     return 32 if model.device.type == "cpu" else 256
 
 
 def in_parts(
     call: Callable[[Sequence[Item]], Result], items: Sequence[Item], at_once: int
 ) -> Iterator[tuple[Sequence[Item], Result]]:
-    """Call on so many items at once, half as many from there on when memory ends; yields (items, result) in
-    order.
+    """Call on so many items at once, on half as many from there on when memory ends.
+
+    Yields:
+        (items, result), in order.
 
     Raises:
         OutOfMemory: a single item does not fit.
@@ -59,13 +63,14 @@ def in_parts(
 
 
 def free_what_is_unused() -> None:
+    """Give memory that nothing refers to any more back to the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA, MPS and the processor's allocator each say it in their own way."""
+    """Whether an error says that memory ended: CUDA, MPS and the processor each say it in their own way."""
     said = str(error)
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
         words in said for words in ("out of memory", "can't allocate memory", "not enough memory")

@@ -15,10 +15,14 @@ ANYTHING_ELSE = -1
 
 @dataclass(frozen=True)
 class Row:
-    """One question to the model: the ids, where its blank is, the wanted piece; ``prompt`` numbers the
-    prompt.
+    """One question to the model.
 
-    ``among``: the pieces that the wanted one competes with (itself included); empty: the whole vocabulary.
+    Attributes:
+        prompt: the number of its prompt.
+        ids: the token ids.
+        position: where its blank is.
+        target: the wanted piece.
+        among: the pieces that the wanted one competes with (itself included); empty: the whole vocabulary.
     """
 
     prompt: int
@@ -38,9 +42,8 @@ def answer_pieces(tokenizer: Any, answer: str, before: str = " ", unknown: str =
     lead = " " if before[-1:].isspace() else ""
     pieces = tokenizer(lead + answer, add_special_tokens=False)["input_ids"]
     tokens = tokenizer.convert_ids_to_tokens(pieces)
-    if (
-        before and not lead and tokens and tokens[0].startswith("▁")
-    ):  # SentencePiece's dummy space, where there is none
+    # SentencePiece writes a space in front of a text, also where there is none.
+    if before and not lead and tokens and tokens[0].startswith("▁"):
         bare = tokenizer.convert_tokens_to_ids(tokens[0][1:]) if tokens[0] != "▁" else None
         if bare is None and len(tokens) > 1:
             pieces = pieces[1:]
@@ -50,8 +53,7 @@ def answer_pieces(tokenizer: Any, answer: str, before: str = " ", unknown: str =
         shown = tokenizer.unk_token or "nothing"
         raise DataError(
             f"the tokenizer cannot write the answer {answer!r} (it becomes {shown}); choose a model that "
-            f"can, "
-            "leave the fact out, or pass unknown='allow' to repeat the released runs."
+            f"can, leave the fact out, or pass unknown='allow' to repeat the released runs."
         )
     return pieces
 
@@ -64,15 +66,25 @@ def encode(
     unknown: str = "refuse",
     max_length: int | None = None,
 ) -> list[Row]:
-    """Prompts as rows of token ids, one per piece of the answer (design: a multi-token answer of n pieces).
+    """Prompts as rows of token ids, one per piece of the answer.
 
-    A masked model sees n blanks; piece j is asked for at the j-th, the pieces before it filled in. A causal
-    model sees the text in front of the blank and the pieces before j, and is asked at its last token.
+    Of an answer of n pieces a masked model sees n blanks; piece j is asked for at the j-th, the pieces before
+    it filled in. A causal model sees the text in front of the blank and the pieces before j, and is asked at
+    its last token.
+
+    Args:
+        tokenizer: of the transformers library.
+        prompts: :func:`kn_utils.make_prompts`.
+        causal: whether the model reads from left to right only.
+        unknown: ``"allow"`` to ask for the unknown token where an answer cannot be written.
+        max_length: tokens that the model takes; ``None``: any number.
+
+    Raises:
+        DataError: a prompt that cannot be asked; the message says which and why.
     """
     rows: list[Row] = []
-    for number, (name, text, answer, masked) in enumerate(
-        prompts[["prompt", "text", "answer", "masked"]].itertuples(index=False)
-    ):
+    asked = prompts[["prompt", "text", "answer", "masked"]].itertuples(index=False)
+    for number, (name, text, answer, masked) in enumerate(asked):
         blank = OBJECT if masked == "object" else SUBJECT
         if text.count(blank) != 1:
             raise DataError(f"prompt {name}: {text!r} should hold its blank {blank} once.")
@@ -94,6 +106,7 @@ def encode(
 
 
 def _causal_rows(tokenizer: Any, number: int, name: str, before: str, answer: str, unknown: str) -> list[Row]:
+    """The rows of one prompt for a model that reads what stands ``before`` the blank."""
     prefix = before.rstrip()
     space = " " if prefix != before else ""
     ids = tokenizer(prefix)["input_ids"]

@@ -1,5 +1,4 @@
-"""What a tokenizer does to prompts: texts it cannot write, answers of several pieces, answers that languages
-share."""
+"""What a tokenizer does to prompts: texts it cannot write, long answers, answers that languages share."""
 
 from __future__ import annotations
 
@@ -55,12 +54,12 @@ def tokenizer_report(tokenizer: Any, prompts: pd.DataFrame) -> pd.DataFrame:
         }
     )
     table = marks.groupby(["language", "relation"], sort=False).sum().reset_index()
-    return table.sort_values(
-        "language", key=lambda column: column.map(_order(column)), kind="stable", ignore_index=True
-    )
+    order = table["language"].map(_order(table["language"])).sort_values(kind="stable").index
+    return table.loc[order].reset_index(drop=True)
 
 
 def _holding_unknown(tokenizer: Any, texts: Sequence[str]) -> dict[str, bool]:
+    """Text -> whether the tokenizer needs the unknown token to write it."""
     distinct, unknown = list(dict.fromkeys(texts)), tokenizer.unk_token_id
     holds: dict[str, bool] = {}
     for start in range(0, len(distinct), BATCH):
@@ -80,30 +79,29 @@ def _length(tokenizer: Any, answer: str, before: str) -> int:
 
 def _order(languages: Iterable[str]) -> dict[str, int]:
     """Languages to their places in tables: those of the study first, in its order."""
-    found = dict.fromkeys(languages)
-    named = [language for language in LANGUAGES if language in found]
-    return {language: n for n, language in enumerate([*named, *(one for one in found if one not in named)])}
+    there = dict.fromkeys(languages)
+    studied = [language for language in LANGUAGES if language in there]
+    others = [language for language in there if language not in studied]
+    return {language: n for n, language in enumerate([*studied, *others])}
 
 
 def as_shares(report: pd.DataFrame, by: Sequence[str] = ("language",)) -> pd.DataFrame:
-    """A report summed over what is not in ``by``: ``prompts``, and the other counts as shares of them (0 to
-    1)."""
+    """Sum a report over what is not in ``by``; counts become shares of ``prompts`` (0 to 1)."""
     sums = report.groupby(list(by), sort=False)[["prompts", *COUNTS]].sum()
     return sums[COUNTS].div(sums["prompts"], axis=0).assign(prompts=sums["prompts"])[["prompts", *COUNTS]]
 
 
 def shared_spellings(prompts: pd.DataFrame) -> pd.DataFrame:
-    """Facts whose answer two languages spell alike: such an answer says nothing about what crosses between
-    them.
+    """Facts whose answer two languages spell alike.
+
+    Such an answer says nothing about what crosses between the languages.
 
     Returns:
         ``relation, language, other, facts, same``: the facts asked in both languages, and those of them whose
         answers are the same string. Each pair of languages once.
     """
-    answers = prompts.drop_duplicates(["fact", "language"]).set_index(["relation", "fact", "language"])[
-        "answer"
-    ]
-    table = answers.unstack("language")
+    answers = prompts.drop_duplicates(["fact", "language"])
+    table = answers.set_index(["relation", "fact", "language"])["answer"].unstack("language")
     parts = []
     for language, other in combinations(_order(prompts["language"]), 2):
         both = table[[language, other]].dropna()

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .answers import Intervention, answers, questions_of
+from .answers import Intervention, answers, as_answered, questions_of
 from .language_model import LanguageModel
 from .rows import ANYTHING_ELSE, Row, encode
 
@@ -32,11 +32,15 @@ TYPED = ["typed_probability", "typed_rank", "typed_correct", "typed_predicted", 
 
 @dataclass(frozen=True)
 class Branch:
-    """A place where candidates part: the row that asks there (its ``among`` are the ways on), and who goes
-    where."""
+    """A place where candidates part.
+
+    Attributes:
+        row: the row that asks there; its ``among`` are the ways on.
+        ways: piece -> the candidates behind it.
+    """
 
     row: Row
-    ways: dict[int, list[str]]  # piece -> the candidates behind it
+    ways: dict[int, list[str]]
 
 
 def candidates_of(prompts: pd.DataFrame, every: pd.DataFrame | None = None) -> list[list[str]]:
@@ -45,7 +49,7 @@ def candidates_of(prompts: pd.DataFrame, every: pd.DataFrame | None = None) -> l
     Args:
         prompts: those to ask.
         every: prompts that the answers are taken from, such as those of all facts of the data set; ``None``:
-            ``prompts``.
+            ``prompts`` alone.
     """
     pool = prompts if every is None else pd.concat([prompts, every])
     side = ["relation", "language", "masked"]
@@ -69,12 +73,12 @@ def branches(model: LanguageModel, prompt: pd.DataFrame, candidates: Sequence[st
     answer = prompt["answer"].iloc[0]
     if not model.causal:
         rows = {name: own for name, own in rows.items() if len(own) == len(rows[answer])}
-    found: list[Branch] = []
-    _part({name: [row.target for row in own] for name, own in rows.items()}, rows, 0, found)
-    return found
+    tree: list[Branch] = []
+    _part({name: [row.target for row in own] for name, own in rows.items()}, rows, 0, tree)
+    return tree
 
 
-def _part(pieces: dict[str, list[int]], rows: dict[str, list[Row]], depth: int, found: list[Branch]) -> None:
+def _part(pieces: dict[str, list[int]], rows: dict[str, list[Row]], depth: int, tree: list[Branch]) -> None:
     """Add the branches of the candidates that are alike in their first ``depth`` pieces."""
     ways: dict[int, list[str]] = {}
     for name, own in pieces.items():
@@ -82,10 +86,10 @@ def _part(pieces: dict[str, list[int]], rows: dict[str, list[Row]], depth: int, 
     if len(ways) > 1:
         longest = max(pieces, key=lambda name: len(pieces[name]))
         row = rows[longest][depth]
-        found.append(Branch(Row(0, row.ids, row.position, row.target, tuple(ways)), ways))
+        tree.append(Branch(Row(0, row.ids, row.position, row.target, tuple(ways)), ways))
     for piece, names in ways.items():
         if piece != ANYTHING_ELSE and len(names) > 1:
-            _part({name: pieces[name] for name in names}, rows, depth + 1, found)
+            _part({name: pieces[name] for name in names}, rows, depth + 1, tree)
 
 
 def typed_answers(
@@ -98,12 +102,16 @@ def typed_answers(
     label: str = "ask",
     progress: bool = True,
 ) -> pd.DataFrame:
-    """How probable each prompt's answer is, over the vocabulary and among its candidates; both in the same
-    passes.
+    """How probable each prompt's answer is, over the vocabulary and among its candidates.
+
+    Both are read in the same passes.
 
     Args:
+        model: which to ask.
+        prompts: :func:`kn_utils.make_prompts`.
         candidates: per prompt, :func:`candidates_of`; ``None``: the answers in ``prompts``.
         acting: an intervention per prompt, see :func:`kn_utils.model.answers.answers`.
+        batch_size, label, progress: as :func:`kn_utils.model.answers.answers` takes them.
 
     Returns:
         ``prompt, probability, rank, correct, predicted`` as :func:`kn_utils.answer_probability`, and
@@ -114,13 +122,14 @@ def typed_answers(
     Example:
         >>> from kn_utils import load_facts, load_model, make_prompts
         >>> prompts = make_prompts(load_facts(relations=["P36"]), "en")
-        >>> found = typed_answers(load_model("mini"), prompts.head(2), candidates_of(prompts.head(2),
-        prompts)) >>> bool((found["typed_probability"] >= found["probability"]).all())
+        >>> candidates = candidates_of(prompts.head(2), prompts)
+        >>> table = typed_answers(load_model("mini"), prompts.head(2), candidates)
+        >>> bool((table["typed_probability"] >= table["probability"]).all())
         True
     """
     given = candidates_of(prompts) if candidates is None else candidates
     trees = [branches(model, prompts.iloc[[i]], names) for i, names in enumerate(given)]
-    found = answers(
+    table = answers(
         model,
         questions_of(model, prompts),
         acting,
@@ -130,31 +139,15 @@ def typed_answers(
         progress=progress,
     )
     rows = []
-    for answer, names, tree, shares in zip(prompts["answer"], given, trees, found["shares"], strict=True):
+    for answer, names, tree, shares in zip(prompts["answer"], given, trees, table["shares"], strict=True):
         typed = _probabilities(names, tree, shares, answer)
         mine = typed[answer]
         first = max(typed, key=lambda name: typed[name])
         rank = 1 + sum(p > mine for p in typed.values())
         rows.append((mine, rank, first == answer, first, len(typed)))
-    single = [len(first) == 1 for first in found["first"]]
-    plain = {
-        "prompt": prompts["prompt"].to_numpy(),
-        "probability": found["p"],
-        "rank": pd.array(
-            [r if one else pd.NA for r, one in zip(found["rank"], single, strict=True)], "Int64"
-        ),
-        "correct": found["right"],
-        "predicted": [model.tokenizer.decode(list(pieces)) for pieces in found["first"]],
-    }
-    table = pd.concat([pd.DataFrame(plain), pd.DataFrame(rows, columns=TYPED)], axis=1)
-    kinds = {
-        "prompt": "str",
-        "predicted": "str",
-        "typed_predicted": "str",
-        "correct": bool,
-        "typed_correct": bool,
-    }
-    return table.astype(kinds | {"typed_probability": float, "typed_rank": int, "candidates": int})
+    kinds = {"typed_probability": float, "typed_rank": int, "typed_correct": bool, "typed_predicted": "str"}
+    typed_part = pd.DataFrame(rows, columns=TYPED).astype(kinds | {"candidates": int})
+    return pd.concat([as_answered(model, prompts, table), typed_part], axis=1)
 
 
 def _probabilities(
@@ -173,8 +166,9 @@ def _probabilities(
 def typed_rows(
     model: LanguageModel, prompts: pd.DataFrame, candidates: Sequence[Sequence[str]]
 ) -> list[list[Row]]:
-    """Per prompt the rows on its answer's way where candidates part: the target of attribution that asks for
-    knowledge.
+    """Per prompt the rows on its answer's way where candidates part.
+
+    They are the target of an attribution that asks for knowledge.
 
     The product over these rows of P(piece) / sum over ``among`` is the typed probability; a prompt whose
     answer has no competitor has no rows.

@@ -12,8 +12,12 @@ from .refine import facts_of
 
 
 def relation_neurons(neurons: pd.DataFrame, k: int = 20) -> pd.DataFrame:
-    """The ``k`` neurons that most facts of a relation share: ``relation, layer, neuron, facts`` (ties: lower
-    layer, neuron)."""
+    """The ``k`` neurons that most facts of a relation share.
+
+    Returns:
+        ``relation, layer, neuron, facts``; of neurons that as many facts hold the lower layer and neuron
+        first.
+    """
     count = neurons.groupby(["relation", "layer", "neuron"], sort=False).size().rename("facts").reset_index()
     count = count.sort_values(["relation", "facts", "layer", "neuron"], ascending=[True, False, True, True])
     return count.groupby("relation", sort=False).head(k).reset_index(drop=True)
@@ -25,6 +29,7 @@ def random_neurons(
     """As many neurons for every fact, drawn at random without repeats: the control.
 
     Args:
+        neurons: ``fact, layer, neuron``; other columns are kept.
         shape: (layers, neurons per layer) of the model.
         same_layers: draw each from the layer of the neuron that it stands for.
     """
@@ -34,9 +39,9 @@ def random_neurons(
     chosen = np.zeros(len(neurons), int)  # layer * width + neuron
     for rows in neurons.groupby("fact", sort=False).indices.values():
         if same_layers:
-            for one in np.unique(layer[rows]):
-                here = rows[layer[rows] == one]
-                chosen[here] = one * width + np.sort(random.choice(width, size=len(here), replace=False))
+            for own in np.unique(layer[rows]):
+                here = rows[layer[rows] == own]
+                chosen[here] = own * width + np.sort(random.choice(width, size=len(here), replace=False))
         else:
             chosen[rows] = np.sort(random.choice(layers * width, size=len(rows), replace=False))
     return neurons.assign(layer=chosen // width, neuron=chosen % width)
@@ -48,12 +53,8 @@ class ChoiceError(StudyError):
 
 def as_pairs(neurons: pd.DataFrame | Iterable[tuple[int, int]]) -> np.ndarray:
     """Any table or list with layer and neuron as unique (layer, neuron) pairs, shape (n, 2)."""
-    table = (
-        neurons[["layer", "neuron"]].to_numpy()
-        if isinstance(neurons, pd.DataFrame)
-        else np.array(list(neurons))
-    )
-    return np.unique(table.astype(int).reshape(-1, 2), axis=0)
+    listed = neurons[["layer", "neuron"]].to_numpy() if isinstance(neurons, pd.DataFrame) else list(neurons)
+    return np.unique(np.asarray(listed).astype(int).reshape(-1, 2), axis=0)
 
 
 def pairs_by_fact(neurons: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -68,6 +69,7 @@ def uncommon(neurons: pd.DataFrame, bags: pd.DataFrame, common: float = 0.1) -> 
     Args:
         neurons, bags: of :func:`kn_utils.neurons.refine.refine_bags`. A relation's facts are those of
             ``bags``, with or without neurons; a fact's own bag counts once.
+        common: share of the facts.
 
     Raises:
         RefinementError: neurons of facts that are not among the bags.
@@ -89,11 +91,17 @@ def strongest(
     k: int,
     common: float = 0.1,
 ) -> pd.DataFrame:
-    """The ``k`` neurons with the highest mean score over a fact's prompts: ``fact, relation, layer, neuron,
-    score``.
+    """The ``k`` neurons with the highest mean score over a fact's prompts.
 
-    Those that are common among the refined ``neurons`` of these ``bags`` are left out (:func:`uncommon`).
-    Scores that were too small to be kept count as 0.
+    Args:
+        scores: ``prompt, layer, neuron, score``; those that were too small to be kept count as 0.
+        prompts: the prompts that they belong to.
+        neurons, bags, common: those that are common among these refined neurons of these bags are left out
+            (:func:`uncommon`).
+        k: so many for each fact.
+
+    Returns:
+        ``fact, relation, layer, neuron, score``.
     """
     held = scores.merge(prompts[["prompt", "fact", "relation"]], on="prompt")
     table = held.groupby(["fact", "relation", "layer", "neuron"], sort=False)["score"].sum().reset_index()
@@ -114,27 +122,29 @@ def other_fact(
     answer: str = "any",
     seed: int = 0,
 ) -> np.ndarray | None:
-    """For each prompt another fact, whose neurons shall act on it: the same one for a fact's whole bag, drawn
-    by the seed.
+    """Draw for each prompt another fact, whose neurons shall act on it.
+
+    The prompts of one fact get the same one.
 
     Args:
         neurons: only facts that have some are drawn.
         relation: ``"same"`` or ``"other"`` than the prompt's.
         answer: ``"same"``, ``"other"`` or ``"any"``. With ``"other"`` no fact is taken whose prompts ask for
-            the same answer (a
-            neighbour in the relation may have it: then it is hardly another fact). Answers are compared as
-                they are written
-            in ``prompts``, language by language.
+            the same answer (a neighbour in the relation may have it: then it is hardly another fact). Answers
+            are compared as they are written in ``prompts``, language by language.
+        prompts: those to act on.
+        seed: of the draw.
 
     Returns:
         facts in the order of ``prompts``, None where there is no such fact; None if there is none for any of
         them.
+
+    Raises:
+        ChoiceError: another word for ``relation`` or ``answer``.
     """
     if relation not in ("same", "other") or answer not in ("same", "other", "any"):
-        raise ChoiceError(
-            f"relation={relation!r}, answer={answer!r}; relation is 'same' or 'other', answer 'same', "
-            f"'other' or 'any'."
-        )
+        words = "relation is 'same' or 'other', answer 'same', 'other' or 'any'"
+        raise ChoiceError(f"relation={relation!r}, answer={answer!r}; {words}.")
     random = np.random.default_rng(seed)
     owner = neurons.drop_duplicates("fact").set_index("fact")["relation"]
     alike: dict[str, set[str]] = {fact: set() for fact in prompts["fact"]}
@@ -158,11 +168,11 @@ def other_fact(
 def lent(
     neurons: pd.DataFrame, prompts: pd.DataFrame, *, relation: str, answer: str = "other", seed: int = 0
 ) -> pd.DataFrame:
-    """Every fact with the neurons of another one, chosen by :func:`other_fact`; facts for which there is none
-    are left out.
+    """Give every fact the neurons of another one, chosen by :func:`other_fact`.
 
     Returns:
-        ``neurons`` under the names (``fact, relation``) of those that they are lent to.
+        ``neurons`` under the names (``fact, relation``) of those that they are lent to. A fact for which
+        there is no other one has no row.
     """
     source = other_fact(prompts, neurons, relation=relation, answer=answer, seed=seed)
     if source is None:

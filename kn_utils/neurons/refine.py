@@ -50,6 +50,8 @@ def above_threshold(
     """The scores that are at least ``threshold`` times their prompt's largest one.
 
     Args:
+        scores: ``prompt, layer, neuron, score``.
+        threshold: fraction of the prompt's maximum.
         keep: the fraction of each prompt's maximum that was kept when the scores were computed.
             :func:`kn_utils.attribute` notes it with its scores; pandas loses the note in a merge.
 
@@ -83,14 +85,14 @@ def refine(
     Args:
         scores, prompts: as :func:`kn_utils.attribute` and :func:`kn_utils.make_prompts` give them.
         threshold: fraction of the prompt's maximum.
-        share: where the share of a bag's prompts starts; it moves by ``step`` per round.
+        share: where the share of a bag's prompts starts.
+        step: how far it moves per round.
         target: the mean number of neurons per fact at which it stops. ``None`` leaves the share as it is.
         floor: also ask for this many prompts (the released code: 3; then bags of fewer can never have
             neurons).
         rounds: stop after so many moves and take where it stands (Dai et al.'s code makes 6 passes, so 5
-            moves; the multilingual study's 8, so 7). Without it the share moves until
-            it settles or comes back to where it was; then the share whose mean lies nearest to the target is
-            taken.
+            moves; the multilingual study's 8, so 7). Without it the share moves until it settles or comes
+            back to where it was; then the share whose mean lies nearest to the target is taken.
         keep: the fraction that the scores were stored with, where they do not say it themselves
             (:func:`above_threshold`).
 
@@ -136,12 +138,14 @@ def refine_bags(
     rounds: int | None = None,
     keep: float | None = None,
 ) -> Refined:
-    """Knowledge neurons, every fact asked about, and how the share moved; arguments of :func:`refine`."""
+    """Knowledge neurons, every fact asked about, and how the share moved.
+
+    Arguments and errors are those of :func:`refine`.
+    """
     if prompts.empty:
         raise RefinementError("an empty bag: there are no prompts to refine over.")
-    sizes = prompts.groupby("fact", sort=False).agg(
-        relation=("relation", "first"), prompts=("prompt", "size")
-    )
+    by_fact = prompts.groupby("fact", sort=False)
+    sizes = by_fact.agg(relation=("relation", "first"), prompts=("prompt", "size"))
     languages = prompts["language"].unique()
     language = languages[0] if len(languages) == 1 else "all"
     held = above_threshold(scores, threshold, keep=keep)
@@ -165,9 +169,8 @@ def refine_bags(
         passes.append(moves.assign(relation=relation))
     neurons = pd.concat(kept).assign(language=language)[COLUMNS]
     order = {fact: i for i, fact in enumerate(sizes.index)}
-    neurons = neurons.sort_values(
-        ["fact", "layer", "neuron"], key=lambda c: c.map(order) if c.name == "fact" else c
-    )
+    in_order = neurons.assign(fact=neurons["fact"].map(order)).sort_values(["fact", "layer", "neuron"])
+    neurons = neurons.loc[in_order.index]
     asked = pd.concat(bags).loc[sizes.index].rename_axis("fact").reset_index().assign(language=language)
     return Refined(neurons.reset_index(drop=True), asked[BAGS], pd.concat(passes, ignore_index=True)[PASSES])
 
@@ -205,6 +208,7 @@ def _settle(
 
 
 def _passes(tried: list[tuple[float, float]], taken: int) -> pd.DataFrame:
+    """The shares tried with their means as a table; ``taken`` is the number of the one taken."""
     table = pd.DataFrame(tried, columns=["share", "mean"])
     return table.assign(**{"pass": table.index + 1}, taken=table.index == taken)
 
@@ -213,6 +217,7 @@ def facts_of(neurons: pd.DataFrame, bags: pd.DataFrame | None) -> pd.Series:
     """fact -> relation for every fact asked about.
 
     Args:
+        neurons: ``fact, relation, layer, neuron``.
         bags: ``fact, relation``, a row per fact. Without it the facts that have a neuron, and a warning.
 
     Raises:

@@ -1,5 +1,4 @@
-"""Pictures: one function per figure. Every function takes a table and returns a matplotlib figure;
-:func:`save` writes it.
+"""Pictures, one function per figure: from a table to a matplotlib figure, which :func:`save` writes.
 
 Readable without colour: each kind of neuron has its own lightness and its own marker (:data:`theme.KINDS`).
 """

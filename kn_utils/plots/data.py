@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from .theme import MARKERS
+from .theme import MARKERS, interval_lengths
 
 
 def recall(answered: pd.DataFrame, sure: pd.DataFrame) -> Figure:
@@ -16,7 +16,7 @@ def recall(answered: pd.DataFrame, sure: pd.DataFrame) -> Figure:
 
     Args:
         answered, sure: ``group, language, value, low, high`` of recall and of probability
-            (:func:`kn_utils.mean_table`).
+            (:func:`kn_utils.statistics.changes.mean_table`).
     """
     figure, both = plt.subplots(1, 2, figsize=(10, 3.4), sharex=True)
     groups = [
@@ -27,20 +27,10 @@ def recall(answered: pd.DataFrame, sure: pd.DataFrame) -> Figure:
     for axes, table in zip(both, (answered, sure), strict=True):
         for i, group in enumerate(groups):
             part = table[table["group"] == group].set_index("language").reindex(languages)
-            error = np.nan_to_num(
-                np.abs(np.stack([part["value"] - part["low"], part["high"] - part["value"]]))
-            )
+            error = interval_lengths(part)
             x = np.arange(len(languages)) + 0.14 * (i - (len(groups) - 1) / 2)
-            axes.errorbar(
-                x,
-                part["value"],
-                yerr=error,
-                fmt=MARKERS[i],
-                color=colours[i],
-                markersize=5,
-                elinewidth=1,
-                label=group,
-            )
+            style = {"fmt": MARKERS[i], "color": colours[i], "markersize": 5, "elinewidth": 1}
+            axes.errorbar(x, part["value"], yerr=error, label=group, **style)
         axes.set(xlabel="language", ylim=(-0.02, 1.02))
         axes.set_xticks(range(len(languages)), languages)
         axes.grid(axis="x", visible=False)
@@ -56,8 +46,11 @@ def recall(answered: pd.DataFrame, sure: pd.DataFrame) -> Figure:
 
 
 def coverage(table: pd.DataFrame) -> Figure:
-    """Facts and wordings per relation and language (:func:`kn_utils.coverage`), as two heat maps with their
-    counts."""
+    """Facts and wordings per relation and language, as two heat maps with their counts.
+
+    Args:
+        table: :func:`kn_utils.data.facts.coverage`.
+    """
     grid = table.set_index(["relation", "language"])[["facts", "wordings"]].unstack(sort=False)
     relations, languages = len(grid), table["language"].nunique()
     figure, panels = plt.subplots(

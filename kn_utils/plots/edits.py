@@ -18,7 +18,7 @@ def edit_rates(table: pd.DataFrame) -> Figure:
     """Kinds of edit beside each other: how often answers change (left), and what that costs (right).
 
     Args:
-        table: :func:`kn_utils.summarise_updates` by ``neurons``.
+        table: :func:`kn_utils.statistics.updates.summarise_updates` by ``neurons``.
     """
     rates = {
         "change rate": "another answer\nthan before",
@@ -30,8 +30,7 @@ def edit_rates(table: pd.DataFrame) -> Figure:
         "perplexity between, ratio": "other relations",
     }
     kinds = [kind for kind in KINDS if kind in set(table["neurons"])]
-    style = {"width_ratios": [3, 2], "figsize": (10, 3.8)}
-    figure, (left, right) = plt.subplots(1, 2, **style)
+    figure, (left, right) = plt.subplots(1, 2, width_ratios=[3, 2], figsize=(10, 3.8))
     for axes, measures in ((left, rates), (right, costs)):
         for i, kind in enumerate(kinds):
             part = table[table["neurons"] == kind].set_index("measure").reindex(list(measures))
@@ -56,8 +55,8 @@ def edit_sweep(table: pd.DataFrame) -> Figure:
             measures.
     """
     sweeps, measures = (list(dict.fromkeys(table[name])) for name in ("sweep", "measure"))
-    style = {"figsize": (3.3 * len(sweeps), 2.5 * len(measures) + 0.6), "squeeze": False, "sharey": "row"}
-    figure, grid = plt.subplots(len(measures), len(sweeps), **style)
+    size = (3.3 * len(sweeps), 2.5 * len(measures) + 0.6)
+    figure, grid = plt.subplots(len(measures), len(sweeps), figsize=size, squeeze=False, sharey="row")
     kinds = [kind for kind in KINDS if kind in set(table["neurons"])]
     for line, measure in zip(grid, measures, strict=True):
         for axes, sweep in zip(line, sweeps, strict=True):
@@ -83,21 +82,18 @@ def edit_sweep(table: pd.DataFrame) -> Figure:
 
 
 def edit_languages(tables: Mapping[str, pd.DataFrame], languages: Sequence[str]) -> Figure:
-    """Shares of edits by the language edited through (row) and the language asked (column), a heat map per
-    entry.
+    """Shares of edits by the language edited through (row) and asked in (column), a heat map per entry.
 
     Args:
         tables: title -> ``through, language, value``; a cell that a table lacks stays empty.
         languages: the order of rows and columns; ``all`` is a row only.
     """
-    figure, many = plt.subplots(
-        1, len(tables), figsize=(3.5 * len(tables) + 0.4, 3.6), sharey=True, squeeze=False
-    )
+    size = (3.5 * len(tables) + 0.4, 3.6)
+    figure, many = plt.subplots(1, len(tables), figsize=size, sharey=True, squeeze=False)
     asked = [language for language in languages if language != "all"]
     for axes, (title, table) in zip(many[0], tables.items(), strict=True):
-        grid = table.pivot(index="through", columns="language", values="value").reindex(
-            index=languages, columns=asked
-        )
+        grid = table.pivot(index="through", columns="language", values="value")
+        grid = grid.reindex(index=languages, columns=asked)
         style = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 8}, "linewidths": 0.5, "cbar": False}
         sns.heatmap(grid.astype(float), ax=axes, cmap="Greys", vmin=0, vmax=1.2, **style)
         axes.set(title=title, xlabel="asked in", ylabel="edited through" if axes is many[0][0] else "")
@@ -112,8 +108,10 @@ def edit_languages(tables: Mapping[str, pd.DataFrame], languages: Sequence[str])
 
 
 def _doubling(axes: Axes, values: np.ndarray) -> None:
-    """A logarithmic axis with ticks at 1, 2, 4, ... (closer ones where little changes) and a line at 1
-    (nothing changed)."""
+    """A logarithmic axis with ticks at 1, 2, 4, ... and a line at 1, where nothing changed.
+
+    Where little changed the ticks are closer.
+    """
     top = max(2.0, float(np.nanmax(values)) if np.isfinite(values).any() else 2.0)
     ticks = np.array([1, 1.5, 2, 3, 4, 6]) if top <= 6 else 2.0 ** np.arange(int(np.log2(top)) + 1)
     ticks = ticks[ticks <= 1.1 * top]

@@ -15,8 +15,7 @@ OPERATIONS = {"suppress": "neurons silenced", "amplify": "neurons amplified"}
 
 
 def changes(table: pd.DataFrame, title: str) -> Figure:
-    """Change of P(right answer) per relation and kind of neuron, silenced on the left and amplified on the
-    right.
+    """Change of P(right answer) per relation and kind of neuron: silenced (left) and amplified (right).
 
     Args:
         table: ``operation, neurons, relation, value, low, high``; value 0.1 = 10 % higher.
@@ -44,8 +43,11 @@ def changes(table: pd.DataFrame, title: str) -> Figure:
 
 
 def doses(table: pd.DataFrame) -> Figure:
-    """Change of P(right answer) against the factor (``factor, neurons, value, low, high``), a line per kind
-    of neuron."""
+    """Change of P(right answer) against the factor on the neurons, a line per kind of neuron.
+
+    Args:
+        table: ``factor, neurons, value, low, high``.
+    """
     figure, axes = plt.subplots(figsize=(6.4, 3.8))
     axes.axhline(0, color="0.4", linewidth=0.8)
     axes.axvline(1, color="0.4", linewidth=0.8, linestyle=":")
@@ -67,8 +69,7 @@ def doses(table: pd.DataFrame) -> Figure:
 
 
 def languages(table: pd.DataFrame) -> Figure:
-    """Change of P(right answer) in a language through the neurons found in another (``operation, found,
-    language, value``).
+    """Change of P(right answer) in a language through the neurons found in another.
 
     Darker = a larger change in the direction that the operation should have (less when silenced, more when
     amplified); the frame marks neurons and prompts of the same language.

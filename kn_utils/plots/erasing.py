@@ -18,8 +18,7 @@ TICKS = (0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 10**4, 10**
 
 
 def erased(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:
-    """How many times larger perplexity gets, per relation: of the erased relation (left) and of all others
-    (right).
+    """How many times larger perplexity gets, per relation: the erased one (left) and all others (right).
 
     Args:
         table: ``asked`` (erased relation, other relations), ``neurons, relation, value, low, high``; value 1
@@ -33,24 +32,15 @@ def erased(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:
     for axes, asked in zip(both, ("erased relation", "other relations"), strict=True):
         axes.axvline(1, color="0.4", linewidth=0.8)
         for i, kind in enumerate(kinds):
-            part = (
-                table[(table["asked"] == asked) & (table["neurons"] == kind)]
-                .set_index("relation")
-                .reindex(relations)
-            )
-            place = y + 0.16 * ((len(kinds) - 1) / 2 - i)
-            points(axes, place, 1 + part[ENDS], kind, along="x", styles=STYLES)
+            part = table[(table["asked"] == asked) & (table["neurons"] == kind)]
+            part = part.set_index("relation").reindex(relations)
+            shift = 0.16 * ((len(kinds) - 1) / 2 - i)
+            points(axes, y, 1 + part[ENDS], kind, shift=shift, along="x", styles=STYLES)
         said = printed[(printed["asked"] == asked) & printed["relation"].isin(relations)]
         if len(said):
             place = [relations.index(relation) for relation in said["relation"]]
-            axes.plot(
-                1 + said["value"],
-                place,
-                "x",
-                color="black",
-                markersize=7,
-                label="the paper's (other model, data)",
-            )
+            label = "the paper's (other model, data)"
+            axes.plot(1 + said["value"], place, "x", color="black", markersize=7, label=label)
         _log(axes, "x")
         axes.set(
             xlabel="perplexity after / before",
@@ -96,8 +86,7 @@ def erased_sweep(table: pd.DataFrame, title: str) -> Figure:
 
 
 def erased_languages(table: pd.DataFrame, title: str) -> Figure:
-    """ln(perplexity after / before) of the erased relation: a row per source of neurons, a column per
-    language asked in.
+    """ln(perplexity after / before) of the erased relation: source of the neurons by language asked in.
 
     Args:
         table: ``to, source, language, value``; a panel per ``to``.

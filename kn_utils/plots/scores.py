@@ -12,8 +12,11 @@ from .theme import KINDS, MARKERS
 
 
 def convergence(table: pd.DataFrame) -> Figure:
-    """Error of quadrature rules against their number of points (:func:`kn_utils.convergence`): median and
-    middle 80 %."""
+    """Error of quadrature rules against their number of points: median and middle 80 %.
+
+    Args:
+        table: :func:`kn_utils.attribution.attribute.convergence`.
+    """
     figure, axes = plt.subplots(figsize=(6.5, 3.6))
     for (rule, part), marker, style in zip(
         table.groupby("rule", sort=False), MARKERS, ("-", "--", "-.", ":"), strict=False
@@ -33,8 +36,11 @@ def convergence(table: pd.DataFrame) -> Figure:
 
 
 def benchmark(table: pd.DataFrame) -> Figure:
-    """Seconds per prompt of each method (:func:`kn_utils.benchmark.measured`), one panel per model; beside
-    them, times faster."""
+    """Seconds per prompt of each method, one panel per model; beside them, times faster.
+
+    Args:
+        table: :func:`kn_utils.attribution.benchmark.measured`.
+    """
     models = list(table["model"].unique())
     figure, panels = plt.subplots(
         1, len(models), figsize=(3.2 + 3.2 * len(models), 2.9), sharey=True, squeeze=False
@@ -74,14 +80,18 @@ def attribution(scores: np.ndarray, title: str) -> Figure:
     figure, axes = plt.subplots(figsize=(7, 2.8))
     sns.heatmap(top, cmap="cividis", ax=axes, cbar_kws={"label": "score (part of P)"}, vmin=0)
     axes.set(xlabel="neuron, by rank within its layer", ylabel="layer (0 = lowest)", title=title)
-    axes.set_xticklabels(range(1, 13))
+    axes.set_xticklabels([str(rank) for rank in range(1, 13)])
     axes.tick_params(axis="y", rotation=0)
     return figure
 
 
 def settled_shares(report: pd.DataFrame, target: tuple[float, float] = (2, 5)) -> Figure:
-    """Neurons per fact and the share that gave them, a row per relation
-    (:func:`kn_utils.neurons.refine.refinement_report`)."""
+    """Neurons per fact and the share that gave them, a row per relation.
+
+    Args:
+        report: :func:`kn_utils.neurons.refine.refinement_report`.
+        target: the mean number of neurons that was aimed at.
+    """
     figure, axes = plt.subplots(figsize=(6.5, 1.1 + 0.24 * len(report)))
     y = np.arange(len(report))[::-1]
     axes.axvspan(*target, color="0.9", zorder=0, label=f"target, {target[0]} to {target[1]}")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..statistics.languages import ALL_PAIRS
-from .theme import MARKERS
+from .theme import MARKERS, interval_lengths
 
 
 def layers(histograms: Mapping[str, pd.DataFrame], columns: int | None = None) -> Figure:
@@ -26,11 +26,8 @@ def layers(histograms: Mapping[str, pd.DataFrame], columns: int | None = None) -
     size = (3.6 * across + 1, 3) if down == 1 else (2.6 * across + 1, 2 * down + 0.6)
     figure, grid = plt.subplots(down, across, figsize=size, sharex=True, sharey=True, squeeze=False)
     for axes, (label, table) in zip(grid.flat, histograms.items(), strict=False):
-        error = np.nan_to_num(
-            np.abs(np.stack([table["value"] - table["low"], table["high"] - table["value"]]))
-        )
         style = {"color": "#7c93b3", "edgecolor": "#12335c", "ecolor": "black"}
-        axes.bar(table["layer"], 100 * table["value"], yerr=100 * error, **style)
+        axes.bar(table["layer"], 100 * table["value"], yerr=100 * interval_lengths(table), **style)
         axes.set(title=label)
         axes.set_xticks(table["layer"])
         axes.grid(axis="x", visible=False)
@@ -49,8 +46,7 @@ def layers(histograms: Mapping[str, pd.DataFrame], columns: int | None = None) -
 
 
 def between_languages(table: pd.DataFrame) -> Figure:
-    """Neurons that two languages share: by the same fact, by another fact of its relation, and by chance; a
-    panel each.
+    """Neurons shared by two languages, a panel each: same fact, another of its relation, by chance.
 
     Args:
         table: of :func:`kn_utils.statistics.languages.shared_between_languages`. The diagonal has no shade:
@@ -81,8 +77,12 @@ def between_languages(table: pd.DataFrame) -> Figure:
 
 
 def settings(table: pd.DataFrame, threshold: float, share: float) -> Figure:
-    """A panel per measure of :func:`kn_utils.statistics.sharing.settings_grid`: thresholds down, shares
-    across; a frame at these two."""
+    """Neurons against threshold (down) and share (across), a panel per measure.
+
+    Args:
+        table: :func:`kn_utils.statistics.sharing.settings_grid`.
+        threshold, share: where the study starts; a frame marks it.
+    """
     measures = list(dict.fromkeys(table["measure"]))
     thresholds, shares = (sorted(table[name].unique()) for name in ("threshold", "share"))
     size = (1 + len(measures) * (1.2 + 0.62 * len(shares)), 1.5 + 0.42 * len(thresholds))
@@ -110,39 +110,30 @@ def numbers(
     limits: tuple[float, float] | None = None,
     digits: int = 2,
 ) -> None:
-    """A grid of numbers on grey cells, darker where ``shade`` is larger; cells without a shade are white,
-    without a value empty."""
+    """A grid of numbers on grey cells, darker where ``shade`` is larger.
+
+    Cells without a shade are white, cells without a value empty.
+    """
     shade = values if shade is None else shade
     low, high = limits or (0, max(np.nanmax(shade, initial=0), 1e-9))
     axes.imshow(shade, cmap="Greys", vmin=low, vmax=1.25 * high, aspect="auto")  # never quite black
     for (y, x), value in np.ndenumerate(values):
         if np.isfinite(value):
             dark = np.isfinite(shade[y, x]) and shade[y, x] > 0.7 * high
-            axes.text(
-                x,
-                y,
-                f"{value:.{digits}f}",
-                ha="center",
-                va="center",
-                color="white" if dark else "black",
-                fontsize=8,
-            )
+            colour, number = "white" if dark else "black", f"{value:.{digits}f}"
+            axes.text(x, y, number, ha="center", va="center", color=colour, fontsize=8)
     axes.grid(visible=False)
 
 
 def _symmetric(pairs: pd.DataFrame, column: str, names: list[str]) -> np.ndarray:
     """A column of unordered pairs as a full square."""
-    half = (
-        pairs.pivot(index="first", columns="second", values=column)
-        .reindex(index=names, columns=names)
-        .to_numpy(float)
-    )
+    square = pairs.pivot(index="first", columns="second", values=column)
+    half = square.reindex(index=names, columns=names).to_numpy(float)
     return np.where(np.isnan(half), half.T, half)
 
 
 def sharing(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:
-    """Neurons per fact and shared, a row per relation and a panel per data set; a paper's printed values as
-    crosses.
+    """Neurons per fact and shared, a row per relation and a panel per data set.
 
     Args:
         table: ``dataset, measure, relation, value, low, high``; relation ``all`` is the top row.
@@ -157,29 +148,11 @@ def sharing(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:
         for i, (measure, colour) in enumerate(shades.items()):
             part = own[own["measure"] == measure].set_index("relation").reindex(relations)
             y = np.arange(len(relations)) + 0.2 * (1 - i)
-            error = np.nan_to_num(
-                np.abs(np.stack([part["value"] - part["low"], part["high"] - part["value"]]))
-            )
-            axes.errorbar(
-                part["value"],
-                y,
-                xerr=error,
-                fmt=MARKERS[i],
-                color=colour,
-                markersize=5,
-                elinewidth=1,
-                label=measure,
-            )
+            style = {"fmt": MARKERS[i], "color": colour, "markersize": 5, "elinewidth": 1}
+            axes.errorbar(part["value"], y, xerr=interval_lengths(part), label=measure, **style)
             said = printed.loc[(printed["dataset"] == dataset) & (printed["quantity"] == measure), "value"]
-            axes.plot(
-                said,
-                [y[-1]] * len(said),
-                "x",
-                color="black",
-                markersize=9,
-                label="printed" if i == 2 else None,
-                zorder=3,
-            )
+            style = {"color": "black", "markersize": 9, "zorder": 3, "label": "printed" if i == 2 else None}
+            axes.plot(said, [y[-1]] * len(said), "x", **style)
         axes.set_yticks(range(len(relations)), relations)
         axes.set(title=dataset, xlabel="neurons", xlim=(0, None), ylabel="relation")
         axes.grid(axis="y", visible=False)

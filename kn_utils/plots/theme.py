@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -38,8 +39,10 @@ def use_theme() -> None:
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> Path:
-    """Write ``<folder>/<name>.png`` and ``.pdf`` without a date inside, so that the same picture is the same
-    file."""
+    """Write ``<folder>/<name>.png`` and ``.pdf``.
+
+    No date is written, so that the same picture is the same file.
+    """
     path = Path(folder) / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
@@ -47,6 +50,12 @@ def save(figure: Figure, folder: str | Path, name: str) -> Path:
         path.with_suffix(".pdf"), metadata={"CreationDate": None, "Creator": None, "Producer": None}
     )
     return path
+
+
+def interval_lengths(table: pd.DataFrame) -> np.ndarray:
+    """How far ``low`` and ``high`` are from ``value``, (2, row); 0 where they are missing."""
+    lengths = np.stack([table["value"] - table["low"], table["high"] - table["value"]])
+    return np.nan_to_num(np.abs(lengths))
 
 
 def points(
@@ -60,13 +69,23 @@ def points(
     scale: float = 1,
     styles: Mapping[str, tuple[str, str, str]] = KINDS,
 ) -> None:
-    """Values with their intervals (``value, low, high``) of one kind of neuron (or of ``styles``), at the
-    places ``x``."""
+    """Values with their intervals, of one kind of neuron.
+
+    Args:
+        axes: where they are drawn.
+        x: their places.
+        table: ``value, low, high``, a row per place.
+        kind: a key of ``styles``.
+        shift: is added to the places.
+        along: ``"x"`` where values grow to the right and places stand above each other.
+        scale: what values are multiplied by.
+        styles: kind -> (colour, marker, label).
+    """
     colour, marker, label = styles[kind]
     middle, low, high = (scale * table[name].to_numpy(float) for name in ("value", "low", "high"))
     error = np.nan_to_num(np.abs(np.stack([middle - low, high - middle])))
-    place = (middle, x + shift) if along == "x" else (x + shift, middle)
-    bars = {"xerr": error} if along == "x" else {"yerr": error}
-    axes.errorbar(
-        *place, **bars, fmt=marker, color=colour, label=label, markersize=4.5, elinewidth=1, capsize=0
-    )
+    style: dict[str, Any] = {"fmt": marker, "color": colour, "markersize": 4.5, "elinewidth": 1, "capsize": 0}
+    if along == "x":
+        axes.errorbar(middle, x + shift, xerr=error, label=label, **style)
+    else:
+        axes.errorbar(x + shift, middle, yerr=error, label=label, **style)

@@ -1,5 +1,4 @@
-"""Our reading of the outputs that the multilingual study released: its Table II, and what the numbers rest
-on.
+"""Our reading of the outputs that the multilingual study released: its Table II, and what it rests on.
 
 Everything here is computed from :mod:`kn_utils.published.released` with this project's statistics and
 refinement. :mod:`kn_utils.published.recomputed` keeps the resulting tables, for where the released files are
@@ -22,9 +21,9 @@ from ..statistics.intervals import interval
 from ..statistics.sharing import intersections, table_2
 from . import released
 
-#: The released refinement: a floor of three prompts, eight passes (so seven moves of the share) whatever they
-#: give.
-SETTINGS: dict[str, Any] = {
+#: How the released neurons were refined: a floor of three prompts, eight passes (so seven moves of the share)
+#: whatever they give.
+RELEASED_REFINEMENT: dict[str, Any] = {
     "threshold": 0.2,
     "share": 0.7,
     "step": 0.05,
@@ -53,12 +52,12 @@ EDITING = {
 def compute() -> dict[str, pd.DataFrame]:
     """All tables, from the files in the cache."""
     scores, prompts = released.scores()
-    refined = refine_bags(scores, prompts, **SETTINGS, keep=released.KEEP)
+    refined = refine_bags(scores, prompts, **RELEASED_REFINEMENT, keep=released.KEEP)
     found = {"PARAREL_en": released.refined("PARAREL_en"), "T-REx_multilingual": _multilingual(refined)}
     return {
         "table_2": table_2(found, name="dataset"),
         "coverage": coverage(found),
-        "layers": _by_dataset(found, lambda one: layer_histogram(one.neurons, one.bags, n_layers=LAYERS)),
+        "layers": _by_dataset(found, _layers),
         "most_shared": _by_dataset(found, most_shared),
         "refinement": refinement(refined),
         "unknown": unknown(prompts),
@@ -69,8 +68,10 @@ def compute() -> dict[str, pd.DataFrame]:
 
 
 def _multilingual(p108: Refined) -> Refined:
-    """The five relations of T-REx_multilingual: four as released, P108 refined here (the same, byte for
-    byte)."""
+    """The five relations of T-REx_multilingual: four as released, P108 as refined here.
+
+    P108 comes out the same as released, byte for byte (:func:`refinement`).
+    """
     read = released.refined("T-REx_multilingual", ["P27", "P31", "P1001", "P1303"])
     model = released.settings("T-REx_multilingual")["bert_model"]
     own = p108.neurons.assign(share=float("nan"), model=model)  # no share, as in the released ones
@@ -80,14 +81,18 @@ def _multilingual(p108: Refined) -> Refined:
     return Refined(neurons, bags.reset_index(drop=True), p108.passes)
 
 
+def _layers(refined: Refined) -> pd.DataFrame:
+    return layer_histogram(refined.neurons, refined.bags, n_layers=LAYERS)
+
+
 def _by_dataset(found: Mapping[str, Refined], make: Callable[[Refined], pd.DataFrame]) -> pd.DataFrame:
+    """What ``make`` gives of each data set, one below the other, with ``dataset``."""
     tables = [make(refined).assign(dataset=name) for name, refined in found.items()]
     return pd.concat(tables, ignore_index=True)
 
 
 def coverage(found: Mapping[str, Refined]) -> pd.DataFrame:
-    """What the numbers rest on: relations, facts, facts without a neuron, neurons; and the activation
-    baseline's neurons."""
+    """What the numbers rest on: relations, facts, facts without a neuron, neurons; and the baseline's."""
     rows = []
     for dataset, (neurons, bags, _) in found.items():
         counts, baseline = counts_per_fact(neurons, bags), released.refined(dataset, kind="activation")
@@ -111,22 +116,19 @@ def coverage(found: Mapping[str, Refined]) -> pd.DataFrame:
 
 def most_shared(refined: Refined, k: int = 5) -> pd.DataFrame:
     """The neurons that most facts hold: ``layer, neuron, facts, share, relations`` (share of all facts)."""
-    held = (
-        refined.neurons.groupby(["layer", "neuron"])
-        .agg(facts=("fact", "size"), relations=("relation", "nunique"))
-        .reset_index()
-    )
+    by_neuron = refined.neurons.groupby(["layer", "neuron"])
+    held = by_neuron.agg(facts=("fact", "size"), relations=("relation", "nunique")).reset_index()
     held["share"] = held["facts"] / len(refined.bags)
-    return (
-        held.sort_values(["facts", "layer", "neuron"], ascending=[False, True, True])
-        .head(k)
-        .reset_index(drop=True)
-    )
+    held = held.sort_values(["facts", "layer", "neuron"], ascending=[False, True, True])
+    return held.head(k).reset_index(drop=True)
 
 
 def refinement(refined: Refined) -> pd.DataFrame:
-    """How P108's share moved: ``pass, share, mean, taken``; and whether the result is the released file
-    (``released``)."""
+    """How P108's share moved, and whether the result is the released file.
+
+    Returns:
+        ``pass, share, mean, taken, released``.
+    """
     same = hashlib.sha256(released.written(refined).encode()).hexdigest() == REFINED_P108
     table = refined.passes.drop(columns="relation")
     return table.assign(released=same & table["taken"])
@@ -135,48 +137,37 @@ def refinement(refined: Refined) -> pd.DataFrame:
 def unknown(prompts: pd.DataFrame) -> pd.DataFrame:
     """Unknown tokens in P108's prompts and answers, a row per language and one for all of them.
 
-    ``tokens`` leaves out [CLS] and [SEP]; ``nothing else``: prompts of only [UNK], [MASK] and the full stop;
-    ``several words``, ``capital``: answers with a space, with an upper-case letter; an uncased vocabulary has
-    neither.
+    Columns count: ``tokens`` leaves out [CLS] and [SEP]; ``nothing else``: prompts of only [UNK], [MASK] and
+    the full stop; ``several words``, ``capital``: answers with a space, with an upper-case letter; an uncased
+    vocabulary has neither.
     """
     rows = prompts.assign(inside=prompts["tokens"].map(lambda tokens: tokens[1:-1]))
-    table = pd.DataFrame(
-        {
-            "language": rows["language"],
-            "prompts": 1,
-            "tokens": rows["inside"].map(len),
-            "unknown": rows["inside"].map(lambda tokens: tokens.count(released.UNKNOWN)),
-            "prompts with unknown": rows["inside"].map(lambda tokens: released.UNKNOWN in tokens),
-            "nothing else": rows["inside"].map(
-                lambda tokens: set(tokens) <= {released.UNKNOWN, released.MASK, "."}
-            ),
-            "several words": rows["answer"].str.contains(" "),
-            "capital": rows["answer"] != rows["answer"].str.lower(),
-            "predicted unknown": rows["predicted"] == released.UNKNOWN,
-        }
-    ).astype(
-        {
-            name: int
-            for name in (
-                "prompts with unknown",
-                "nothing else",
-                "several words",
-                "capital",
-                "predicted unknown",
-            )
-        }
-    )
+    unknown = rows["inside"].map(lambda tokens: tokens.count(released.UNKNOWN))
+    nothing_else = {released.UNKNOWN, released.MASK, "."}
+    marks = {
+        "prompts with unknown": unknown > 0,
+        "nothing else": rows["inside"].map(lambda tokens: set(tokens) <= nothing_else),
+        "several words": rows["answer"].str.contains(" "),
+        "capital": rows["answer"] != rows["answer"].str.lower(),
+        "predicted unknown": rows["predicted"] == released.UNKNOWN,
+    }
+    numbers = {"prompts": 1, "tokens": rows["inside"].map(len), "unknown": unknown}
+    numbers |= {name: mark.astype(int) for name, mark in marks.items()}
+    table = pd.DataFrame({"language": rows["language"], **numbers})
     counts = table.groupby("language").sum().loc[list(LANGUAGES)]
     return pd.concat([counts, counts.sum().rename("all").to_frame().T.rename_axis("language")]).reset_index()
 
 
 def target(scores: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
-    """Was the answer, or [UNK], the target of attribution? ``quantity, value``.
+    """Was the answer, or [UNK], the target of attribution?
 
     The released script looks an answer up whole, as one token. Two prompts of the same tokens with different
     answers then have different scores, unless both answers were looked up as the same id; and different
     strings share an id only as the unknown token. So identical scores prove it for both answers, and then for
     every prompt with one of them.
+
+    Returns:
+        ``quantity, value``.
     """
     said = {
         name: tuple(zip(rows["layer"], rows["neuron"], rows["score"], strict=True))
@@ -189,6 +180,7 @@ def target(scores: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
         prompts=("prompt", "size"), answers=("answer", "nunique"), score_sets=("scores", "nunique")
     )
     several = groups[groups["answers"] > 1]
+    alike = several["score_sets"] == 1
     shared = rows.groupby(["tokens", "scores"])["answer"].transform("nunique") > 1
     proved = rows["answer"].isin(rows.loc[shared, "answer"])
     unwritable = rows["answer"].str.contains(" ") | (rows["answer"] != rows["answer"].str.lower())
@@ -198,9 +190,7 @@ def target(scores: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
         "different sets of scores": rows["scores"].nunique(),
         "token sequences asked with several answers": len(several),
         "prompts of those": int(several["prompts"].sum()),
-        "of those sequences, with identical scores whatever the answer": int(
-            (several["score_sets"] == 1).sum()
-        ),
+        "of those sequences, with identical scores whatever the answer": int(alike.sum()),
         "most answers for one token sequence": int(groups["answers"].max()),
         "different answers": rows["answer"].nunique(),
         "answers proved to be unknown": rows.loc[proved, "answer"].nunique(),
@@ -233,7 +223,8 @@ def capitals(refined: Refined) -> pd.DataFrame:
             }
             common = {"relation": relation, "capital": which}
             rows += [
-                {**common, "measure": name, **v, "answers": chosen.nunique()} for name, v in measures.items()
+                {**common, "measure": name, **values, "answers": chosen.nunique()}
+                for name, values in measures.items()
             ]
     return pd.DataFrame(rows)
 

@@ -21,7 +21,7 @@ from ..data.downloads.fetch import at_hand, fetch
 from ..store.files import written
 from ..store.origin import package_version
 from . import released
-from .reanalysis import SETTINGS, compute
+from .reanalysis import RELEASED_REFINEMENT, compute
 
 STORED = DATA / "published" / "released_recomputed.json"
 
@@ -52,24 +52,23 @@ def recomputed(*, download: bool = False) -> Recomputed:
     if download:
         for name, missing in wanted.items():
             fetch(COLLECTIONS[name], missing)
-    if all(at_hand(some) for some in wanted.values()):
+    if all(at_hand(listed) for listed in wanted.values()):
         return Recomputed(compute(), origin(), "Computed now, from the released files in the cache.")
     return load()
 
 
 def files() -> dict[str, list[Any]]:
-    """The published files that :func:`compute` reads, by collection. P108's refined neurons are computed, not
-    read."""
+    """The published files that :func:`compute` reads, by collection.
+
+    P108's refined neurons are computed, not read.
+    """
     paths = [released.place("T-REx_multilingual", "edit.txt")]
     paths.append(released.place("T-REx_multilingual", "TREx-all-P108.rlt.jsonl"))
     for dataset, release in released.RELEASES.items():
         paths.append(released.place(dataset, "TREx-all.args.json"))
         for relation in release.relations:
-            kinds = (
-                ("base_kn_bag",)
-                if (dataset, relation) == ("T-REx_multilingual", "P108")
-                else ("base_kn_bag", "kn_bag")
-            )
+            computed = (dataset, relation) == ("T-REx_multilingual", "P108")
+            kinds = ["base_kn_bag"] if computed else ["base_kn_bag", "kn_bag"]
             paths += [released.place(dataset, f"kn/{kind}-{relation}.json") for kind in kinds]
     return {
         "released": [index("released")[path] for path in paths],
@@ -80,12 +79,14 @@ def files() -> dict[str, list[Any]]:
 def origin() -> dict[str, Any]:
     """From which files at which commits, and how."""
     repositories = (released.REPOSITORY, "Hunter-DDM/knowledge-neurons")
+    refinement = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in RELEASED_REFINEMENT.items()
+    }
     return {
-        "files": [file.path for some in files().values() for file in some],
+        "files": [file.path for listed in files().values() for file in listed],
         "commits": {name: COMMITS[name] for name in repositories},
-        "refinement": {
-            name: list(value) if isinstance(value, tuple) else value for name, value in SETTINGS.items()
-        },
+        "refinement": refinement,
         "code": f"python -m kn_utils.published.recomputed, kn_utils {package_version()}",
         "note": (
             "our own numbers, from these files (editing quotes edit.txt); layers from 0; 95 % intervals "
@@ -95,11 +96,16 @@ def origin() -> dict[str, Any]:
 
 
 def load(path: str | Path = STORED) -> Recomputed:
-    """The stored tables."""
+    """The stored tables.
+
+    Raises:
+        StudyError: the file cannot be read.
+    """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         tables = {
-            name: pd.DataFrame(one["rows"], columns=one["columns"]) for name, one in content["tables"].items()
+            name: pd.DataFrame(table["rows"], columns=table["columns"])
+            for name, table in content["tables"].items()
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(

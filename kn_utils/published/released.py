@@ -31,8 +31,13 @@ KEEP = 0.1
 
 @dataclass(frozen=True)
 class Release:
-    """One data set's outputs: their folder under ``results/``, the language of a bag, the relations
-    refined."""
+    """One data set's outputs.
+
+    Attributes:
+        folder: their folder under ``results/``.
+        language: of a bag.
+        relations: those refined.
+    """
 
     folder: str
     language: str
@@ -46,16 +51,18 @@ RELEASES = {
 
 
 def place(dataset: str, name: str) -> str:
-    """Where a file of a data set's results lies in the cache: ``place("PARAREL_en",
-    "kn/kn_bag-P101.json")``."""
+    """Where a file of a data set's results, such as ``kn/kn_bag-P101.json``, lies in the cache."""
     if dataset not in RELEASES:
         raise DataError(f"nothing was released for {dataset!r}; known: {', '.join(RELEASES)}.")
     return f"{REPOSITORY}/results/{RELEASES[dataset].folder}/{name}"
 
 
 def settings(dataset: str) -> dict[str, Any]:
-    """The arguments of the last attribution run for this data set: ``bert_model, do_lower_case, batch_size,
-    ...``."""
+    """The arguments of the last attribution run for this data set.
+
+    Returns:
+        ``bert_model, do_lower_case, batch_size, ...``.
+    """
     return _json(place(dataset, "TREx-all.args.json"))
 
 
@@ -64,10 +71,12 @@ def refined(
     relations: tuple[str, ...] | list[str] | None = None,
     kind: Literal["knowledge", "activation"] = "knowledge",
 ) -> Refined:
-    """Refined neurons of a data set (``PARAREL_en`` or ``T-REx_multilingual``), layers and neurons counted
-    from 0, and every bag, also those without a neuron.
+    """Refined neurons of a data set, and every bag, also those without a neuron.
+
+    Layers and neurons count from 0.
 
     Args:
+        dataset: ``"PARAREL_en"`` or ``"T-REx_multilingual"``.
         relations: some of ``RELEASES[dataset].relations``; all of them by default.
         kind: ``"knowledge"``, or ``"activation"``: those of the activation baseline.
 
@@ -91,7 +100,7 @@ def refined(
             fact = f"{relation}:{number}"
             facts.append((fact, relation, release.language))
             for pair in bag:
-                if len(pair) != 2 or not all(isinstance(one, int) and one >= 0 for one in pair):
+                if len(pair) != 2 or not all(isinstance(place, int) and place >= 0 for place in pair):
                     raise DataError(f"{path}: bag {number} holds {pair!r}, not a layer and a neuron.")
                 rows.append((fact, relation, release.language, *pair, float("nan"), model))
     columns = ["fact", "relation", "language", "layer", "neuron", "share", "model"]
@@ -102,8 +111,7 @@ def refined(
 
 
 def scores(relation: str = "P108") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Attribution scores of ``T-REx_multilingual``, and the prompts that they belong to; released for P108
-    only.
+    """Attribution scores of ``T-REx_multilingual``, and the prompts that they belong to (P108 only).
 
     Returns:
         ``scores`` (prompt, layer, neuron, score; only those of at least ``KEEP`` times the prompt's maximum
@@ -117,39 +125,26 @@ def scores(relation: str = "P108") -> tuple[pd.DataFrame, pd.DataFrame]:
     if relation != "P108":
         raise DataError(f"attribution scores of {relation!r} were not released; those of P108 were.")
     path = place("T-REx_multilingual", f"TREx-all-{relation}.rlt.jsonl")
-    rows, found = [], []
+    rows, kept = [], []
     for number, line in enumerate(read_lines(_file(path))):
         bag = json.loads(line)
         if len(bag) != len(LANGUAGES):
+            listed = ", ".join(LANGUAGES)
             raise DataError(
-                f"{path}: bag {number} holds {len(bag)} prompts; expected one in each of "
-                f"{', '.join(LANGUAGES)}."
+                f"{path}: bag {number} holds {len(bag)} prompts; expected one in each of {listed}."
             )
-        # The English wording is "[X] works for [Y] .": what it begins with tells which of the two was asked
-        # for.
+        # The English wording is "[X] works for [Y] .": its beginning tells which of the two was asked for.
         masked = "subject" if bag[0][0]["tokens"][1] == MASK else "object"
         for language, (seen, metrics) in zip(LANGUAGES, bag, strict=True):
             if seen["tokens"].count(MASK) != 1:
                 raise DataError(f"{path}: bag {number}, {language}: {seen['tokens']} should hold one {MASK}.")
-            template = f"{relation}-{language}-1"
-            prompt = f"{relation}:{number}/{template}"
+            fact, template = f"{relation}:{number}", f"{relation}-{language}-1"
+            prompt = f"{fact}/{template}"
             text = " ".join(seen["tokens"][1:-1]).replace(MASK, OBJECT if masked == "object" else SUBJECT)
-            rows.append(
-                (
-                    prompt,
-                    f"{relation}:{number}",
-                    relation,
-                    language,
-                    template,
-                    text,
-                    seen["gold_obj"],
-                    masked,
-                    seen["tokens"],
-                    seen["pred_obj"],
-                )
-            )
-            found += [(prompt, *triple) for triple in metrics["ig_gold"]]
-    table = pd.DataFrame(found, columns=["prompt", "layer", "neuron", "score"])
+            asked = (prompt, fact, relation, language, template, text, seen["gold_obj"], masked)
+            rows.append((*asked, seen["tokens"], seen["pred_obj"]))
+            kept += [(prompt, *triple) for triple in metrics["ig_gold"]]
+    table = pd.DataFrame(kept, columns=["prompt", "layer", "neuron", "score"])
     table.attrs["keep"] = KEEP
     return table, pd.DataFrame(rows, columns=[*COLUMNS["prompts"], "tokens", "predicted"])
 
@@ -168,14 +163,18 @@ def answers(relation: str) -> list[str]:
 
 
 def edit() -> dict[str, float]:
-    """The one released result of updating facts (``edit.txt``): probabilities, ranks, perplexities before and
-    after."""
+    """The one released result of updating facts (``edit.txt``).
+
+    Returns:
+        probabilities, ranks and perplexities before and after, by their names in the file.
+    """
     text = _file(place("T-REx_multilingual", "edit.txt")).read_text(encoding="utf-8")
-    found = ast.literal_eval(text[: text.index("}") + 1])
-    return {name: value for name, value in found.items() if isinstance(value, float)}
+    said = ast.literal_eval(text[: text.index("}") + 1])
+    return {name: value for name, value in said.items() if isinstance(value, float)}
 
 
 def _json(path: str) -> Any:
+    """The content of a JSON file of the cache."""
     file = _file(path)
     try:
         return json.loads(file.read_text(encoding="utf-8"))

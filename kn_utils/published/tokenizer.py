@@ -22,19 +22,27 @@ SPELLINGS = DATA / "published" / "shared_spellings.csv"
 MBERT = "google-bert/bert-base-multilingual-cased"
 
 
-def stored(kind: str = "report") -> tuple[pd.DataFrame, dict[str, Any]]:
+def stored_report(kind: str = "report") -> tuple[pd.DataFrame, dict[str, Any]]:
     """mBERT cased's stored figures and their origin.
 
-    ``"report"``: as :func:`tokenizer_report`, with ``dataset`` in front; ``"spellings"``: as
-    :func:`shared_spellings` (they belong to the data, not to a tokenizer), likewise.
+    Args:
+        kind: ``"report"`` gives the columns of :func:`kn_utils.model.tokenizer_report.tokenizer_report` with
+            ``dataset`` in front; ``"spellings"`` likewise those of
+            :func:`kn_utils.model.tokenizer_report.shared_spellings`, which belong to the data, not to a
+            tokenizer.
     """
     table = pd.read_csv({"report": STORED, "spellings": SPELLINGS}[kind], encoding="utf-8")
     return table, json.loads(STORED.with_suffix(".json").read_text(encoding="utf-8"))
 
 
 def store(tokenizer: Any, name: str, datasets: dict[str, str]) -> None:
-    """Compute and store the figures of ``datasets``: name -> how :func:`kn_utils.load_facts` is asked for
-    it."""
+    """Compute and store the figures of data sets.
+
+    Args:
+        tokenizer: whose figures.
+        name: of the tokenizer.
+        datasets: name -> how :func:`kn_utils.load_facts` is asked for it.
+    """
     reports, spellings, origins = [], [], {}
     for dataset, asked in datasets.items():
         facts = load_facts(asked)
@@ -44,9 +52,8 @@ def store(tokenizer: Any, name: str, datasets: dict[str, str]) -> None:
         kept = ("options", "addresses", "commits", "licence", "counts")
         origins[dataset] = {key: facts.origin[key] for key in kept} | {"prompts": len(prompts)}
         if labels := facts.origin["options"].get("labels"):
-            origins[dataset]["options"] = facts.origin["options"] | {
-                "labels": f"a stand-in, {Path(labels).name}"
-            }
+            stand_in = {"labels": f"a stand-in, {Path(labels).name}"}
+            origins[dataset]["options"] = facts.origin["options"] | stand_in
         print(f"{dataset}: {len(facts.facts)} facts, {len(prompts)} prompts")
     for tables, path in ((reports, STORED), (spellings, SPELLINGS)):
         table = pd.concat(tables, ignore_index=True)
@@ -67,13 +74,16 @@ def store(tokenizer: Any, name: str, datasets: dict[str, str]) -> None:
         "date": date.today().isoformat(),
     }
     tokens = {"name": name, "pieces": len(tokenizer), "lower_case": False}
-    save_json(
-        {"files": what, "tokenizer": tokens, "datasets": origins, "made": made}, STORED.with_suffix(".json")
-    )
+    note = {"files": what, "tokenizer": tokens, "datasets": origins, "made": made}
+    save_json(note, STORED.with_suffix(".json"))
+
+
+stored = stored_report  # notebook 02's name for it
 
 
 def main() -> None:
-    from transformers import AutoTokenizer, BertTokenizerFast
+    """Store the figures again; the command line says from which files."""
+    from transformers import AutoTokenizer, BertTokenizer
 
     parser = argparse.ArgumentParser(
         prog="python -m kn_utils.published.tokenizer", description="Store mBERT cased's figures again."
@@ -83,15 +93,13 @@ def main() -> None:
         "--labels", help="a stand-in for X-FACTR's label file (its lists of names fill its gaps)"
     )
     asked = parser.parse_args()
-    if asked.vocabulary:
-        tokenizer = BertTokenizerFast(asked.vocabulary, do_lower_case=False)
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(MBERT)
-    released = "trex_multilingual:build=released"
+    vocabulary = asked.vocabulary
+    tokenizer: Any = BertTokenizer(vocabulary, do_lower_case=False) if vocabulary else None
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(MBERT)
+    options = f",aliases=true,labels={asked.labels}" if asked.labels else ""
     datasets = {
         "trex_multilingual": "trex_multilingual",
-        "trex_multilingual, released build": released
-        + (f",aliases=true,labels={asked.labels}" if asked.labels else ""),
+        "trex_multilingual, released build": f"trex_multilingual:build=released{options}",
         "mpararel": "mpararel",
     }
     store(tokenizer, MBERT, datasets)

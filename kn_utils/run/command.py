@@ -24,13 +24,14 @@ import psutil
 from filelock import FileLock, Timeout
 
 from ..base import ROOT, RUNS
-from .plan import Job, Plan, Refused
+from .plan import NotebookRun, Plan, Refused
 
 #: Marks the processes of a run, so that what a killed run left behind can be found again.
 MARK = "KN_STUDY_RUNS"
 
 
 def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
+    """The plan that the options ask for, and the options."""
     parser = argparse.ArgumentParser(prog="run_all.sh", description="Run the notebooks that are out of date.")
     add = parser.add_argument
     add("--model", default="mini", help="mini (bundled), a local folder, or a Hugging Face id")
@@ -64,13 +65,13 @@ def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
     if asked.model != "mini" and Path(asked.model).is_dir():  # notebooks run elsewhere
         asked.model = str(Path(asked.model).absolute())
     asked_for = {name: getattr(asked, name) for name in ("model", "revision", "dataset", "device", "facts")}
-    settings = dict(one.partition("=")[::2] for one in asked.set)
+    settings = dict(option.partition("=")[::2] for option in asked.set)
     for name, value in settings.items():
         if not value:
             parser.error(f"argument --set: {name!r} should be NAME=VALUE")
         if name in (*asked_for, "language", "relation", "facts_per_relation", "out"):
             parser.error(f"argument --set: {name} has an option of its own")
-    study = Plan(
+    plan = Plan(
         **asked_for,
         languages=list(dict.fromkeys(asked.language or ["en", "all"])),
         relations=list(dict.fromkeys(asked.relation or ["all"])),
@@ -80,14 +81,22 @@ def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
         runs=str(Path(asked.runs).absolute()),
         threads=max(1, cores // asked.jobs),
     )
-    return study, asked
+    return plan, asked
 
 
 class Runner:
-    """Starts snakemake for a study, tells what happens, and leaves nothing running behind."""
+    """Starts snakemake for a plan, tells what happens, and leaves nothing running behind.
 
-    def __init__(self, study: Plan, jobs: int) -> None:
-        self.study, self.jobs, self.runs = study, jobs, Path(study.runs)
+    Args:
+        plan: what is to run.
+        jobs: so many notebooks side by side.
+
+    Raises:
+        Refused: another run is at work in the same folder.
+    """
+
+    def __init__(self, plan: Plan, jobs: int) -> None:
+        self.plan, self.jobs, self.runs = plan, jobs, Path(plan.runs)
         (self.runs / "logs").mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.runs / ".lock")  # freed by the system even when its holder is killed
         try:
@@ -98,25 +107,27 @@ class Runner:
             say("Stopped what an interrupted run had left running.")
         self.log = self.runs / "logs" / f"study-{time.strftime('%Y%m%d-%H%M%S')}.log"
         self.settings = self.runs / ".study.json"
-        self.settings.write_text(json.dumps(asdict(study)), encoding="utf-8")
+        self.settings.write_text(json.dumps(asdict(plan)), encoding="utf-8")
 
     def snakemake(self, *more: str) -> list[str]:
+        """The command that runs the plan."""
         # Our own lock is freed by the system even when we are killed, so snakemake's is not needed.
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
         command += ["--directory", str(self.runs), "--configfile", str(self.settings)]
-        command += ["--cores", str(self.jobs * self.study.threads)]
-        command += ["--prioritize", *self.study.first] if self.study.first else []
+        command += ["--cores", str(self.jobs * self.plan.threads)]
+        command += ["--prioritize", *self.plan.first] if self.plan.first else []
         command += ["--nolock", "--rerun-incomplete", "--keep-going", "--scheduler", "greedy", "--nocolor"]
         return [*command, "--rerun-triggers", "mtime", "params", "input", *more]
 
     @property
     def environment(self) -> dict[str, str]:
+        """The environment variables of snakemake and the kernels."""
         path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
         quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
         return os.environ | quiet | {MARK: str(self.runs), "KN_RUNS": str(self.runs), "PYTHONPATH": path}
 
-    def stale(self) -> list[Job]:
-        """The jobs snakemake would run, by its table of outputs."""
+    def stale(self) -> list[NotebookRun]:
+        """The notebooks that snakemake would run, by its table of outputs."""
         command = self.snakemake("--summary")
         told = subprocess.run(command, capture_output=True, text=True, env=self.environment)
         if told.returncode:
@@ -124,21 +135,31 @@ class Runner:
             raise RuntimeError(f"snakemake could not plan the run; see {shown(self.log)}.")
         table = csv.DictReader(told.stdout.splitlines(), delimiter="\t")
         outputs = {row["output_file"] for row in table if row["plan"] == "update pending"}
-        return [job for path, job in self.study.jobs.items() if path in outputs]
+        return [job for path, job in self.plan.jobs.items() if path in outputs]
 
-    def place(self, job: Job, kind: str = "") -> Path:
+    def place(self, job: NotebookRun, kind: str = "") -> Path:
+        """Where the executed notebook lies; ``.running`` and ``.failed`` are other kinds of it."""
         return self.runs / job.folder / f"{job.notebook}{kind}.ipynb"
 
-    def run(self, todo: list[Job]) -> dict[Job, str]:
-        """Run them, a line when one starts and when it ends; how each ended: done, failed or skipped."""
+    def run(self, todo: list[NotebookRun]) -> dict[NotebookRun, str]:
+        """Run them, a line when one starts and when it ends.
+
+        Returns:
+            how each ended: ``done``, ``failed`` or ``skipped``.
+        """
         before = {job: stamp(self.place(job)) for job in todo}
         for job, kind in product(todo, (".running", ".failed")):
             self.place(job, kind).unlink(missing_ok=True)
-        started: dict[Job, float] = {}
-        ended: dict[Job, str] = {}
+        started: dict[NotebookRun, float] = {}
+        ended: dict[NotebookRun, str] = {}
         with self.log.open("w", encoding="utf-8") as log:
-            both = {"stdout": log, "stderr": subprocess.STDOUT}
-            process = subprocess.Popen(self.snakemake(), **both, env=self.environment, start_new_session=True)
+            process = subprocess.Popen(
+                self.snakemake(),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                start_new_session=True,
+            )
             while True:
                 over = process.poll() is not None
                 for job in (job for job in todo if job not in ended):
@@ -155,23 +176,23 @@ class Runner:
                 if over:
                     break
                 time.sleep(0.2)
-        # A job that was running when snakemake ended has no notebook that says why: its log does.
+        # One that was running when snakemake ended has no notebook that says why: its log does.
         return {job: ended.get(job, "failed" if job in started else "skipped") for job in todo}
 
     def stop(self) -> int:
         """End every process of this folder's run, kernels included; how many there were."""
-        found = []
+        killed = []
         for process in psutil.process_iter():
             try:
                 if process.pid != os.getpid() and process.environ().get(MARK) == str(self.runs):
                     process.kill()
-                    found.append(process)
+                    killed.append(process)
             except psutil.Error:
                 pass
-        psutil.wait_procs(found, timeout=10)
-        return len(found)
+        psutil.wait_procs(killed, timeout=10)
+        return len(killed)
 
-    def error(self, job: Job) -> str:
+    def error(self, job: NotebookRun) -> str:
         """Why a notebook failed, in one line."""
         partial = self.place(job, ".failed")
         if stamp(partial) and partial.stat().st_size:  # empty when not even the kernel started
@@ -185,15 +206,14 @@ class Runner:
 
     def summary(self) -> None:
         """The numbers the notebooks wrote, where things lie, what to open."""
-        folders = list(dict.fromkeys(job.folder for job in self.study.jobs.values()))
-        for folder in (self.runs / folder for folder in folders):
-            for file in sorted([*folder.glob("summary*.json"), *folder.glob("tables/summary*.json")]):
+        folders = list(dict.fromkeys(job.folder for job in self.plan.jobs.values()))
+        for folder in folders:
+            place = self.runs / folder
+            for file in sorted([*place.glob("summary*.json"), *place.glob("tables/summary*.json")]):
                 table = json.loads(file.read_text(encoding="utf-8"))
-                frame = (
-                    pd.DataFrame(table["rows"], dtype=object).fillna("").set_index("name").rename_axis(None)
-                )
-                rows = frame.to_string(float_format="{:.4g}".format)
-                say(f"\n{table['title']}  [{folder.relative_to(self.runs)}]\n{rows}")
+                frame = pd.DataFrame(table["rows"], dtype=object).fillna("")
+                rows = frame.set_index("name").rename_axis(None).to_string(float_format="{:.4g}".format)
+                say(f"\n{table['title']}  [{folder}]\n{rows}")
         figures = sum(len(list((self.runs / folder).glob("figures/*.png"))) for folder in folders)
         say(f"\nExecuted notebooks, tables and {figures} figures lie in")
         for folder in folders:
@@ -202,29 +222,34 @@ class Runner:
 
 
 def say(line: str) -> None:
+    """Print a line at once."""
     print(line, flush=True)
 
 
 def stamp(path: Path) -> int:
+    """When a file was last written, in nanoseconds; 0 if it is not there."""
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def shown(path: Path) -> Path:
+    """A path as seen from the current folder, where it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def duration(seconds: float) -> str:
+    """A time as people say it."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
-def execute(study: Plan, asked: argparse.Namespace) -> int:
+def execute(plan: Plan, asked: argparse.Namespace) -> int:
+    """Run what is out of date and tell what came of it; the exit status."""
     begun = time.monotonic()
-    runner = Runner(study, asked.jobs)
-    ended: dict[Job, str] = {}
+    runner = Runner(plan, asked.jobs)
+    ended: dict[NotebookRun, str] = {}
     try:
         todo = runner.stale()
-        what = f"{len(todo)} of {len(study.jobs)} notebooks to run"
-        say(f"Model {study.model}, data set {study.dataset}: {what}.")
+        what = f"{len(todo)} of {len(plan.jobs)} notebooks to run"
+        say(f"Model {plan.model}, data set {plan.dataset}: {what}.")
         if asked.dry_run:
             for job in todo:
                 say(f"  {job.label.rstrip()}")
@@ -251,18 +276,20 @@ def execute(study: Plan, asked: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the study as the options say; the exit status."""
+
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     try:
-        study, asked = read_options(sys.argv[1:] if argv is None else argv)
+        plan, asked = read_options(sys.argv[1:] if argv is None else argv)
         try:
-            study.check()
+            plan.check()
         except ValueError as error:
             raise Refused(str(error)) from None
-        return execute(study, asked)
+        return execute(plan, asked)
     except Refused as error:
         print(f"run_all.sh: {error}", file=sys.stderr)
         return 2

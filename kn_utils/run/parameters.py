@@ -16,13 +16,27 @@ from ..base import RUNS, StudyError
 
 
 class ParameterError(StudyError):
-    """An unknown parameter name, or a value that a parameter cannot have."""
+    """An unknown parameter name, or a value that a parameter cannot have.
+
+    Example:
+        >>> from kn_utils import ParameterError, StudyParameters
+        >>> try:
+        ...     StudyParameters.check(seed=-1)
+        ... except ParameterError as error:
+        ...     print(error)
+        parameter seed=-1: Input should be greater than or equal to 0.
+    """
 
 
 class StudyParameters(BaseModel):
     """Everything a notebook or a batch run may set; unknown names are refused.
 
     Defaults are the bundled study: the model and the facts in ``data/mini``.
+
+    Example:
+        >>> from kn_utils import StudyParameters
+        >>> StudyParameters(language="ja", relation="P36").folder.parts[-3:]
+        ('mini', 'ja', 'P36')
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
@@ -78,9 +92,8 @@ class StudyParameters(BaseModel):
         Known names are those that the ``parameters`` cell annotates; names that papermill's injected cell
         sets beside them are refused, which papermill itself does not do.
         """
-        known = [
-            name for name in namespace.get("__annotations__", cls.model_fields) if name in cls.model_fields
-        ]
+        annotated = namespace.get("__annotations__", cls.model_fields)
+        known = [name for name in annotated if name in cls.model_fields]
         unknown = sorted(_injected(namespace.get("In", [])) - set(known))
         if unknown:
             raise ParameterError(_unknown(unknown, known))
@@ -94,8 +107,10 @@ class StudyParameters(BaseModel):
 
 
 def run_folder(model: str, dataset: str, language: str, relation: str = "all") -> Path:
-    """``runs/<model>/<dataset>/<language>[/<relation>]``; a Hub id's slash and a data set's colon are written
-    ``--``."""
+    """Where results go: ``runs/<model>/<dataset>/<language>[/<relation>]``.
+
+    A Hub id's slash and a data set's colon are written ``--``.
+    """
     name = Path(model).expanduser().resolve().name if Path(model).expanduser().is_dir() else model
     folder = RUNS / name.replace("/", "--") / dataset.replace("/", "--").replace(":", "--") / language
     return folder if relation == "all" else folder / relation
@@ -107,7 +122,8 @@ def _injected(cells: list[str]) -> set[str]:
     for source in cells:
         if source.startswith("# Parameters\n"):
             for node in ast.parse(source).body:
-                names |= {t.id for t in getattr(node, "targets", []) if isinstance(t, ast.Name)}
+                targets = node.targets if isinstance(node, ast.Assign) else []
+                names |= {target.id for target in targets if isinstance(target, ast.Name)}
     return names
 
 

@@ -1,8 +1,7 @@
-"""What a study is made of: which notebooks run, for which languages and relations, and when one is out of
-date.
+"""What a study is made of: which notebooks run, in which order, and when one is out of date.
 
-``GRID`` is the table; :class:`Plan` turns it and what was asked for into jobs. The Snakefile runs them,
-:mod:`kn_utils.run.command` is the command line.
+``GRID`` is the table; :class:`Plan` turns it and what was asked for into runs of notebooks. The Snakefile
+runs them, :mod:`kn_utils.run.command` is the command line.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ GRID: dict[str, tuple[str, tuple[str, ...]]] = {
     "09_activating_prompts": ("one", ("04_refinement",)),
     "10_published_results": ("once", ()),
 }
-#: What the study sets where nothing else is asked for, each to save minutes: how a rule converges is shown in
-#: full by the run of one language; mixed bags are edited for the facts of 03 to 06, of which there are enough
-#: (07's own default is all).
-SETTINGS = {
+#: (notebook, language) -> the parameters that the study sets there where nothing else is asked for, each to
+#: save minutes: how a rule converges is shown in full by the run of one language; mixed bags are edited for
+#: the facts of 03 to 06, of which there are enough (07's own default is all).
+STUDY_DEFAULTS = {
     ("03_attribution", "all"): {"checked_prompts": "6"},
     ("07_update_facts", "all"): {"facts_per_relation": "16"},
 }
@@ -57,7 +56,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Job:
+class NotebookRun:
     """One notebook for one language and relation. Paths are relative to the folder of runs."""
 
     notebook: str
@@ -67,10 +66,12 @@ class Job:
 
     @property
     def path(self) -> str:
+        """The executed notebook."""
         return f"{self.folder}/{self.notebook}.ipynb"
 
     @property
     def label(self) -> str:
+        """What progress calls it, in columns."""
         relation = f" {self.relation}" * (self.relation != "all")
         return f"{self.notebook:<20} {self.language:<4}{relation}"
 
@@ -93,77 +94,76 @@ class Plan:
     threads: int = 1
 
     @cached_property
-    def jobs(self) -> dict[str, Job]:
+    def jobs(self) -> dict[str, NotebookRun]:
         """What was asked for and what that needs, by output path, in the order of the grid."""
         wanted = [n for n in GRID if not self.select or n.split("_")[0] in self.select or n in self.select]
-        found: dict[str, Job] = {}
+        planned: dict[str, NotebookRun] = {}
         for name, relation, language in product(wanted, self.relations, self.languages):
             when = GRID[name][0]
             if not (when == "one" and language == "all"):
-                self._add(name, "all" if when == "once" else language, relation, found)
-        return dict(sorted(found.items(), key=lambda item: item[1].notebook))
+                self._add(name, "all" if when == "once" else language, relation, planned)
+        return dict(sorted(planned.items(), key=lambda item: item[1].notebook))
 
-    def needs(self, job: Job) -> Iterator[Job]:
-        """What must be there before a job."""
+    def needs(self, job: NotebookRun) -> Iterator[NotebookRun]:
+        """What must be there before a notebook runs."""
         for need, firm in self._needs(job):
             if firm or need.path in self.jobs:
                 yield need
 
-    def _needs(self, job: Job) -> Iterator[tuple[Job, bool]]:
+    def _needs(self, job: NotebookRun) -> Iterator[tuple[NotebookRun, bool]]:
+        """What a run needs, and whether it must be there (or only comes first where it runs too)."""
         for need in GRID[job.notebook][1]:
             name, _, language = need.removesuffix("?").partition(":")
-            once = GRID[name][0] == "once"
-            yield (
-                self._job(name, "all" if once else language or job.language, job.relation),
-                not need.endswith("?"),
-            )
+            language = "all" if GRID[name][0] == "once" else language or job.language
+            yield self._job(name, language, job.relation), not need.endswith("?")
 
-    def _job(self, notebook: str, language: str, relation: str) -> Job:
+    def _job(self, notebook: str, language: str, relation: str) -> NotebookRun:
         folder = run_folder(self.model, self.dataset, language, relation).relative_to(RUNS)
-        return Job(notebook, language, relation, folder.as_posix())
+        return NotebookRun(notebook, language, relation, folder.as_posix())
 
-    def _add(self, notebook: str, language: str, relation: str, found: dict[str, Job]) -> None:
+    def _add(self, notebook: str, language: str, relation: str, planned: dict[str, NotebookRun]) -> None:
+        """Plan a run and what it needs."""
         job = self._job(notebook, language, relation)
-        if job.path not in found:
-            found[job.path] = job
+        if job.path not in planned:
+            planned[job.path] = job
             for need, firm in self._needs(job):
                 if firm:
-                    self._add(need.notebook, need.language, need.relation, found)
+                    self._add(need.notebook, need.language, need.relation, planned)
 
     @property
     def first(self) -> list[str]:
         """The outputs that are wanted before others, lest the study's end waits for one notebook."""
         return [path for path, job in self.jobs.items() if job.notebook == LONGEST and job.language != "all"]
 
-    def source(self, job: Job) -> Path:
+    def source(self, job: NotebookRun) -> Path:
+        """The notebook that is run."""
         return Path(self.notebooks) / f"{job.notebook}.ipynb"
 
-    def parameters(self, job: Job) -> dict[str, str]:
+    def parameters(self, job: NotebookRun) -> dict[str, str]:
         """The notebook's parameters that decide its results (where they are written does not)."""
-        names = {name: getattr(self, name) for name in ("model", "revision", "dataset", "device")}
-        names |= {"language": job.language, "relation": job.relation, "facts_per_relation": self.facts}
-        names = SETTINGS.get((job.notebook, job.language), {}) | {
-            k: v for k, v in names.items() if v is not None
-        }
-        names |= {name: value for name, value in self.settings.items() if name in self.known(job)}
-        return {name: str(value) for name, value in names.items()}
+        asked = {name: getattr(self, name) for name in ("model", "revision", "dataset", "device")}
+        asked |= {"language": job.language, "relation": job.relation, "facts_per_relation": self.facts}
+        values = dict(STUDY_DEFAULTS.get((job.notebook, job.language), {}))
+        values |= {name: value for name, value in asked.items() if value is not None}
+        values |= {name: value for name, value in self.settings.items() if name in self.known(job)}
+        return {name: str(value) for name, value in values.items()}
 
-    def known(self, job: Job) -> set[str]:
-        """The parameters that a job's notebook has."""
+    def known(self, job: NotebookRun) -> set[str]:
+        """The parameters that a run's notebook has."""
         return set(parameter_cell(self.source(job))) if job.notebook else set(self.settings)
 
-    def options(self, job: Job) -> str:
+    def options(self, job: NotebookRun) -> str:
         """The same for papermill's command line. Strings go raw: a revision of digits is no number."""
         raw = self.parameters(job) | {"out": str(Path(self.runs) / job.folder)}
         facts = raw.pop("facts_per_relation", None)
-        own = SETTINGS.get((job.notebook, job.language), {})
+        own = STUDY_DEFAULTS.get((job.notebook, job.language), {})
         typed = {name: raw.pop(name) for name in {**own, **self.settings} if name in raw}
         typed |= {"facts_per_relation": "None" if facts == "all" else facts} if facts else {}
         words = [word for name, value in raw.items() for word in ("-r", name, value)]
         words += [word for name, value in typed.items() for word in ("-p", name, value)]
         return shlex.join(words)
 
-    def key(self, job: Job) -> str:
+    def key(self, job: NotebookRun) -> str:
         """Changes when code cells, parameters, ``kn_utils``, the locked versions or the data change.
 
         Contents count, not times: a new clone, a touched file or other outputs in a notebook rerun nothing.
@@ -175,25 +175,18 @@ class Plan:
 
     @property
     def inputs(self) -> list[Path]:
-        """The files and folders on this machine that the results depend on: model, facts, published
-        numbers."""
+        """The files and folders here that the results depend on: model, facts, published numbers."""
         name, options = parse(self.dataset)
-        own = (
-            Path(value).expanduser() for value in (self.model, *options.values()) if isinstance(value, str)
-        )
+        values = (value for value in (self.model, *options.values()) if isinstance(value, str))
         # Relative names are looked for in no folder: which one it would be depends on who asks.
-        named = [
-            DATA / name,
-            DATA / self.model,
-            DATA / "published",
-            *(place for place in own if place.is_absolute()),
-        ]
+        own = [place for value in values if (place := Path(value).expanduser()).is_absolute()]
+        named = [DATA / name, DATA / self.model, DATA / "published", *own]
         return sorted({place.resolve() for place in named if place.exists()})
 
     def check(self) -> None:
         """Refuse what cannot work before anything starts."""
         for job in (self._job("", *both) for both in product(self.languages, self.relations)):
-            values: dict = self.parameters(job)
+            values: dict[str, Any] = {**self.parameters(job)}
             if self.facts in (None, "all"):
                 values["facts_per_relation"] = None
             StudyParameters.check(**values)
@@ -214,6 +207,7 @@ class Plan:
 
 
 def cells(notebook: Path) -> list[dict[str, Any]]:
+    """The cells of a notebook's file."""
     return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
 
 
@@ -225,19 +219,20 @@ def parameter_cell(notebook: Path) -> dict[str, Any]:
             return {
                 line.target.id: ast.literal_eval(line.value)
                 for line in body
-                if isinstance(line, ast.AnnAssign)
+                if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value
             }
     return {}
 
 
 def file_digest(path: Path) -> str:
+    """A digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache
 def folder_digest(place: Path) -> str:
-    """The contents of a file, or of a folder's files but for notes and what programs leave in folders."""
+    """A digest of a file, or of a folder's files but for notes and what programs leave in folders."""
     if place.is_file():
         return file_digest(place)
     lines = []

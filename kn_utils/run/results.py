@@ -1,8 +1,7 @@
-"""The named numbers of the default run: gathered from the notebooks' summaries, stored in git, shown in
-README.
+"""The named numbers of the default run: gathered from summaries, stored in git, shown in README.
 
-``python -m kn_utils.results`` stores them in ``figures/results.json``; ``--check`` compares what a run gave
-with what is stored.
+``python -m kn_utils.run.results`` stores them in ``figures/results.json``; ``--check`` compares what a run
+gave with what is stored.
 """
 
 from __future__ import annotations
@@ -166,7 +165,8 @@ def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks") -> dict[str,
     return {"origin": origin, "code": sorted(codes), "notebooks": found}
 
 
-def stored(path: Path = STORED) -> dict[str, Any]:
+def stored_results(path: Path = STORED) -> dict[str, Any]:
+    """What was stored, as :func:`gather` gives it."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -211,6 +211,7 @@ def markdown(content: dict[str, Any]) -> str:
 
 
 def shown(value: float, unit: str) -> str:
+    """A number as README shows it."""
     return f"{100 * value:.1f}" if unit == "%" else f"{value:.2f}"
 
 
@@ -238,6 +239,7 @@ def default_folder(notebook: Path, runs: Path) -> Path:
 
 
 def main(arguments: list[str]) -> int:
+    """Store the results, or check them; the exit status."""
     try:
         found = gather()
     except StudyError as error:
@@ -249,7 +251,7 @@ def main(arguments: list[str]) -> int:
             f"before you commit."
         )
         return 0
-    lines = differences(found, stored())
+    lines = differences(found, stored_results())
     print(
         "\n".join(lines)
         or f"{sum(len(one['rows']) for one in found['notebooks'].values())} numbers are as stored."

@@ -13,20 +13,24 @@ from .intervals import RESAMPLES, interval, ratio_interval, resample, with_perce
 def mean_table(
     table: pd.DataFrame, value: str, by: list[str], *, unit: str = "fact", seed: int = 0
 ) -> pd.DataFrame:
-    """Means of a column per group, with intervals over units (a unit's rows are averaged first): ``*by,
-    value, low, high, n``."""
+    """Means of a column per group, with intervals over units.
+
+    A unit's rows are averaged first.
+
+    Returns:
+        ``*by, value, low, high, n``.
+    """
     unit_means = table.groupby([*by, unit], sort=False)[value].mean().reset_index()
     rows = []
     for key, group in unit_means.groupby(by, sort=False):
         rows.append({**dict(zip(by, key, strict=True)), **interval(group[value], seed=seed)})
-    return pd.DataFrame(
-        rows, columns=[*by, "value", "low", "high", "n"]
-    )  # the columns of an empty table, too
+    return pd.DataFrame(rows, columns=[*by, "value", "low", "high", "n"])  # also where there is no row
 
 
 def relative_change(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> pd.DataFrame:
-    """Change of the right answer's probability per group: ratio of means ``(sum after - sum before) / sum
-    before``, as published.
+    """Change of the right answer's probability per group.
+
+    As published it is a ratio of means, ``(sum after - sum before) / sum before``.
 
     Returns:
         ``*by, value, low, high, n`` (value -0.1 = 10 % lower, n facts) and ``mean_of_ratios, ratios_low,
@@ -36,9 +40,8 @@ def relative_change(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> p
     effects = effects.assign(_prompts=1.0, _ratio=effects["after"] / effects["before"])
     rows = []
     for key, group in effects.groupby(by, sort=False):
-        per_fact = (
-            group.groupby("fact", sort=False)[["before", "after", "_prompts", "_ratio"]].sum().to_numpy()
-        )
+        sums = group.groupby("fact", sort=False)[["before", "after", "_prompts", "_ratio"]].sum()
+        per_fact = sums.to_numpy()
         weights = resample(len(per_fact), seed)
         means, ratios = (ratio_interval(per_fact[:, pair], weights=weights) for pair in ([0, 1], [2, 3]))
         rows.append([*key, *means.values(), *list(ratios.values())[:3]])
@@ -47,13 +50,13 @@ def relative_change(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> p
 
 
 def mean_over_relations(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> pd.DataFrame:
-    """The papers' headline number: each relation's ratio of means (:func:`relative_change`), then the mean of
-    the relations.
+    """The papers' headline number: each relation's ratio of means, then the mean over relations.
+
+    The ratio is that of :func:`relative_change`.
 
     Returns:
         ``*by, value, low, high, n, relations``; n facts. Intervals resample facts within each relation; the
-        relations stay.
-        With one fact of each there is nothing to resample: no interval.
+        relations stay. With one fact of each there is nothing to resample: no interval.
     """
     rows = []
     for key, group in effects.groupby(by, sort=False):
@@ -65,13 +68,15 @@ def mean_over_relations(effects: pd.DataFrame, by: list[str], *, seed: int = 0) 
             drawn.append(sums[:, 1] / sums[:, 0] - 1)
         facts = group["fact"].nunique()
         mean = np.mean(drawn, axis=0) if facts > len(values) else np.full(RESAMPLES, np.nan)
-        found = with_percentiles(float(np.mean(values)), mean, facts)
-        rows.append({**dict(zip(by, key, strict=True)), **found, "relations": len(values)})
+        middle = with_percentiles(float(np.mean(values)), mean, facts)
+        rows.append({**dict(zip(by, key, strict=True)), **middle, "relations": len(values)})
     return pd.DataFrame(rows)
 
 
 def answer_changes(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> pd.DataFrame:
-    """Does the first choice change, or only its probability? (the question of Niu et al. 2024)
+    """Does the first choice change, or only its probability?
+
+    The question is that of Niu et al. 2024.
 
     Returns:
         ``measure, *by, value, low, high, n``, means over facts. Measures: ``stays right`` (of prompts
@@ -108,15 +113,13 @@ def mark_pairs(
         effects with ``shared``, how many neurons the fact has in both languages, and ``spelled``: ``alike``
         or ``differently``, the answer in the two.
     """
-    every = pd.concat([table.assign(found=name) for name, table in found.items()])[
-        ["fact", "layer", "neuron", "found"]
-    ]
+    every = pd.concat([table.assign(found=name) for name, table in found.items()])
+    every = every[["fact", "layer", "neuron", "found"]]
     both = every.merge(every.rename(columns={"found": "language"}), on=["fact", "layer", "neuron"])
     shared = both.groupby(["fact", "found", "language"]).size()
     answer = prompts.drop_duplicates(["fact", "language"]).set_index(["fact", "language"])["answer"]
-    here, there = (
-        answer.reindex(pd.MultiIndex.from_frame(effects[["fact", k]])) for k in ("language", "found")
-    )
+    here = answer.reindex(pd.MultiIndex.from_frame(effects[["fact", "language"]]))
+    there = answer.reindex(pd.MultiIndex.from_frame(effects[["fact", "found"]]))
     pairs = pd.MultiIndex.from_frame(effects[["fact", "found", "language"]])
     return effects.assign(
         shared=shared.reindex(pairs, fill_value=0).to_numpy(),

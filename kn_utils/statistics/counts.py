@@ -29,13 +29,17 @@ def counts_per_fact(neurons: pd.DataFrame, bags: pd.DataFrame) -> pd.DataFrame:
 def layer_histogram(
     neurons: pd.DataFrame, bags: pd.DataFrame | None = None, *, n_layers: int | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """Where the knowledge neurons lie: ``layer, value, low, high, n``; value = share of all of them, n = how
-    many in the layer.
+    """Where the knowledge neurons lie, layer by layer.
 
     Args:
+        neurons: ``fact, layer, neuron``.
         bags: every fact asked about; intervals resample them. Without it only facts that have a neuron are
             resampled, and a warning says so.
         n_layers: of the model; without it up to the highest layer that holds a neuron.
+        seed: of the resamples.
+
+    Returns:
+        ``layer, value, low, high, n``: value is the layer's share of all neurons, n their number in it.
 
     Example:
         >>> import pandas as pd

@@ -11,7 +11,7 @@ from .intervals import RESAMPLES, interval
 
 def difference_test(first: np.ndarray, second: np.ndarray, *, seed: int = 0) -> float:
     """Two-sided p-value that paired values have the same mean (permutation of signs)."""
-    found = stats.permutation_test(
+    tested = stats.permutation_test(
         (np.asarray(first, float), np.asarray(second, float)),
         _mean_difference,
         permutation_type="samples",
@@ -19,7 +19,7 @@ def difference_test(first: np.ndarray, second: np.ndarray, *, seed: int = 0) -> 
         n_resamples=RESAMPLES,
         rng=np.random.default_rng(seed),
     )
-    return float(found.pvalue)
+    return float(tested.pvalue)
 
 
 def difference_of_groups(

@@ -20,7 +20,7 @@ def interval(values: np.ndarray | pd.Series, *, seed: int = 0, level: float = LE
     if len(values) < 2:
         only = float(values[0]) if len(values) else np.nan
         return {"value": only, "low": np.nan, "high": np.nan, "n": len(values)}
-    found = stats.bootstrap(
+    ends = stats.bootstrap(
         (values,),
         np.mean,
         method="percentile",
@@ -28,19 +28,22 @@ def interval(values: np.ndarray | pd.Series, *, seed: int = 0, level: float = LE
         confidence_level=level,
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return {
-        "value": float(values.mean()),
-        "low": float(found.low),
-        "high": float(found.high),
-        "n": len(values),
-    }
+    return {"value": float(values.mean()), "low": float(ends.low), "high": float(ends.high), "n": len(values)}
 
 
 def ratio_interval(
     pairs: np.ndarray, *, seed: int = 0, weights: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Of rows (before, after): sum(after)/sum(before) - 1 with a bootstrap percentile interval (``weights``:
-    resamples drawn)."""
+    """Of rows (before, after): sum(after) / sum(before) - 1 with a bootstrap percentile interval.
+
+    Args:
+        pairs: a row per unit, (n, 2).
+        seed: of the resamples.
+        weights: resamples that were drawn already (:func:`resample`).
+
+    Returns:
+        ``value, low, high, n``.
+    """
     pairs = np.asarray(pairs, dtype=float)
     sums = (resample(len(pairs), seed) if weights is None else weights) @ pairs
     return with_percentiles(
@@ -54,12 +57,13 @@ def resample(n: int, seed: int | Sequence[int]) -> np.ndarray:
 
 
 def with_percentiles(value: float, drawn: np.ndarray, n: int) -> dict[str, float]:
+    """A value with the percentiles of resamples (``drawn``, one each) around it: ``value, low, high, n``.
+
+    Low and high are missing for fewer than two units, and where no resample is a number.
+    """
     edge = 100 * (1 - LEVEL) / 2
-    low, high = (
-        np.nanpercentile(drawn, [edge, 100 - edge])
-        if n > 1 and np.isfinite(drawn).any()
-        else (np.nan, np.nan)
-    )
+    free = n > 1 and np.isfinite(drawn).any()
+    low, high = np.nanpercentile(drawn, [edge, 100 - edge]) if free else (np.nan, np.nan)
     return {"value": float(value), "low": float(low), "high": float(high), "n": n}
 
 
@@ -82,20 +86,21 @@ def column_means(
         relation: of every fact (indexed by fact).
         weights: how much each value counts, of ``values``' shape; alike without it.
         mean: name of the last row; without it there is none.
+        seed: of the resamples.
 
     Returns:
         ``column, value, low, high, n`` (n facts). Intervals are 95 % bootstrap percentiles; missing where no
         relation of the column has two facts.
+
+    Raises:
+        ResamplingError: a fact without a relation.
     """
     strata = relation.reindex(values.index)
     if strata.isna().any():
         raise ResamplingError(f"no relation is known of the fact {strata.index[strata.isna()][0]}.")
     x = values.to_numpy(float)
-    w = np.where(
-        np.isnan(x),
-        0.0,
-        1.0 if weights is None else weights.loc[values.index, values.columns].to_numpy(float),
-    )
+    given = 1.0 if weights is None else weights.loc[values.index, values.columns].to_numpy(float)
+    w = np.where(np.isnan(x), 0.0, given)
     x, said = np.where(w > 0, x, 0.0), w > 0
     drawn = draws(strata.to_numpy(), seed)
     total, number = drawn @ (x * w), drawn @ w
@@ -107,30 +112,33 @@ def column_means(
         for i, name in enumerate(values.columns)
     ]
     if mean is not None:
-        some = ~np.isnan(middle)
-        ends = _edges(samples[:, some].mean(1) if some.any() else np.array([np.nan]), any(free))
-        value = middle[some].mean() if some.any() else np.nan
+        there = ~np.isnan(middle)
+        ends = _edges(samples[:, there].mean(1) if there.any() else np.array([np.nan]), any(free))
+        value = middle[there].mean() if there.any() else np.nan
         rows.append({"column": mean, "value": value, **ends, "n": int(said.any(1).sum())})
     return pd.DataFrame(rows, columns=["column", "value", "low", "high", "n"])
 
 
 def draws(strata: np.ndarray, seed: int = 0) -> np.ndarray:
-    """How often each fact is drawn in each resample, (resample, fact); every stratum keeps its number of
-    facts."""
+    """How often each fact is drawn in each resample, (resample, fact).
+
+    Every stratum keeps its number of facts.
+    """
     random = np.random.default_rng(seed)
-    found = np.zeros((RESAMPLES, len(strata)))
-    for one in pd.unique(strata):
-        here = np.flatnonzero(strata == one)
-        found[:, here] = random.multinomial(len(here), np.full(len(here), 1 / len(here)), size=RESAMPLES)
-    return found
+    times = np.zeros((RESAMPLES, len(strata)))
+    for stratum in pd.unique(strata):
+        here = np.flatnonzero(strata == stratum)
+        times[:, here] = random.multinomial(len(here), np.full(len(here), 1 / len(here)), size=RESAMPLES)
+    return times
 
 
 def _varies(strata: np.ndarray) -> bool:
-    """Whether drawing anew within strata can change anything."""
+    """Whether drawing again within strata can change anything."""
     return len(strata) > len(pd.unique(strata))
 
 
 def _edges(samples: np.ndarray, free: bool) -> dict[str, float]:
+    """``low, high`` of resamples; missing where they are not ``free`` to differ."""
     if not free or np.isnan(samples).all():
         return {"low": np.nan, "high": np.nan}
     edge = 100 * (1 - LEVEL) / 2

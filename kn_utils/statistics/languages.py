@@ -30,8 +30,7 @@ def shared_between_languages(
     groups: pd.Series | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How many neurons the same fact's bags of two languages share, and whether that is more than other facts
-    share.
+    """How many neurons the same fact's bags of two languages share, and whether other facts share as many.
 
     Args:
         by_language: language -> its neurons and bags (``refine_bags``).
@@ -42,15 +41,19 @@ def shared_between_languages(
             theirs do not count.
 
     Returns:
-        a row per pair of languages (``first, second``), and one for the mean of all pairs (``all pairs``):
-        ``value, low, high, n``: shared by the same fact, mean over the n facts asked about in both (in all)
-        languages, intervals over these; ``jaccard``: all shared over all held by either; ``chance``: the same
-        fact's, if neurons were drawn, as many in each layer; ``other_fact``: by a fact in one language and
-        each *other* fact of its relation in the other; ``p``: share of permutations of the facts within
-        relations in which as many are shared; ``any_fact, p_any``: the same with other facts of whatever
-        relation. p is one-sided and at least 1 / (RESAMPLES + 1). ``q``: p adjusted for the number of pairs
-        of languages (false discovery rate, Benjamini and Hochberg 1995). Where ``first`` is ``second``, value
-        is the number of neurons per fact; chance and p are missing.
+        a row per pair of languages (``first, second``), and one for the mean of all pairs (``all pairs``). A
+        language with itself gives the number of neurons per fact; its chance and p are missing.
+
+        - ``value, low, high, n``: shared by the same fact, mean over the n facts asked about in both (in all)
+          languages, intervals over these;
+        - ``jaccard``: all shared over all held by either;
+        - ``chance``: shared by the same fact if neurons were drawn, as many in each layer;
+        - ``other_fact``: shared by a fact in one language and each *other* fact of its relation in the other;
+        - ``p``: share of permutations of the facts within relations in which as many are shared, one-sided,
+          at least 1 / (RESAMPLES + 1);
+        - ``q``: p adjusted for the number of pairs of languages (false discovery rate, Benjamini and Hochberg
+          1995);
+        - ``any_fact, p_any``: as ``other_fact, p``, with other facts of whatever relation.
     """
     rows: list[dict[str, object]] = []
     left_out: dict[tuple[str, str], set[str]] = {}
@@ -74,8 +77,11 @@ def shared_between_languages(
 
 
 def shared_per_fact(by_language: Mapping[str, Refined]) -> pd.DataFrame:
-    """The same, fact by fact, to be averaged over groups of facts: ``first, second, fact, relation, shared,
-    either``.
+    """How many neurons two languages share, fact by fact, to be averaged over groups of facts.
+
+    Returns:
+        ``first, second, fact, relation, shared, either``: ``shared`` counts the neurons that the fact's bags
+        of both languages hold, ``either`` those that at least one of them holds.
 
     ``shared``: neurons that the fact's bags of both languages hold; ``either``: those that at least one of
     them holds.
@@ -84,7 +90,7 @@ def shared_per_fact(by_language: Mapping[str, Refined]) -> pd.DataFrame:
     for first, second in combinations(by_language, 2):
         pair = [by_language[first], by_language[second]]
         facts = _asked_in_all(pair)
-        a, b = held_neurons([one.neurons for one in pair], facts.index)
+        a, b = held_neurons([refined.neurons for refined in pair], facts.index)
         shared = (a * b).sum(axis=1)
         counts = {"shared": shared, "either": a.sum(axis=1) + b.sum(axis=1) - shared}
         table = pd.DataFrame({"fact": facts.index, "relation": facts.to_numpy(), **counts})
@@ -96,9 +102,11 @@ def shared_per_fact(by_language: Mapping[str, Refined]) -> pd.DataFrame:
 def _same_fact(
     languages: list[Refined], width: int, without: set[str], groups: pd.Series | None, seed: int
 ) -> dict[str, float]:
-    """The row of :func:`shared_between_languages` for these languages: mean over their pairs, of the facts
-    asked about in all."""
-    tables = [one.neurons for one in languages]
+    """The row of :func:`shared_between_languages` for these languages.
+
+    It is the mean over their pairs, of the facts asked about in all of them.
+    """
+    tables = [refined.neurons for refined in languages]
     facts = _asked_in_all(languages)
     facts = facts[~facts.index.isin(without)]
     if groups is not None:
@@ -110,14 +118,14 @@ def _same_fact(
     mean = sum(shared) / len(pairs)
     either = sum((held[a].sum() + held[b].sum()) / len(pairs) for a, b in pairs) - np.trace(mean)
     chance = [np.trace(expected_by_chance(tables[a], tables[b], facts.index, width)) for a, b in pairs]
-    found = interval(np.diagonal(mean), seed=seed)
-    found["jaccard"] = np.trace(mean) / either if either else np.nan
-    found["chance"] = float(np.mean(chance)) / len(facts) if len(facts) else np.nan
+    row = interval(np.diagonal(mean), seed=seed)
+    row["jaccard"] = np.trace(mean) / either if either else np.nan
+    row["chance"] = float(np.mean(chance)) / len(facts) if len(facts) else np.nan
     relation, alike = pd.factorize(facts)[0], np.zeros(len(facts), dtype=int)
     for name, p, group in (("other_fact", "p", relation), ("any_fact", "p_any", alike)):
-        found[name] = _shared_with_others(mean, group)
-        found[p] = np.nan if np.isnan(found[name]) else _permutation_p(shared, pairs, group, seed)
-    return found
+        row[name] = _shared_with_others(mean, group)
+        row[p] = np.nan if np.isnan(row[name]) else _permutation_p(shared, pairs, group, seed)
+    return row
 
 
 def _shared_with_others(shared: np.ndarray, group: np.ndarray) -> float:
@@ -130,7 +138,7 @@ def _shared_with_others(shared: np.ndarray, group: np.ndarray) -> float:
 
 def _asked_in_all(languages: list[Refined]) -> pd.Series:
     """fact -> relation of the facts that all of them were asked about, in the order of the first."""
-    facts, *others = (facts_of(one.neurons, one.bags) for one in languages)
+    facts, *others = (facts_of(refined.neurons, refined.bags) for refined in languages)
     for other in others:
         facts = facts[facts.index.isin(other.index)]
     return facts
@@ -139,8 +147,10 @@ def _asked_in_all(languages: list[Refined]) -> pd.Series:
 def _permutation_p(
     shared: list[np.ndarray], pairs: list[tuple[int, int]], group: np.ndarray, seed: int
 ) -> float:
-    """Share of permutations, each language's facts within groups on their own, whose traces sum to at least
-    the observed one."""
+    """Share of permutations whose traces sum to at least the observed one.
+
+    Each language's facts are permuted within groups on their own.
+    """
     random = np.random.default_rng(seed)
     observed = sum(np.trace(matrix) for matrix in shared)
     count = 1  # the order as it is

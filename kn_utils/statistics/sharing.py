@@ -1,4 +1,4 @@
-"""How many neurons two facts share, what chance would give, and how it depends on the settings.
+"""How many neurons two facts share, what chance would give, and how that depends on the settings.
 
 Facts without neurons share none, and count: ``bags`` names every fact asked about
 (:func:`kn_utils.neurons.refine.refine_bags`).
@@ -34,16 +34,17 @@ def intersections(
     """Mean number of neurons that two facts share, over all pairs of facts (exact, no sampling of pairs).
 
     Args:
+        neurons: ``fact, relation, layer, neuron``.
         bags: every fact asked about. Without it only facts that have a neuron are compared, and a warning
             says so.
         within: ``"relation"``: pairs of facts of one relation; ``"other"``: pairs of facts of different
             relations.
         pool: ``"pairs"``: every pair counts alike; ``"relations"``: for a fact, every other relation counts
             alike, however many facts it has. The papers' Table II pools pairs within relations, and between
-            relations draws
-            the other relation first: there its number is that of ``"relations"``.
+            relations draws the other relation first: there its number is that of ``"relations"``.
         width: neurons per layer; with it a column ``chance``: the same mean if neurons were drawn, as many in
             each layer.
+        seed: of the resamples.
 
     Returns:
         ``relation, value, low, high, n`` per relation and for ``all``; n facts, intervals from resampling
@@ -63,9 +64,8 @@ def intersections(
         raise ValueError(f"pool={pool!r}; it is 'pairs' or 'relations'.")
     facts = facts_of(neurons, bags)
     shared, same = _shared(neurons, facts.index), _same_relation(facts)
-    chance = (
-        np.zeros_like(shared) if width is None else expected_by_chance(neurons, neurons, facts.index, width)
-    )
+    drawn = None if width is None else expected_by_chance(neurons, neurons, facts.index, width)
+    chance = np.zeros_like(shared) if drawn is None else drawn
     pairs = ((same if within == "relation" else ~same) & ~np.eye(len(facts), dtype=bool)).astype(float)
     if pool == "relations":
         pairs /= facts.groupby(facts).transform("size").to_numpy()
@@ -79,12 +79,11 @@ def intersections(
         mask, n = pairs[block], int(member.sum())
         if mask.sum() == 0:  # one relation only, or one fact of it: nothing to compare with
             if relation == "all":
-                rows.append(
-                    {"relation": relation, **with_percentiles(np.nan, np.array([]), n), "chance": np.nan}
-                )
+                nothing = with_percentiles(np.nan, np.array([]), n)
+                rows.append({"relation": relation, **nothing, "chance": np.nan})
             continue
-        found = _mean_of_pairs(shared[block], mask, weights[:, left], weights[:, right], n)
-        rows.append({"relation": relation, **found, "chance": (chance[block] * mask).sum() / mask.sum()})
+        mean = _mean_of_pairs(shared[block], mask, weights[:, left], weights[:, right], n)
+        rows.append({"relation": relation, **mean, "chance": (chance[block] * mask).sum() / mask.sum()})
     table = pd.DataFrame(rows)
     return table.drop(columns="chance") if width is None else table
 
@@ -92,15 +91,19 @@ def intersections(
 def table_2(
     found: Mapping[str, Refined], *, name: str = "bag", width: int | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """The paper's Table II, for all relations together and for each: ``<name>, measure, relation, value, low,
-    high, n``.
+    """The paper's Table II, for all relations together and for each.
 
     Between relations a fact's other relations count alike, as the released code draws them; "every pair
     alike" does not.
 
     Args:
         found: neurons and bags by the name of their bag or data set.
+        name: what that name is called in the table.
         width: neurons per layer; adds ``chance`` (:func:`intersections`).
+        seed: of the resamples.
+
+    Returns:
+        ``<name>, measure, relation, value, low, high, n``, relation ``all`` first.
     """
     parts = []
     for bag, (neurons, bags, _) in found.items():
@@ -111,13 +114,12 @@ def table_2(
             for relation, part in groups.items()
         ]
         options: dict[str, Any] = {"width": width, "seed": seed}
+        between = options | {"within": "other"}
         measures = {
             "neurons per fact": pd.DataFrame(own),
             "shared within a relation": intersections(neurons, bags, **options),
-            "shared between relations": intersections(
-                neurons, bags, within="other", pool="relations", **options
-            ),
-            "shared between, every pair alike": intersections(neurons, bags, within="other", **options),
+            "shared between relations": intersections(neurons, bags, pool="relations", **between),
+            "shared between, every pair alike": intersections(neurons, bags, **between),
         }
         parts += [table.assign(**{name: bag}, measure=measure) for measure, table in measures.items()]
     columns = [name, "measure", "relation", "value", "low", "high", "n"] + ["chance"] * (width is not None)
@@ -129,10 +131,9 @@ def difference_of_sharing(neurons: pd.DataFrame, bags: pd.DataFrame, *, seed: in
 
     Returns:
         mean over facts of (mean shared within its relation) - (mean shared with other relations): ``value,
-        low, high, n``; and
-        ``p``: the share of permutations of the facts' relations with as large a mean (one-sided, at least
-        1 / (RESAMPLES + 1)). Signs of single facts are not permuted: facts share pairs, so they are not
-        independent.
+        low, high, n``; and ``p``: the share of permutations of the facts' relations with as large a mean
+        (one-sided, at least 1 / (RESAMPLES + 1)). Signs of single facts are not permuted: facts share pairs,
+        so they are not independent.
     """
     facts = facts_of(neurons, bags)
     shared = _shared(neurons, facts.index)
@@ -147,21 +148,20 @@ def difference_of_sharing(neurons: pd.DataFrame, bags: pd.DataFrame, *, seed: in
     for label in (relation, *(random.permutation(relation) for _ in range(statistics.RESAMPLES))):
         own = (shared @ np.eye(len(names))[label])[np.arange(len(facts)), label]
         counts = (size[label] > 1) & (size[label] < len(facts))
-        within, between = (
-            (own / (size[label] - 1))[counts],
-            ((total - own) / (len(facts) - size[label]))[counts],
-        )
-        differences.append(within - between)
-    means = np.array([one.mean() for one in differences])
+        own, total_of, members = own[counts], total[counts], size[label][counts]
+        differences.append(own / (members - 1) - (total_of - own) / (len(facts) - members))
+    means = np.array([difference.mean() for difference in differences])
     return {**interval(differences[0], seed=seed), "p": float((means >= means[0] - 1e-12).mean())}
 
 
 def shared_by(neurons: pd.DataFrame, bags: pd.DataFrame, key: pd.Series, *, seed: int = 0) -> pd.DataFrame:
-    """Neurons that two facts share, for pairs with the same ``key`` (such as the answer, or the subject) and
-    with another one.
+    """Neurons that two facts share, for pairs with the same ``key`` and with another one.
 
     Args:
-        key: fact -> value.
+        neurons: ``fact, relation, layer, neuron``.
+        bags: every fact asked about.
+        key: fact -> value, such as its answer or its subject.
+        seed: of the resamples.
 
     Returns:
         ``pairs`` (of one relation, of different relations), ``key`` (the same, another), ``value, low, high,
@@ -172,12 +172,12 @@ def shared_by(neurons: pd.DataFrame, bags: pd.DataFrame, key: pd.Series, *, seed
     shared, relation = _shared(neurons, facts.index), _same_relation(facts)
     alike, weights = _same_relation(key.reindex(facts.index)), resample(len(facts), seed)
     rows = []
-    for pairs, one in (("one relation", relation), ("different relations", ~relation)):
-        for name, other in (("the same", alike), ("another", ~alike)):
-            mask = (one & other & ~np.eye(len(facts), dtype=bool)).astype(float)
+    for pairs, by_relation in (("one relation", relation), ("different relations", ~relation)):
+        for name, by_key in (("the same", alike), ("another", ~alike)):
+            mask = (by_relation & by_key & ~np.eye(len(facts), dtype=bool)).astype(float)
             if mask.any():
-                found = _mean_of_pairs(shared, mask, weights, weights, int(mask.any(1).sum()))
-                rows.append({"pairs": pairs, "key": name, **found})
+                mean = _mean_of_pairs(shared, mask, weights, weights, int(mask.any(1).sum()))
+                rows.append({"pairs": pairs, "key": name, **mean})
     return pd.DataFrame(rows, columns=["pairs", "key", "value", "low", "high", "n"])
 
 
@@ -223,8 +223,13 @@ def settings_grid(
 def _mean_of_pairs(
     shared: np.ndarray, mask: np.ndarray, left: np.ndarray, right: np.ndarray, n: int
 ) -> dict[str, float]:
-    """Mean of ``shared`` over the pairs that ``mask`` weighs; left and right: how often each resample drew
-    their facts."""
+    """Mean of ``shared`` over the pairs that ``mask`` weighs.
+
+    Args:
+        shared, mask: (fact on the left, fact on the right).
+        left, right: how often each resample drew their facts, (resample, fact).
+        n: number of facts.
+    """
     total = np.einsum("rf,rf->r", left @ (shared * mask), right)
     number = np.einsum("rf,rf->r", left @ mask, right)
     drawn = np.divide(total, number, out=np.full_like(total, np.nan), where=number > 0)
@@ -242,8 +247,10 @@ def _shared(neurons: pd.DataFrame, facts: pd.Index) -> np.ndarray:
 
 
 def held_neurons(tables: Sequence[pd.DataFrame], facts: pd.Index) -> list[sparse.csr_array]:
-    """Which neurons each fact has, one (fact, neuron) matrix of zeros and ones per table; the same columns in
-    all."""
+    """Which neurons each fact has, one (fact, neuron) matrix of zeros and ones per table.
+
+    The columns are the same in all.
+    """
     kept = [_neurons_of(facts, table) for table in tables]
     place = pd.concat([table["layer"].astype(np.int64) * 10**6 + table["neuron"] for table in kept])
     column, names = pd.factorize(place)
@@ -263,8 +270,7 @@ def _neurons_of(facts: pd.Index, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def expected_by_chance(first: pd.DataFrame, second: pd.DataFrame, facts: pd.Index, width: int) -> np.ndarray:
-    """Expected number shared by each fact of the first and each of the second, if neurons were drawn within
-    layers."""
+    """How many neurons facts would share if each fact's were drawn within their layers, (first, second)."""
     layers = 1 + max((int(table["layer"].max()) for table in (first, second) if len(table)), default=0)
     counts = []
     for table in (first, second):

@@ -12,8 +12,14 @@ from .intervals import LEVEL, RESAMPLES, interval
 
 
 def summarise_updates(edits: pd.DataFrame, by: Sequence[str] = ("neurons",)) -> pd.DataFrame:
-    """The paper's Table IV from :func:`evaluate_updates`: ``*by, measure, value, low, high, n`` with
-    intervals over edits.
+    """The paper's Table IV, with intervals over edits.
+
+    Args:
+        edits: :func:`kn_utils.experiments.updating.evaluate_updates`.
+        by: columns that tell kinds of edits apart.
+
+    Returns:
+        ``*by, measure, value, low, high, n``.
 
     Of perplexities (exp of the mean -ln P) the *rise* is as published, exp(mean after) - exp(mean before)
     over all edits; the *ratio* is, per edit, after / before (geometric mean over edits).
@@ -31,20 +37,23 @@ def summarise_updates(edits: pd.DataFrame, by: Sequence[str] = ("neurons",)) -> 
     }
     rows = []
     for key, group in edits.groupby(list(by), sort=False):
-        found = {name: interval(group[column]) for name, column in shares.items()}
+        measures = {name: interval(group[column]) for name, column in shares.items()}
         for when in ("before", "after"):
-            found[f"reciprocal rank of the new answer, {when}"] = interval(1 / group[f"rank_{when}"])
+            measures[f"reciprocal rank of the new answer, {when}"] = interval(1 / group[f"rank_{when}"])
         for side in ("within", "between"):
             before, after = group[f"{side}_before"], group[f"{side}_after"]
             logs = {"before": before, "after": after, "ratio": after - before}
             for name, values in logs.items():
-                one = interval(values)
-                found[f"perplexity {side}, {name}"] = {
-                    k: v if k == "n" else float(np.exp(v)) for k, v in one.items()
-                }
-            found[f"perplexity {side}, rise"] = _rise(before, after)
-        rows += [{**dict(zip(by, key, strict=True)), "measure": name, **one} for name, one in found.items()]
+                measures[f"perplexity {side}, {name}"] = _exp(interval(values))
+            measures[f"perplexity {side}, rise"] = _rise(before, after)
+        named = dict(zip(by, key, strict=True))
+        rows += [{**named, "measure": name, **values} for name, values in measures.items()]
     return pd.DataFrame(rows)
+
+
+def _exp(logs: dict[str, float]) -> dict[str, float]:
+    """An interval of logarithms as one of what they are the logarithms of."""
+    return {name: value if name == "n" else float(np.exp(value)) for name, value in logs.items()}
 
 
 def _rise(before: pd.Series, after: pd.Series) -> dict[str, float]:
@@ -54,7 +63,7 @@ def _rise(before: pd.Series, after: pd.Series) -> dict[str, float]:
     if len(pair[0]) < 2:
         value = float(np.exp(pair[1][0]) - np.exp(pair[0][0])) if len(pair[0]) else np.nan
         return {"value": value, "low": np.nan, "high": np.nan, "n": len(pair[0])}
-    found = stats.bootstrap(
+    ends = stats.bootstrap(
         pair,
         _difference_of_perplexities,
         paired=True,
@@ -65,7 +74,7 @@ def _rise(before: pd.Series, after: pd.Series) -> dict[str, float]:
         vectorized=True,
     ).confidence_interval
     value = float(_difference_of_perplexities(*pair))
-    return {"value": value, "low": float(found.low), "high": float(found.high), "n": len(pair[0])}
+    return {"value": value, "low": float(ends.low), "high": float(ends.high), "n": len(pair[0])}
 
 
 def _difference_of_perplexities(before: np.ndarray, after: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -31,7 +31,7 @@ def code_version(*made_by: Callable[..., object]) -> str:
         >>> len(code_version(refine))
         12
     """
-    names = [_Name(one.__module__, one.__qualname__.partition(".")[0]) for one in made_by]
+    names = [_Name(maker.__module__, maker.__qualname__.partition(".")[0]) for maker in made_by]
     return _digest(names or [_Name(name, "*") for name in _every_module()])
 
 
@@ -90,8 +90,7 @@ def _targets(node: ast.Assign | ast.AnnAssign) -> Iterator[str]:
 
 
 def _imported(node: ast.Import | ast.ImportFrom, package: str) -> Iterator[tuple[str, _Name | str]]:
-    """Local name -> what an import statement binds it to; ``package`` is the one that relative imports start
-    from."""
+    """Local name -> what an import statement binds it to; relative imports start from ``package``."""
     for alias in node.names:
         local = alias.asname or alias.name.partition(".")[0]
         if isinstance(node, ast.Import):
@@ -122,6 +121,7 @@ def _every_module() -> Iterator[str]:
 
 
 def _digest(names: list[_Name]) -> str:
+    """A digest of the definitions of these names and of all that these reach."""
     waiting, seen, texts = list(names), set(), set()
     while waiting:
         name = waiting.pop()
@@ -157,34 +157,45 @@ def _elsewhere(name: _Name) -> list[_Name]:
 
 def _references(node: ast.AST, module: _Module, own: str) -> Iterator[_Name | str]:
     """What a definition names: of its own module, through its imports, or imported inside it."""
-    package = own if FOLDER.joinpath(*own.split(".")[1:]).is_dir() else own.rpartition(".")[0]
-    names = dict(module.names)
-    for part in ast.walk(node):
-        if isinstance(part, (ast.Import, ast.ImportFrom)):
-            names.update(_imported(part, package))
-    through = {}  # a module's name in `module.attribute` stands for the attribute, not for the whole module
-    for part in ast.walk(node):
-        if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
-            place = names.get(part.value.id)
-            if isinstance(place, _Name) and _module(f"{place.module}.{place.name}") is not None:
-                through[id(part.value)] = _Name(f"{place.module}.{place.name}", part.attr)
+    names = _names_within(node, module, own)
+    through = dict(_attributes_of_modules(node, names))
     for part in ast.walk(node):
         if isinstance(part, ast.Name):
-            if id(part) in through:
-                yield through[id(part)]
+            if part in through:
+                yield through[part]
             elif part.id in module.definitions:
                 yield _Name(own, part.id)
             elif part.id in names:
                 yield names[part.id]
 
 
+def _names_within(node: ast.AST, module: _Module, own: str) -> dict[str, _Name | str]:
+    """What imports bind inside a definition: those of its module, and those that it makes itself."""
+    package = own if FOLDER.joinpath(*own.split(".")[1:]).is_dir() else own.rpartition(".")[0]
+    names = dict(module.names)
+    for part in ast.walk(node):
+        if isinstance(part, (ast.Import, ast.ImportFrom)):
+            names.update(_imported(part, package))
+    return names
+
+
+def _attributes_of_modules(node: ast.AST, names: dict[str, _Name | str]) -> Iterator[tuple[ast.Name, _Name]]:
+    """Where ``module.attribute`` is written: it stands for the attribute, not for the whole module."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
+            place = names.get(part.value.id)
+            if isinstance(place, _Name) and _module(f"{place.module}.{place.name}") is not None:
+                yield part.value, _Name(f"{place.module}.{place.name}", part.attr)
+
+
 def _text(node: ast.AST) -> str:
-    """Code without docstrings and comments; of imports of this package only what they bind, not from
-    where."""
+    """Code without docstrings and comments; of this package's imports what they bind, not from where."""
     return ast.unparse(_Plain().visit(ast.parse(ast.unparse(node))))
 
 
 class _Plain(ast.NodeTransformer):
+    """Takes docstrings away, and from imports of this package where they come from."""
+
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.stmt:
         inside = node.level or (node.module or "").partition(".")[0] == PACKAGE
         return ast.Import(names=node.names) if inside else node

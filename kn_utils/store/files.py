@@ -34,6 +34,7 @@ def written(path: Path) -> Iterator[Path]:
 
 
 def save_json(content: dict[str, Any], path: str | Path) -> Path:
+    """Write a dictionary as JSON that people can read; gives its path."""
     path = Path(path)
     with written(path) as place:
         place.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,5 +1,4 @@
-"""Stored tables that grow: what is asked for again is read, and only prompts that are not there yet are
-computed."""
+"""Stored tables that grow: what is there is read, and only prompts that are not there yet are computed."""
 
 from __future__ import annotations
 
@@ -32,8 +31,10 @@ class GrowingTable:
     needed: Sequence[str] = ()
 
     def completed(self, prompts: pd.DataFrame, compute: Compute) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The rows of these prompts, in their order, and the same of the notes; one process at a time
-        adds."""
+        """The rows of these prompts, in their order, and the same of the notes.
+
+        What is missing is computed first; one process at a time does so.
+        """
         table, notes, missing = self._known(prompts, quiet=True)  # read without waiting for those who add
         if table is None or len(missing):
             with alone(self._lock, f"{self.path.name}: another process is computing it; waiting"):

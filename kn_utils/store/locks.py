@@ -12,8 +12,10 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def alone(place: Path, waiting: str) -> Iterator[None]:
-    """Inside, no other process is in a block of the same lock file; while one is, say what is waited for, and
-    wait."""
+    """Inside, no other process is in a block of the same lock file.
+
+    While one is, say what is waited for, and wait.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place)
     try:

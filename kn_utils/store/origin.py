@@ -18,12 +18,12 @@ from .code import code_version
 
 
 def full_origin(origin: dict[str, Any], *made_by: Callable[..., object]) -> dict[str, Any]:
-    """An origin as it is stored: with a digest of the code that makes the table, and as JSON gives it
-    back."""
+    """An origin as it is stored: with a digest of the code that makes the table, as JSON gives it back."""
     return json.loads(json.dumps({**origin, "code": code_version(*made_by)}))
 
 
 def package_version() -> str:
+    """The installed version of ``kn_utils``, ``0`` where it is not installed."""
     try:
         return version("kn_utils")
     except PackageNotFoundError:  # a copy that is not installed, as on a borrowed machine
@@ -38,38 +38,37 @@ def git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def machine() -> pd.DataFrame:
-    """What the numbers are computed with: versions, processor, memory, accelerator."""
+def versions_and_machine() -> pd.DataFrame:
+    """What the numbers are computed with: versions, processor, memory, accelerator; column ``here``."""
     import platform
 
     import psutil
     import torch
 
     names = ("torch", "transformers", "numpy", "pandas", "scipy")
-    facts = (
-        {"python": platform.python_version()}
-        | {name: version(name) for name in names}
-        | {"kn_utils": package_version()}
-    )
-    facts["processor"] = (
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
-    )
-    facts["threads"] = str(torch.get_num_threads())
-    facts["memory"] = (
-        f"{psutil.virtual_memory().available / 2**30:.0f} of {psutil.virtual_memory().total / 2**30:.0f} GiB "
-        f"free"
-    )
-    facts["accelerator"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return pd.DataFrame({"here": facts})
+    memory = psutil.virtual_memory()
+    cores = f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    here = {
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+        "kn_utils": package_version(),
+        "processor": f"{platform.machine()}, {cores}",
+        "threads": str(torch.get_num_threads()),
+        "memory": f"{memory.available / 2**30:.0f} of {memory.total / 2**30:.0f} GiB free",
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+    return pd.DataFrame({"here": here})
 
 
-def fingerprint(*things: pd.DataFrame | Path) -> str:
-    """Short digest of tables or files."""
+machine = versions_and_machine  # notebook 00's name for it
+
+
+def fingerprint(*contents: pd.DataFrame | Path) -> str:
+    """A short digest of tables or files, by what is in them."""
     digest = hashlib.sha256()
-    for thing in things:
-        digest.update(
-            thing.to_csv(index=False).encode()
-            if isinstance(thing, pd.DataFrame)
-            else Path(thing).read_bytes()
-        )
+    for content in contents:
+        if isinstance(content, pd.DataFrame):
+            digest.update(content.to_csv(index=False).encode())
+        else:
+            digest.update(Path(content).read_bytes())
     return digest.hexdigest()[:12]

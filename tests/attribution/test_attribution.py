@@ -1,5 +1,4 @@
-"""Attribution against a plain loop, captum, finite differences, and the properties that any right version
-has."""
+"""Attribution against a plain loop, captum, finite differences, and properties that any right version has."""
 
 from __future__ import annotations
 

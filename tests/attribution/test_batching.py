@@ -1,5 +1,4 @@
-"""Batches hold every prompt once and no more than the budget; a pass that does not fit is made again in
-smaller ones."""
+"""Batches hold every prompt once and keep to the budget; a pass that does not fit is made in smaller ones."""
 
 from __future__ import annotations
 
@@ -111,8 +110,7 @@ def test_texts_of_6_to_60_tokens_together_score_as_each_alone(kind):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Without collecting garbage after every failed pass: a test process holds much that has to be looked
-    through."""
+    """No garbage is collected after every failed pass: a test process holds much to look through."""
     monkeypatch.setattr(batching, "gc", SimpleNamespace(collect=lambda: None))
 
 
@@ -283,8 +281,7 @@ def test_the_budget_falls_with_free_memory_and_is_never_nothing(small, monkeypat
 
 
 def test_a_batch_of_attribute_keeps_to_the_budget(small, monkeypatch):
-    """Tokens of the widest layer: (1 + steps x layers) copies of a text, or, left to right, of its last
-    token."""
+    """The widest layer's tokens: (1 + steps x layers) times a text, or, left to right, its last one."""
     prompts = random_prompts(40, 3)
     gpt2 = make_model("gpt2")
     for model, tokens in ((small, lambda n: 13 * n), (gpt2, lambda n: 13 + n)):

@@ -1,5 +1,4 @@
-"""The benchmark measures the right things: its published procedure is the plain loop, and its table is what
-it says."""
+"""The benchmark measures the right things: its published procedure is the plain loop, its table is true."""
 
 from __future__ import annotations
 

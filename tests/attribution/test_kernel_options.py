@@ -1,5 +1,4 @@
-"""The kernel's options against plain loops: baselines, multipliers, layers, windows of attention, the
-variants of architectures."""
+"""The kernel's options against plain loops: baselines, multipliers, layers, windows, architectures."""
 
 from __future__ import annotations
 

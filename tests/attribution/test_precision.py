@@ -1,5 +1,4 @@
-"""Precision of matrix products: what bfloat16 costs, that nothing stays changed, that edits of weights are
-seen."""
+"""Precision of matrix products: what bfloat16 costs, that nothing stays changed, that edits are seen."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Several processes write what one writes; one that fails or dies is reported; and memory does not grow with
-the prompts."""
+"""Several processes write what one writes; one that fails or dies is reported; memory stays bounded."""
 
 from __future__ import annotations
 

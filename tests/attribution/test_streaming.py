@@ -1,5 +1,4 @@
-"""Long runs: whatever breaks them off, wherever, the same call ends with the same files, and computes no
-batch twice."""
+"""Long runs: wherever one breaks off, the same call ends with the same files and computes no batch twice."""
 
 from __future__ import annotations
 
@@ -44,8 +43,7 @@ def narrow(monkeypatch):
 
 @pytest.fixture
 def asked(prompts) -> pd.DataFrame:
-    """Prompts in an order that is not that of their names, with an index that says nothing; answers of 1 to 6
-    pieces."""
+    """Prompts in an order that is not that of their names, with an index that says nothing; 1 to 6 pieces."""
     return prompts.assign(answer=["B", *prompts["answer"][1:]]).sample(frac=1, random_state=1)
 
 
@@ -176,8 +174,11 @@ def counting(monkeypatch, before) -> None:
 def test_killed_before_any_file_operation_the_same_call_ends_with_the_same_files(
     bert, asked, tmp_path, monkeypatch
 ):
-    """SIGKILL ahead of each replacement and deletion of one run: between a part's two files, in the middle of
-    putting a window's parts into one, between the two results, in the middle of clearing up."""
+    """SIGKILL ahead of each replacement and deletion of one run.
+
+    That is between a part's two files, in the middle of putting a window's parts into one, between the two
+    results, in the middle of clearing up.
+    """
     asked, operations = asked.iloc[:5], []
     with monkeypatch.context() as here:
         counting(here, lambda *operation: operations.append(operation))

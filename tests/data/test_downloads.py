@@ -1,5 +1,4 @@
-"""Downloads from a server that truncates, corrupts, stalls and refuses; caches that are full, closed or
-tampered with."""
+"""Downloads from a server that truncates, corrupts, stalls, refuses; caches full, closed, tampered with."""
 
 from __future__ import annotations
 

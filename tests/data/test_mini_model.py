@@ -1,5 +1,4 @@
-"""The bundled model knows what it was taught and no more, without being certain, and its knowledge neurons
-matter."""
+"""The bundled model knows what it was taught, without being certain, and its knowledge neurons matter."""
 
 from __future__ import annotations
 

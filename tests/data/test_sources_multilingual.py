@@ -1,5 +1,4 @@
-"""mLAMA, mParaRel and both builds of T-REx_multilingual, from small files of our own in the published
-formats."""
+"""mLAMA, mParaRel and both builds of T-REx_multilingual, from small files in the published formats."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What the loaders share: reading lines, the tables' own checks, options, and what is told about a data
-set."""
+"""What the loaders share: reading lines, the tables' own checks, options, and what is told of a data set."""
 
 from __future__ import annotations
 

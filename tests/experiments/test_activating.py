@@ -37,7 +37,7 @@ def small(*facts: tuple[str, str, str]) -> Facts:
 
 
 def sentences(*rows: tuple[str, str, str]) -> pd.DataFrame:
-    """(fact, kind, text)"""
+    """Sentences as (fact, kind, text)."""
     return table(
         [(f"p{i}", fact.split(":")[0], fact, kind, text) for i, (fact, kind, text) in enumerate(rows)],
         ["passage", "relation", "fact", "kind", "text"],

@@ -51,8 +51,7 @@ def folder_of(file: Path) -> str:
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
-    """Modules that a file imports, in full; and whether when it is itself imported (not inside a
-    function)."""
+    """Modules that a file imports, in full; and whether when it is itself imported (not in a function)."""
     inside = file.relative_to(ROOT)
     package = list(inside.parts[:-1])
     tree = ast.parse(file.read_text(encoding="utf-8"))

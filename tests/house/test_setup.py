@@ -102,7 +102,7 @@ def test_public_address_has_one_place():
 def test_cleaner_is_told_once():
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
     assert [repo["repo"] for repo in hooks] == ["local"]
-    assert [hook["id"] for hook in hooks[0]["hooks"]] == ["ruff", "nbstripout"]
+    assert [hook["id"] for hook in hooks[0]["hooks"]] == ["ruff", "ruff-format", "mypy", "nbstripout"]
     script = (ROOT / "run_all.sh").read_text(encoding="utf-8")
     assert "--keep-output --keep-count --keep-id" in script
 

@@ -116,8 +116,7 @@ def write(
     architecture: str | None = None,
     stretched: bool = False,
 ) -> Path:
-    """The model as a GGUF file with a tokenizer: GPT-2's kind for Llama and GPT-2, SentencePiece's for
-    Gemma."""
+    """The model as a GGUF file with a tokenizer: GPT-2's kind, or SentencePiece's for Gemma."""
     config = model.config
     arch = architecture or {"gemma3_text": "gemma3"}.get(kind, kind)
     writer = GGUFWriter(path, arch)

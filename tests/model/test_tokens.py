@@ -1,5 +1,4 @@
-"""What tokenizers do to prompts: against plain loops over single prompts, and the stored figures against the
-real files."""
+"""What tokenizers do to prompts: against plain loops, and the stored figures against the real files."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from kn_utils.model import tokenizer_report as room
 from kn_utils.model.rows import answer_pieces, encode
 from kn_utils.model.tokenizer_report import as_shares, shared_spellings, spelling_matrix, tokenizer_report
 from kn_utils.published import tokenizer as figures
-from kn_utils.published.tokenizer import store, stored
+from kn_utils.published.tokenizer import store, stored_report
 
 KN_RAW = os.environ.get("KN_RAW")
 PIECES = ["pieces_1", "pieces_2", "pieces_3", "unwritable"]
@@ -145,8 +144,8 @@ def test_shared_spellings_count_facts_that_both_languages_have():
 
 
 def test_stored_figures_add_up_and_say_where_they_come_from():
-    report, origin = stored()
-    pairs, _ = stored("spellings")
+    report, origin = stored_report()
+    pairs, _ = stored_report("spellings")
     assert (report[PIECES].sum(axis=1) == report["prompts"]).all() and (
         report["unknown_text"] <= report["prompts"]
     ).all()
@@ -174,18 +173,18 @@ def test_what_is_stored_is_read_again(vocabulary, tmp_path, monkeypatch, capsys)
     }
     monkeypatch.setattr(figures, "load_facts", lambda asked: replace(facts, origin=origin))
     store(vocabulary, "by hand", {"some facts": "mini"})
-    report, note = stored()
+    report, note = stored_report()
     pd.testing.assert_frame_equal(
         report.drop(columns="dataset"), tokenizer_report(vocabulary, prompts), check_dtype=False
     )
     pd.testing.assert_frame_equal(
-        stored("spellings")[0].drop(columns="dataset"), shared_spellings(prompts), check_dtype=False
+        stored_report("spellings")[0].drop(columns="dataset"), shared_spellings(prompts), check_dtype=False
     )
     assert note["datasets"]["some facts"]["options"] == {"labels": "a stand-in, labels.txt"}
 
 
 def test_figure_has_a_panel_per_data_set_and_a_bar_per_language_and_kind():
-    report, _ = stored()
+    report, _ = stored_report()
     shares = as_shares(report, ["dataset", "language"])
     figure = plots.answer_pieces(shares, "title")
     assert [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes] == list(
@@ -199,8 +198,7 @@ def test_figure_has_a_panel_per_data_set_and_a_bar_per_language_and_kind():
 
 @pytest.mark.skipif(not KN_RAW, reason="KN_RAW does not point to the published files")
 def test_stored_figures_are_those_of_the_published_files(tmp_path, monkeypatch):
-    """mBERT's real vocabulary on some relations; on one, answers that it cannot write, against single
-    prompts."""
+    """mBERT's real vocabulary on some relations; answers that it cannot write against single prompts."""
     for place in Path(KN_RAW).iterdir():
         (tmp_path / place.name).symlink_to(place)
     monkeypatch.setenv("KN_DATA", str(tmp_path))
@@ -213,7 +211,7 @@ def test_stored_figures_are_those_of_the_published_files(tmp_path, monkeypatch):
             ("report", tokenizer_report(tokenizer, prompts)),
             ("spellings", shared_spellings(prompts)),
         ):
-            table, _ = stored(kind)
+            table, _ = stored_report(kind)
             table = table[(table["dataset"] == dataset) & table["relation"].isin(relations)].drop(
                 columns="dataset"
             )

@@ -1,5 +1,4 @@
-"""The released outputs: their formats in small files of our own, our analyses against plain loops, all counts
-on the real ones."""
+"""The released outputs: small files of our own, our analyses against plain loops, counts on the real ones."""
 
 from __future__ import annotations
 
@@ -215,8 +214,7 @@ def test_results_of_updating_are_the_numbers_before_the_summary(small):
 
 
 def plain_refinement(bags: list[list[list]], passes: int = 8) -> list[list[list[int]]]:
-    """The released procedure in plain words: count, compare with a moving share, stop after so many
-    passes."""
+    """The released procedure in plain words: count, compare with a moving share, stop after some passes."""
     share, kept = 0.7, []
     for _ in range(passes):
         kept = []
@@ -235,8 +233,10 @@ def plain_refinement(bags: list[list[list]], passes: int = 8) -> list[list[list[
 
 
 def random_bag(draw: np.random.Generator, often: dict[int, int]) -> list:
-    """Six prompts; ``often`` says of how many prompts how many neurons are held. Some scores lie under the
-    threshold."""
+    """Six prompts; ``often`` says of how many prompts how many neurons are held.
+
+    Some scores lie under the threshold.
+    """
     held_by: list[list] = [[[0, 0, 1.0]] if i < 2 else [[1, 900 + i, 1.0]] for i in range(len(LANGUAGES))]
     number = 0
     for times, neurons in often.items():
@@ -263,7 +263,7 @@ def test_our_refinement_with_the_released_settings_is_theirs(cache, often, mean)
     scored = [random_bag(draw, often) for _ in range(5)]
     cache.add("released", small_files(scored=scored))
     scores, prompts = released.scores()
-    mine = refine_bags(scores, prompts, **reanalysis.SETTINGS)
+    mine = refine_bags(scores, prompts, **reanalysis.RELEASED_REFINEMENT)
     plain = plain_refinement([[metrics["ig_gold"] for _, metrics in one] for one in scored])
     assert released.written(mine) == json.dumps(plain, indent=2)
     assert len(mine.neurons) == 5 * mean
@@ -485,7 +485,9 @@ def test_table_two_of_the_real_files_against_plain_loops(raw):
     scores, prompts = released.scores()
     both = {
         "PARAREL_en": released.refined("PARAREL_en"),
-        "T-REx_multilingual": reanalysis._multilingual(refine_bags(scores, prompts, **reanalysis.SETTINGS)),
+        "T-REx_multilingual": reanalysis._multilingual(
+            refine_bags(scores, prompts, **reanalysis.RELEASED_REFINEMENT)
+        ),
     }
     for dataset, refined in both.items():
         assert not refined.neurons.duplicated(["fact", "layer", "neuron"]).any()
@@ -511,7 +513,7 @@ def test_drawing_as_the_released_script_does_gives_the_number_between(raw):
 @real
 def test_refined_p108_is_the_released_file_byte_for_byte(raw):
     scores, prompts = released.scores()
-    text = released.written(refine_bags(scores, prompts, **reanalysis.SETTINGS))
+    text = released.written(refine_bags(scores, prompts, **reanalysis.RELEASED_REFINEMENT))
     assert len(text) == 4050 and hashlib.sha256(text.encode()).hexdigest() == reanalysis.REFINED_P108
     listed = catalogue.index("released")[released.place("T-REx_multilingual", "kn/kn_bag-P108.json")]
     assert listed.checksum == f"sha256:{reanalysis.REFINED_P108}"
@@ -524,7 +526,10 @@ def test_refined_p108_is_the_released_file_byte_for_byte(raw):
         {"threshold": 0.3},
         {"floor": None, "share": 0.5, "target": None},
     ):
-        assert released.written(refine_bags(scores, prompts, **{**reanalysis.SETTINGS, **other})) != text
+        assert (
+            released.written(refine_bags(scores, prompts, **{**reanalysis.RELEASED_REFINEMENT, **other}))
+            != text
+        )
 
 
 @real

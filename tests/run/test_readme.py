@@ -22,7 +22,7 @@ def test_the_table_of_speeds_is_the_measured_one():
 
 
 def test_the_table_of_results_is_the_stored_one():
-    assert between_marks("results") == results.markdown(results.stored())
+    assert between_marks("results") == results.markdown(results.stored_results())
 
 
 def test_every_notebook_is_listed_and_every_linked_file_is_there():

@@ -1,5 +1,4 @@
-"""Sharing between facts, relations and languages: against plain loops over sets, drawn neurons, and all
-permutations."""
+"""Sharing between facts, relations and languages: against plain loops, drawn neurons, all permutations."""
 
 from __future__ import annotations
 
@@ -62,8 +61,7 @@ def relation_of() -> dict[str, str]:
 
 @pytest.fixture
 def by_language(relation_of) -> dict[str, Refined]:
-    """A fact's languages hold some of the same neurons; each language also its own; one fact is not asked
-    about in ja."""
+    """A fact's languages share some neurons, each also has its own; one fact is not asked about in ja."""
     random = np.random.default_rng(5)
     common = {f: {(int(random.integers(4)), int(random.integers(10))) for _ in range(2)} for f in relation_of}
     found = {}
@@ -235,8 +233,7 @@ def test_p_is_the_share_of_all_permutations_within_relations(monkeypatch):
 
 @pytest.mark.slow
 def test_p_is_even_where_facts_of_a_relation_are_alike(relation_of):
-    """Neurons drawn by relation, not by fact: small p for any fact, and about as often below 0.2 as chance
-    says for others."""
+    """Neurons drawn by relation, not by fact: small p for any fact, even p for others of the relation."""
     small, any_fact = [], []
     for seed in range(30):
         random = np.random.default_rng(seed)

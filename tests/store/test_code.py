@@ -1,5 +1,4 @@
-"""What a table depends on: the meaning of the code that computes it, wherever it stands and however it is
-worded."""
+"""What a table depends on: the meaning of the code that computes it, wherever and however it is written."""
 
 from __future__ import annotations
 

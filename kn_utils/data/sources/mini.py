@@ -15,7 +15,11 @@ FOLDER = DATA / "mini"
 
 @cache
 def read(folder: str | Path = FOLDER) -> Facts:
-    """The bundled tables, checked."""
+    """The bundled tables, checked.
+
+    Raises:
+        DataError: a table is missing or something is wrong with it.
+    """
     folder = Path(folder)
     tables = {kind: read_table(folder / f"{kind}.csv", kind) for kind in ("entities", "facts", "templates")}
     data = Facts("mini", **tables, origin={"dataset": "mini", "licence": "CC0-1.0"})
@@ -31,8 +35,11 @@ def load(languages: list[str] | None = None, relations: list[str] | None = None)
 
 
 def teaching(folder: str | Path = FOLDER) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What the bundled model was taught: ``fact, taught`` (all, a language, never) and ``template,
-    taught``."""
+    """What the bundled model was taught.
+
+    Returns:
+        ``fact, taught`` (``all``, a language, or ``never``), and ``template, taught``.
+    """
     folder = Path(folder)
     facts = pd.read_csv(folder / "teaching_facts.csv", dtype=str)
     wordings = pd.read_csv(folder / "teaching_wordings.csv", dtype={"template": str, "taught": bool})
@@ -40,8 +47,12 @@ def teaching(folder: str | Path = FOLDER) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def mark_teaching(prompts: pd.DataFrame) -> pd.DataFrame:
-    """Prompts with ``group``: taught in all languages, in this one only, in another only, never; and
-    ``wording``: seen, unseen."""
+    """Prompts, marked by what the bundled model was taught.
+
+    Returns:
+        the prompts with ``group`` (taught in ``all`` languages, in ``this`` one only, in ``another`` only,
+        ``never``) and ``wording`` (``seen``, ``unseen``).
+    """
     taught, wordings = teaching()
     how = prompts["fact"].map(taught.set_index("fact")["taught"])
     group = how.where(how.isin(["all", "never"]), "another").mask(how == prompts["language"], "this")
@@ -50,8 +61,11 @@ def mark_teaching(prompts: pd.DataFrame) -> pd.DataFrame:
 
 
 def passages(relations: list[str] | None = None, folder: str | Path = FOLDER) -> pd.DataFrame:
-    """Sentences for the activation study: ``passage, relation, fact, kind, text``; kind = both, head,
-    neither."""
+    """Sentences for the activation study.
+
+    Returns:
+        ``passage, relation, fact, kind, text``; ``kind`` is ``both``, ``head`` or ``neither``.
+    """
     table = pd.read_csv(Path(folder) / "passages.csv", dtype=str, keep_default_na=False)
     if relations is None:
         return table

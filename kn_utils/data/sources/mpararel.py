@@ -1,5 +1,4 @@
-"""mParaRel: several wordings per relation *and* language, so that paraphrases and languages can be told
-apart.
+"""mParaRel: several wordings per relation *and* language, so that the two can be told apart.
 
 The wordings are ParaRel's, machine translated and partly reviewed (``checked-by-human``); the facts are
 LAMA's with Wikidata's labels of 2021. Chinese comes in simplified and traditional writing.
@@ -37,13 +36,13 @@ def load(
     chinese: Literal["hans", "hant"] = "hans",
     min_languages: PositiveInt = 1,
 ) -> Facts:
-    """mParaRel in some of its languages (``None``: the six of this study) and relations (``None``: all with
-    wordings).
+    """mParaRel in some of its languages and relations.
 
     Args:
         languages: ``zh`` is the writing that ``chinese`` names; ``zh-hans`` and ``zh-hant`` may be asked for
-            by name, so that they can stand side by side.
-        relations: such as ``["P36"]``. Some have no wording in some language; it then has no prompts there.
+            by name, so that they can stand side by side. ``None``: the six of this study.
+        relations: such as ``["P36"]``; ``None``: all with wordings. Some have no wording in some language; it
+            then has no prompts there.
         chinese: ``"hans"`` (simplified) or ``"hant"`` (traditional).
         min_languages: keep facts that have both labels in at least so many of the languages asked for (in all
             of them if they are fewer); with 1 the languages hold different facts.
@@ -54,41 +53,34 @@ def load(
     languages = choose_languages(DATASET, languages, LANGUAGES)
     written = {language: f"zh-{chinese}" if language == "zh" else language for language in languages}
     files = {language: _relations(f"{FOLDER}/patterns/{folder}/") for language, folder in written.items()}
-    known = list(dict.fromkeys(relation for found in files.values() for relation in found))
+    known = list(dict.fromkeys(relation for listed in files.values() for relation in listed))
     relations = choose_relations(DATASET, relations, known)
-    asked = [
-        (relation, language)
-        for language in languages
-        for relation in relations
-        if relation in files[language]
-    ]
-    places = obtain(
-        DATASET, [f"{FOLDER}/patterns/{written[language]}/{relation}.jsonl" for relation, language in asked]
-    )
+    both = [(relation, language) for language in languages for relation in relations]
+    asked = [(relation, language) for relation, language in both if relation in files[language]]
+    paths = [f"{FOLDER}/patterns/{written[language]}/{relation}.jsonl" for relation, language in asked]
     rows = [
         (relation, language, text, checked)
-        for (relation, language), place in zip(asked, places, strict=True)
+        for (relation, language), place in zip(asked, obtain(DATASET, paths), strict=True)
         for text, checked in read_json_lines(place, ["pattern", "checked-by-human"])
     ]
     names = [(relation, language) for relation in relations for language in languages]
-    places = obtain(
-        DATASET, [f"{FOLDER}/tuples/{written[language]}/{relation}.jsonl" for relation, language in names]
-    )
-    found, labels = read_facts(dict(zip(names, places, strict=True)))
-    triples = in_enough_languages(found, labels, languages, min(min_languages, len(languages)))
+    paths = [f"{FOLDER}/tuples/{written[language]}/{relation}.jsonl" for relation, language in names]
+    every, labels = read_facts(dict(zip(names, obtain(DATASET, paths), strict=True)))
+    triples = in_enough_languages(every, labels, languages, min(min_languages, len(languages)))
     note = origin(DATASET, [DATASET], {"chinese": chinese, "min_languages": min_languages})
+    unworded = [
+        f"{relation} in {language}" for relation, language in names if relation not in files[language]
+    ]
     note["left_out"] = {
-        "relations without a wording": [
-            f"{r} in {language}" for r, language in names if r not in files[language]
-        ],
-        "facts in too few languages": len(found) - len(triples),
+        "relations without a wording": unworded,
+        "facts in too few languages": len(every) - len(triples),
     }
     data = tables(DATASET, labels, triples, [row[:3] for row in rows], note)
-    note["noted"]["wordings checked by a person"] = sum(row[3] for row in rows)
+    note["noted"]["wordings checked by a person"] = sum(bool(checked) for *_, checked in rows)
     return data
 
 
 def _relations(folder: str) -> list[str]:
-    return [
-        path.removeprefix(folder).removesuffix(".jsonl") for path in index(DATASET) if path.startswith(folder)
-    ]
+    """The relations that have a file of wordings in a folder."""
+    paths = (path for path in index(DATASET) if path.startswith(folder))
+    return [path.removeprefix(folder).removesuffix(".jsonl") for path in paths]

@@ -2,8 +2,7 @@
 
 34 relations, 318 wordings, 27,738 facts, 253,448 prompts. The published list of facts gives labels only, so
 an entity's id is its label: ``P36:France:Paris``. Facts with the same labels (other entities of the same
-name) are kept,
-as the paper keeps them: the second is ``P36:England:London#2``.
+name) are kept, as the paper keeps them: the second is ``P36:England:London#2``.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def load(
     facts: Literal["all", "vocabulary"] = "all",
     min_wordings: int = 4,
 ) -> Facts:
-    """PARAREL_en.
+    """PARAREL_en in some of its relations.
 
     Args:
         languages: ``["en"]`` or ``None``; there is no other.

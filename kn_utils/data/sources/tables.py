@@ -1,6 +1,6 @@
-"""From published files to the tables of :mod:`kn_utils.facts`: what the loaders share.
+"""From published files to the tables of :mod:`kn_utils.data.facts`: what the loaders share.
 
-Published data are not refused for what :func:`kn_utils.facts.find_problems` calls a problem: they hold
+Published data are not refused for what :func:`kn_utils.data.facts.find_problems` calls a problem: they hold
 subjects with several objects, entities that share a label, and the same fact under two uuids. :func:`tables`
 checks what must hold for the tables to be usable, and counts the rest in ``origin``.
 """
@@ -33,7 +33,7 @@ def choose_relations(dataset: str, asked: Iterable[str] | None, known: Sequence[
     """The relations asked for in the published order, all for ``None``; unknown ones are refused."""
     asked = list(known if asked is None else asked)
     refuse_unknown(dataset, "relation", asked, known)
-    return [one for one in known if one in asked]
+    return [relation for relation in known if relation in asked]
 
 
 def choose_languages(dataset: str, asked: Iterable[str] | None, known: Sequence[str]) -> list[str]:
@@ -51,7 +51,7 @@ def read_lines(path: Path) -> Iterator[str]:
                 yield line.rstrip("\n")
 
 
-def read_json_lines(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def read_json_lines(path: Path, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """The values of ``keys`` in each line of a JSON-lines file.
 
     Raises:
@@ -76,18 +76,21 @@ def read_facts(places: Mapping[tuple[str, str], Path]) -> tuple[list[Triple], di
 
     Returns:
         the facts of any language, by relation and then LAMA's number; and (entity, language) -> label.
+
+    Raises:
+        DataError: a number that means different facts in two languages.
     """
-    numbers: dict[str, dict[int, tuple[str, str]]] = {}
+    numbered: dict[str, dict[int, tuple[str, str]]] = {}
     labels: dict[tuple[str, str], str] = {}
     for (relation, language), place in places.items():
-        found = numbers.setdefault(relation, {})
+        facts = numbered.setdefault(relation, {})
         for line in read_json_lines(place, ["sub_uri", "sub_label", "obj_uri", "obj_label", "lineid"]):
             subject, subject_label, answer, answer_label, number = line
-            if found.setdefault(number, (subject, answer)) != (subject, answer):
+            if facts.setdefault(number, (subject, answer)) != (subject, answer):
                 raise DataError(f"{place}: lineid {number} is another fact than in the other languages.")
             labels.setdefault((subject, language), subject_label)
             labels.setdefault((answer, language), answer_label)
-    triples = [(relation, *found[number]) for relation, found in numbers.items() for number in sorted(found)]
+    triples = [(relation, *facts[number]) for relation, facts in numbered.items() for number in sorted(facts)]
     return triples, labels
 
 
@@ -98,25 +101,24 @@ def in_enough_languages(
     return [
         (relation, subject, answer)
         for relation, subject, answer in triples
-        if sum((subject, one) in labels and (answer, one) in labels for one in languages) >= least
+        if sum((subject, name) in labels and (answer, name) in labels for name in languages) >= least
     ]
 
 
 def origin(dataset: str, collections: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
     """The beginning of ``Facts.origin``: what was read, from where, under which licence."""
     sources = [COLLECTIONS[name] for name in collections]
-    commits = {
-        name: commit for name, commit in COMMITS.items() if any(s.address.endswith(name) for s in sources)
-    }
+    addresses = [source.address for source in sources]
+    commits = {name: commit for name, commit in COMMITS.items() if any(at.endswith(name) for at in addresses)}
     return {
         "dataset": dataset,
         "options": dict(options),
-        "sources": [one.title for one in sources],
-        "addresses": [one.address for one in sources],
+        "sources": [source.title for source in sources],
+        "addresses": addresses,
         "commits": commits,
-        "licence": "; ".join(dict.fromkeys(one.licence for one in sources)),
-        "terms": list(dict.fromkeys(one.terms for one in sources)),
-        "citation": "; ".join(dict.fromkeys(one.citation for one in sources)),
+        "licence": "; ".join(dict.fromkeys(source.licence for source in sources)),
+        "terms": list(dict.fromkeys(source.terms for source in sources)),
+        "citation": "; ".join(dict.fromkeys(source.citation for source in sources)),
         "left_out": {},
     }
 
@@ -146,10 +148,8 @@ def tables(
     """
     for relation, language, text in wordings:
         if text.count(SUBJECT) != 1 or text.count(OBJECT) != 1:
-            raise DataError(
-                f"{dataset}: a wording of {relation} in {language} lacks {SUBJECT} or {OBJECT} once: "
-                f"{text!r}."
-            )
+            where = f"a wording of {relation} in {language}"
+            raise DataError(f"{dataset}: {where} lacks {SUBJECT} or {OBJECT} once: {text!r}.")
     used = dict.fromkeys(entity for _, *pair in triples for entity in pair)
     languages = list(dict.fromkeys(language for _, language, _ in wordings))
     entities = [
@@ -204,27 +204,20 @@ def tables(
 
 
 def provenance(data: Facts) -> pd.DataFrame:
-    """What a data set holds, what was left out of it and why, what stands out, whose it is: ``part, what,
-    number, detail``.
+    """What a data set holds, what was left out of it and why, what stands out, and whose it is.
 
-    ``detail`` shows the first example where there are several.
+    Returns:
+        ``part, what, number, detail``; ``detail`` shows the first example where there are several.
     """
-    rows = []
+    rows: list[tuple[str, str, Any, str]] = []
     for part in ("counts", "left_out", "noted"):
-        for what, found in data.origin.get(part, {}).items():
-            several = isinstance(found, list)
-            rows.append(
-                (
-                    part.replace("_", " "),
-                    what,
-                    len(found) if several else found,
-                    found[0] if several and found else "",
-                )
-            )
+        for what, told in data.origin.get(part, {}).items():
+            number, example = (len(told), next(iter(told), "")) if isinstance(told, list) else (told, "")
+            rows.append((part.replace("_", " "), what, number, example))
     for what in ("options", "licence", "terms", "addresses", "commits", "citation"):
-        if found := data.origin.get(what):
-            shown = found if isinstance(found, str) else ", ".join(found)
-            if isinstance(found, dict):
-                shown = ", ".join(f"{key}={value}" for key, value in found.items())
+        if told := data.origin.get(what):
+            shown = told if isinstance(told, str) else ", ".join(told)
+            if isinstance(told, dict):
+                shown = ", ".join(f"{key}={value}" for key, value in told.items())
             rows.append(("origin", what, "", shown))
     return pd.DataFrame(rows, columns=["part", "what", "number", "detail"])

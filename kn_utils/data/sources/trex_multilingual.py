@@ -1,10 +1,9 @@
-"""T-REx_multilingual: facts asked once in each of several languages, in X-FACTR's wordings by native
-speakers.
+"""T-REx_multilingual: facts asked once in each of several languages, in wordings by native speakers.
 
-Two builds. ``released`` follows the notebook in the multilingual study's repository: X-FACTR's list of
-subjects with all their Wikidata objects, 16 relations, X-FACTR's labels, subject or object asked for by a
-coin per fact. ``clean`` takes LAMA's facts with mLAMA's labels instead: 41 relations, the object asked for,
-nothing to guess.
+The wordings are X-FACTR's. There are two builds. ``released`` follows the notebook in the multilingual
+study's repository: X-FACTR's list of subjects with all their Wikidata objects, 16 relations, X-FACTR's
+labels, subject or object asked for by a coin per fact. ``clean`` takes LAMA's facts with mLAMA's labels
+instead: 41 relations, the object asked for, nothing to guess.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def load(
     aliases: bool = False,
     seed: int = 0,
 ) -> Facts:
-    """T-REx_multilingual.
+    """T-REx_multilingual in some of its languages and relations.
 
     Args:
         languages: of X-FACTR's 23 (``clean``: those that mLAMA has too); ``None``: the six of this study.
@@ -88,9 +87,8 @@ def load(
         triples = _multi_rel(relations)
         known = _labels(languages, labels)
         if aliases:
-            note["labels taken from lists of names"] = _add_names(
-                known, languages, {e for _, *pair in triples for e in pair}
-            )
+            used = {entity for _, *pair in triples for entity in pair}
+            note["labels taken from lists of names"] = _add_names(known, languages, used)
     else:
         triples, known = mlama.read_labelled(languages, relations)
     for language in languages:
@@ -108,6 +106,7 @@ def _in_mlama() -> list[str]:
 
 
 def _coin(fact: str, seed: int) -> str:
+    """The side of a fact that is asked for."""
     return ("object", "subject")[hashlib.sha256(f"{seed}:{fact}".encode()).digest()[0] & 1]
 
 
@@ -115,8 +114,12 @@ def _multi_rel(relations: Sequence[str]) -> list[Triple]:
     """X-FACTR's facts: lines of subject, relation and all objects."""
     (place,) = obtain("xfactr", [f"{FOLDER}/TREx_multi_rel.txt"])
     rows = (line.split("\t") for line in read_lines(place))
-    found = [(relation, subject, answer) for subject, relation, objects in rows for answer in objects.split()]
-    return [triple for triple in found if triple[0] in relations]
+    return [
+        (relation, subject, answer)
+        for subject, relation, objects in rows
+        for answer in objects.split()
+        if relation in relations
+    ]
 
 
 def _wordings(
@@ -126,7 +129,8 @@ def _wordings(
     (place,) = obtain("xfactr", [f"{FOLDER}/TREx_prompts.csv"])
     with place.open(encoding="utf-8", newline="") as file:
         rows = {row["pid"]: row for row in csv.DictReader(file)}
-    kept, left_out = [], {}
+    kept: list[Triple] = []
+    left_out: dict[str, list[str]] = {}
     for language in languages:
         for relation in relations:
             text = NOMINATIVE.sub(r"[\1]", rows[relation][language].strip())
@@ -148,13 +152,13 @@ def _labels(languages: Sequence[str], replacement: str | None) -> Labels:
     )
     if not place.is_file():
         raise DataError(f"{place} is missing; labels= names a file in the format of TREx_unicode_escape.txt.")
-    found: Labels = {}
+    labels: Labels = {}
     for line in read_lines(place):
         entity, _, rest = line.partition("\t")
         for label, language in LABEL.findall(rest):  # a label may hold quotes, at-signs and tabs
             if language in languages and label.strip():
-                found.setdefault((entity, language), label)
-    return found
+                labels.setdefault((entity, language), label)
+    return labels
 
 
 def _add_names(labels: Labels, languages: Sequence[str], entities: set[str]) -> dict[str, int]:
