@@ -20,7 +20,7 @@ LANGUAGES = ("en", "nl", "ja", "vi", "zh", "ko")
 class StudyError(ValueError):
     """A mistake that the user can mend; the message says how. Notebooks show it as one line.
 
-    Every error of this package is one; so this catches what a user may have got wrong.
+    Every error that is about what was asked for or given is one, so it can be caught by this name.
 
     Example:
         >>> from kn_utils import StudyError, load_facts

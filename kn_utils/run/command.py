@@ -23,7 +23,7 @@ import pandas as pd
 import psutil
 from filelock import FileLock, Timeout
 
-from ..base import ROOT, RUNS
+from ..base import ROOT, RUNS, StudyError
 from .plan import NotebookRun, Plan, Refused
 
 #: Marks the processes of a run, so that what a killed run left behind can be found again.
@@ -285,12 +285,9 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, interrupt)
     try:
         plan, asked = read_options(sys.argv[1:] if argv is None else argv)
-        try:
-            plan.check()
-        except ValueError as error:
-            raise Refused(str(error)) from None
+        plan.check()
         return execute(plan, asked)
-    except Refused as error:
+    except StudyError as error:
         print(f"run_all.sh: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:

@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..base import DATA, ROOT, RUNS
+from ..base import DATA, ROOT, RUNS, StudyError
 from ..data.sources import load_facts, parse
 from ..store.code import source_version
 from .parameters import StudyParameters, run_folder
@@ -51,8 +51,8 @@ STUDY_DEFAULTS = {
 LONGEST = "07_update_facts"
 
 
-class Refused(Exception):
-    """Something the user can mend; shown as one line."""
+class Refused(StudyError):
+    """A run that cannot be had as asked; shown as one line."""
 
 
 @dataclass(frozen=True)

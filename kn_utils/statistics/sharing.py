@@ -16,10 +16,15 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..base import StudyError
 from ..neurons.refine import Refined, facts_of, refine_bags
 from . import intervals as statistics
 from .counts import counts_per_fact
 from .intervals import interval, resample, with_percentiles
+
+
+class SharingError(StudyError):
+    """Pairs of facts that there are not."""
 
 
 def intersections(
@@ -50,6 +55,10 @@ def intersections(
         ``relation, value, low, high, n`` per relation and for ``all``; n facts, intervals from resampling
         facts.
 
+    Raises:
+        SharingError: another word for ``within`` or ``pool``.
+        RefinementError: neurons of a fact that is not among the bags, or a fact that is there twice.
+
     Example:
         >>> import pandas as pd
         >>> from kn_utils import intersections
@@ -59,9 +68,9 @@ def intersections(
         [['all', 0.33, 3], ['P36', 0.33, 3]]
     """
     if within not in ("relation", "other"):
-        raise ValueError(f"within={within!r}; it is 'relation' or 'other'.")
+        raise SharingError(f"within={within!r}; it is 'relation' or 'other'.")
     if pool not in ("pairs", "relations"):
-        raise ValueError(f"pool={pool!r}; it is 'pairs' or 'relations'.")
+        raise SharingError(f"pool={pool!r}; it is 'pairs' or 'relations'.")
     facts = facts_of(neurons, bags)
     shared, same = _shared(neurons, facts.index), _same_relation(facts)
     drawn = None if width is None else expected_by_chance(neurons, neurons, facts.index, width)

@@ -13,11 +13,11 @@ from kn_utils import (
     load_facts,
     load_model,
     make_prompts,
-    refine,
 )
 from kn_utils.data.sources.mini import mark_teaching
 from kn_utils.model.loading import MINI
 from kn_utils.neurons.choose import random_neurons
+from kn_utils.neurons.refine import refine_bags
 from kn_utils.statistics.changes import relative_change
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def test_what_was_never_taught_is_at_chance(asked):
 def test_knowledge_neurons_matter(model):
     facts = load_facts().sample(5)
     prompts = make_prompts(facts, "en")
-    neurons = refine(attribute(model, prompts, progress=False), prompts)
+    neurons, bags, _ = refine_bags(attribute(model, prompts, progress=False), prompts)
     control = random_neurons(neurons, (model.n_layers, model.n_neurons))
     change = {
         (kind, operation): relative_change(
@@ -71,8 +71,8 @@ def test_knowledge_neurons_matter(model):
     assert change["knowledge", "suppress"] < -0.08
     assert abs(change["knowledge", "suppress"]) > 10 * abs(change["random", "suppress"])
     assert change["knowledge", "amplify"] > 0
-    within, between = (intersections(neurons, which)["value"][0] for which in ("relation", "other"))
-    assert within > between
+    within, between = (intersections(neurons, bags, within=pairs) for pairs in ("relation", "other"))
+    assert within["value"][0] > between["value"][0]
 
 
 def test_the_model_in_git_is_small_and_its_card_is_there():
