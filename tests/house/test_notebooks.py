@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tomllib
 import venv
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import nbformat
 import pandas as pd
@@ -126,6 +128,58 @@ def test_papermill_reads_every_parameter_with_its_type_and_help(name, tmp_path, 
 def test_every_code_cell_is_short_and_has_a_good_stored_run(name):
     cells = code_cells(read(name))
     assert [f"cell {i} {problem}" for i, cell in enumerate(cells) for problem in problems_of_cell(cell)] == []
+
+
+def reading(notebook: nbformat.NotebookNode) -> dict[str, float]:
+    """How a notebook reads: lines of its median code cell, its longest code line, and the share of code cells
+    that prose stands before."""
+    cells = [cell for cell in notebook.cells if cell.source.strip()]
+    before = [previous.cell_type for previous, cell in pairwise(cells) if cell.cell_type == "code"]
+    lines = [cell.source.splitlines() for cell in code_cells(notebook)]
+    return {
+        "lines": median(map(len, lines)),
+        "longest": max(len(line) for cell in lines for line in cell),
+        "after prose": before.count("markdown") / len(before),
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_code_is_short_and_prose_stands_before_it(name):
+    found = reading(read(name))
+    assert found["lines"] <= 6 and found["longest"] <= 90 and found["after prose"] >= 0.8, found
+
+
+def test_how_a_notebook_reads_by_hand():
+    prose, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+    cells = [
+        prose("# T"),
+        code("1"),
+        code(""),
+        prose("so"),
+        code("a = 1\nb = 22\nc = 3"),
+        code("d"),
+        code("e"),
+    ]
+    assert reading(nbformat.v4.new_notebook(cells=cells)) == {"lines": 1, "longest": 6, "after prose": 0.5}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_come_in_one_order(name):
+    cells = [cell for cell in read(name).cells if cell.source.strip()]
+    kinds = [
+        "bootstrap"
+        if "google.colab" in cell.source
+        else "parameters"
+        if "parameters" in cell.metadata.get("tags", [])
+        else "imports"
+        if "StudyParameters.from_notebook(globals())" in cell.source
+        else cell.cell_type
+        for cell in cells
+    ]
+    assert kinds[:5] == ["markdown", "bootstrap", "markdown", "parameters", "imports"]
+    assert kinds[-1] == "markdown" and not {"bootstrap", "parameters", "imports"} & set(kinds[5:])
+    later = [line for cell in code_cells(read(name))[3:] for line in cell.source.splitlines()]
+    assert [line for line in later if re.match(r"(from \S+ )?import ", line)] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
