@@ -309,8 +309,7 @@ class Study:
         return table
 
     def summarise(self, notebook: str, title: str, rows: pd.DataFrame) -> Path:
-        """Named numbers for the end of a run and for README: :func:`kn_utils.run.numbers.named_numbers` of
-        these rows (``measure``, ``neurons`` and ``where`` if they say something, ``value, low, high, n``)."""
+        """Named numbers for the end of a run and for README (:func:`kn_utils.run.numbers.named_numbers`)."""
         numbers = named_numbers(rows).astype(object)
         content = {
             "title": title,

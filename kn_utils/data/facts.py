@@ -211,10 +211,14 @@ def _labels(entities: pd.DataFrame) -> pd.Series:
 
 
 def answers_by_chance(facts: Facts) -> pd.DataFrame:
-    """How often one is right who knows only which answers a relation has: ``guess, value``, means of
-    relations.
+    """How often one is right who knows only which answers a relation has.
 
-    Always ``the most frequent answer`` of the relation, or ``any of its answers``, drawn evenly.
+    Args:
+        facts: a data set.
+
+    Returns:
+        ``guess, value``, the mean over relations: always ``the most frequent answer`` of the relation, or
+        ``any of its answers``, drawn evenly.
     """
     objects = facts.facts.groupby("relation")["object"]
     shares = objects.value_counts(normalize=True).groupby(level="relation")

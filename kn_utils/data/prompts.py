@@ -80,10 +80,13 @@ def make_prompts(
 
 
 def bag_sizes(shapes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """How large bags are: ``bag, prompts, facts, prompts per fact``.
+    """How large bags are.
 
     Args:
         shapes: name of a kind of bag -> its prompts.
+
+    Returns:
+        ``bag, prompts, facts, prompts per fact``.
     """
     rows = []
     for name, prompts in shapes.items():

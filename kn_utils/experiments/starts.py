@@ -16,6 +16,8 @@ def compare_starts(
     """Scores from other starting points beside those from zero, prompt by prompt.
 
     Args:
+        model: the model.
+        prompts: of :func:`kn_utils.make_prompts`.
         starts: pairs of ``baseline`` and ``multiplier`` (:func:`kn_utils.attribution_map`).
 
     Returns:

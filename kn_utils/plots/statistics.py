@@ -22,12 +22,12 @@ def layers(
     by: str = "bag",
     columns: int | None = None,
 ) -> Figure:
-    """Share of knowledge neurons per layer, one panel per bag
-    (:func:`kn_utils.statistics.counts.layer_histograms`).
+    """Share of knowledge neurons per layer, one panel per bag.
 
     Args:
-        table: ``<by>, layer, value, low, high``.
+        table: ``<by>, layer, value, low, high`` (:func:`kn_utils.statistics.counts.layer_histograms`).
         titles: bag -> title of its panel, those to draw; default: all of them, by their names.
+        by: the column that names the bag.
         columns: panels beside each other; default: all of them.
     """
     parts = dict(list(table.groupby(by, sort=False)))

@@ -23,7 +23,8 @@ def table_2_beside(numbers: pd.DataFrame, model: str, dataset: str) -> pd.DataFr
     Args:
         numbers: ``bag, measure, value`` of :func:`kn_utils.statistics.sharing.table_2`, one row per bag and
             measure.
-        model, dataset: ours.
+        model: ours.
+        dataset: ours.
 
     Returns:
         ``status`` (ours, printed), ``model, dataset, bag, measure, value``, for the paper's measures.
@@ -35,11 +36,14 @@ def table_2_beside(numbers: pd.DataFrame, model: str, dataset: str) -> pd.DataFr
 
 
 def by_relation(table_2: pd.DataFrame) -> pd.DataFrame:
-    """The released neurons' Table II per relation, to be read: a row per data set and relation.
+    """The released neurons' Table II per relation, to be read.
+
+    Args:
+        table_2: ``dataset, relation, measure, value, n``.
 
     Returns:
-        ``facts``, the paper's three measures, and ``part shared``: of a fact's neurons, those that another
-        fact of its relation holds.
+        a row per data set and relation: ``facts``, the paper's three measures, and ``part shared``: of a
+        fact's neurons, those that another fact of its relation holds.
     """
     own = table_2[table_2["measure"].isin(TABLE_2)]
     index = ["dataset", "relation"]
@@ -54,6 +58,9 @@ def coverage_beside(coverage: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         coverage: of :func:`kn_utils.published.reanalysis.coverage`.
+
+    Returns:
+        relations, facts and neurons, and the settings of the runs, as rows.
     """
     said = printed("Cai").query("table == 'not recorded'")
     said = said.pivot(index="dataset", columns="quantity", values="value")

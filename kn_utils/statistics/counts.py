@@ -29,8 +29,15 @@ def counts_per_fact(neurons: pd.DataFrame, bags: pd.DataFrame) -> pd.DataFrame:
 
 
 def counts_of_bags(found: Mapping[str, Refined], *, name: str = "bag") -> pd.DataFrame:
-    """:func:`counts_per_fact` of several refinements, one below the other: ``<name>, fact, relation,
-    neurons``."""
+    """:func:`counts_per_fact` of several refinements, one below the other.
+
+    Args:
+        found: neurons and bags by name.
+        name: what that name is called in the table.
+
+    Returns:
+        ``<name>, fact, relation, neurons``.
+    """
     parts = [counts_per_fact(one.neurons, one.bags).assign(**{name: key}) for key, one in found.items()]
     return pd.concat(parts, ignore_index=True)[[name, "fact", "relation", "neurons"]]
 
@@ -38,8 +45,17 @@ def counts_of_bags(found: Mapping[str, Refined], *, name: str = "bag") -> pd.Dat
 def layer_histograms(
     found: Mapping[str, Refined], *, n_layers: int, name: str = "bag", seed: int = 0
 ) -> pd.DataFrame:
-    """:func:`layer_histogram` of several refinements, one below the other: ``<name>, layer, value, low, high,
-    n``."""
+    """:func:`layer_histogram` of several refinements, one below the other.
+
+    Args:
+        found: neurons and bags by name.
+        n_layers: of the model.
+        name: what that name is called in the table.
+        seed: of the resamples.
+
+    Returns:
+        ``<name>, layer, value, low, high, n``.
+    """
     parts = [
         layer_histogram(one.neurons, one.bags, n_layers=n_layers, seed=seed).assign(**{name: key})
         for key, one in found.items()

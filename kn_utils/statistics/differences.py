@@ -64,6 +64,10 @@ def compare_groups(
 
     Args:
         table: ``fact, relation, <group>, <value>``; a fact's rows in a group are averaged.
+        value: the column that is compared.
+        reference: the group that the others are compared with.
+        group: the column that holds the groups.
+        seed: of the resamples and permutations.
 
     Returns:
         a row per group: ``<group>, value, low, high, n``; and of :func:`difference_of_groups` ``more, more

@@ -100,17 +100,27 @@ def shared_per_fact(by_language: Mapping[str, Refined]) -> pd.DataFrame:
 
 
 def different_languages(shared: pd.DataFrame) -> pd.DataFrame:
-    """Of :func:`shared_between_languages` the pairs of two languages and their mean, by ``first, second``."""
+    """The pairs of two different languages and their mean, without the languages by themselves.
+
+    Args:
+        shared: of :func:`shared_between_languages`.
+
+    Returns:
+        its rows, indexed by ``first, second``.
+    """
     pairs = shared[(shared["first"] != shared["second"]) | (shared["first"] == ALL_PAIRS)]
     return pairs.set_index(["first", "second"])
 
 
 def mark_spelling(per_fact: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
-    """Rows of :func:`shared_per_fact` with ``answer``: ``spelled alike`` or ``spelled differently`` in the
-    two languages.
+    """Rows of :func:`shared_per_fact`, marked by whether the two languages spell the answer alike.
 
     Args:
+        per_fact: ``first, second, fact``.
         prompts: ``fact, language, answer``, the facts in all these languages.
+
+    Returns:
+        the rows with ``answer``: ``spelled alike`` or ``spelled differently``.
     """
     answers = prompts.drop_duplicates(["fact", "language"]).set_index(["fact", "language"])["answer"]
     first, second = (
@@ -131,14 +141,16 @@ def same_fact_against(
     """Do two languages share more of the same fact than of another one, whichever other one is meant?
 
     Args:
-        by_language, shape: of :func:`shared_between_languages`.
+        by_language: language -> its neurons and bags.
+        shape: (layers, neurons per layer) of the model.
         per_fact: of :func:`mark_spelling`.
         answer: fact -> its answer (in any one language).
+        seed: of the resamples and permutations.
 
     Returns:
         ``another fact``: of the relation; of the relation, without facts that any two languages spell alike;
         of the relation, with the same answer; and of each the mean over all pairs of languages, ``value, low,
-        high, n, other_fact, p``. With one language there is nothing to compare.
+        high, n, other_fact, p`` (:func:`shared_between_languages`). With one language there are no rows.
     """
     columns = ["another fact", "value", "low", "high", "n", "other_fact", "p"]
     if len(by_language) < 2:

@@ -162,7 +162,16 @@ def difference_of_sharing(neurons: pd.DataFrame, bags: pd.DataFrame, *, seed: in
 def differences_of_sharing(
     found: Mapping[Any, Refined], *, name: str | Sequence[str] = "bag", seed: int = 0
 ) -> pd.DataFrame:
-    """:func:`difference_of_sharing` of several refinements, a row each: ``*name, value, low, high, n, p``."""
+    """:func:`difference_of_sharing` of several refinements, a row each.
+
+    Args:
+        found: neurons and bags by name, or by several names (a tuple).
+        name: what the names are called: the columns that hold them.
+        seed: of the resamples and permutations.
+
+    Returns:
+        ``*name, value, low, high, n, p``.
+    """
     rows = [
         {**_heads(key, name), **difference_of_sharing(one.neurons, one.bags, seed=seed)}
         for key, one in found.items()
@@ -173,11 +182,16 @@ def differences_of_sharing(
 def shared_by_keys(
     found: Mapping[str, Refined], keys: Mapping[str, pd.Series], *, name: str = "bag", seed: int = 0
 ) -> pd.DataFrame:
-    """:func:`shared_by` of several refinements and several keys: ``<name>, by, pairs, key, value, low, high,
-    n``.
+    """:func:`shared_by` of several refinements and several keys.
 
     Args:
+        found: neurons and bags by name.
         keys: what facts may have in common (such as ``answer``) -> fact -> value.
+        name: what the refinements' name is called in the table.
+        seed: of the resamples.
+
+    Returns:
+        ``<name>, by, pairs, key, value, low, high, n``.
     """
     parts = [
         shared_by(one.neurons, one.bags, values, seed=seed).assign(**{name: bag}, by=by)

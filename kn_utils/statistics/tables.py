@@ -17,13 +17,17 @@ def as_grid(
     value: str | Sequence[str] = "value",
     order: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """A long table with one row per ``rows`` and one column per ``columns``, both in the order they come in.
+    """A long table, wide: a row per ``rows`` and a column per ``columns``, both in the order they come in.
 
     Args:
         numbers: every combination of rows and columns at most once.
-        rows, columns: names of its columns.
+        rows: names of its columns that become the index.
+        columns: the column whose values become columns.
         value: what stands in the cells; several names give each of ``columns`` as many columns.
         order: the columns to show, if not all as they come.
+
+    Returns:
+        the grid, missing where there is no number.
 
     Raises:
         ValueError: a combination that is there twice.
@@ -48,11 +52,16 @@ def as_grid(
 def means_of_columns(
     table: pd.DataFrame, measures: Mapping[str, str], by: Sequence[str] = (), *, seed: int = 0
 ) -> pd.DataFrame:
-    """:func:`kn_utils.statistics.changes.mean_table` of several columns: ``measure, *by, value, low, high,
-    n``.
+    """Means of several columns per group: :func:`kn_utils.statistics.changes.mean_table` of each.
 
     Args:
+        table: ``fact``, the columns of ``measures`` and of ``by``.
         measures: column -> what it is called as a measure.
+        by: the columns that name the group.
+        seed: of the resamples.
+
+    Returns:
+        ``measure, *by, value, low, high, n``.
     """
     parts = [
         mean_table(table.assign(measure=measure), column, ["measure", *by], seed=seed)

@@ -131,8 +131,7 @@ def test_every_code_cell_is_short_and_has_a_good_stored_run(name):
 
 
 def reading(notebook: nbformat.NotebookNode) -> dict[str, float]:
-    """How a notebook reads: lines of its median code cell, its longest code line, and the share of code cells
-    that prose stands before."""
+    """Lines of the median code cell, the longest code line, the share of code cells that follow prose."""
     cells = [cell for cell in notebook.cells if cell.source.strip()]
     before = [previous.cell_type for previous, cell in pairwise(cells) if cell.cell_type == "code"]
     lines = [cell.source.splitlines() for cell in code_cells(notebook)]
@@ -291,7 +290,7 @@ def test_notebook_runs_alone_for_one_relation_and_language(number, language, res
     )
     assert done.returncode == 0, done.stderr[-2000:]
     rows = pd.read_json(results / "tables" / f"summary_{number}.json", typ="series")["rows"]
-    assert rows and {"name", "value", "low", "high", "n"} == set(rows[0])
+    assert rows and {"measure", "neurons", "where", "value", "low", "high", "n"} == set(rows[0])
     assert list((results / "figures").glob(f"{number}_*.png")) and list(
         (results / "figures").glob(f"{number}_*.pdf")
     )
