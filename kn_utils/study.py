@@ -23,6 +23,7 @@ from .model.language_model import LanguageModel
 from .model.loading import load_model, weights_digest
 from .neurons.choose import random_neurons
 from .neurons.refine import Refined, refine_bags
+from .run.numbers import named_numbers
 from .run.parameters import StudyParameters, run_folder
 from .store.code import code_version
 from .store.files import save_json
@@ -308,8 +309,8 @@ class Study:
         return table
 
     def summarise(self, notebook: str, title: str, rows: pd.DataFrame) -> Path:
-        """Named numbers for the end of a run and for README: ``name, value, low, high, n``."""
-        numbers = rows[["name", "value", "low", "high", "n"]].astype(object)
+        """Named numbers for the end of a run and for README (:func:`kn_utils.run.numbers.named_numbers`)."""
+        numbers = named_numbers(rows).astype(object)
         content = {
             "title": title,
             "rows": numbers.where(numbers.notna(), None).to_dict("records"),

@@ -1,11 +1,17 @@
-"""What nbval leaves out when it compares stored outputs with new ones; it must lie beside the notebooks."""
+"""What nbval leaves out when it compares stored outputs with new ones; it looks here."""
 
 import os
 
-# Bars show only where a table is not stored yet, so outputs are stored and compared without them.
+# Bars show only where a table is not stored yet: outputs are stored and compared without.
 os.environ["TQDM_DISABLE"] = "1"
 
-LEFT_OUT = ("stderr", "text/html", "image/png", "image/svg+xml", "application/vnd.jupyter.widget-view+json")
+LEFT_OUT = (
+    "stderr",
+    "text/html",
+    "image/png",
+    "image/svg+xml",
+    "application/vnd.jupyter.widget-view+json",
+)
 
 
 def pytest_collectstart(collector):

@@ -210,6 +210,23 @@ def _labels(entities: pd.DataFrame) -> pd.Series:
     return first[first["label"].str.strip() != ""].set_index(["entity", "language"])["label"]
 
 
+def answers_by_chance(facts: Facts) -> pd.DataFrame:
+    """How often one is right who knows only which answers a relation has.
+
+    Args:
+        facts: a data set.
+
+    Returns:
+        ``guess, value``, the mean over relations: always ``the most frequent answer`` of the relation, or
+        ``any of its answers``, drawn evenly.
+    """
+    objects = facts.facts.groupby("relation")["object"]
+    shares = objects.value_counts(normalize=True).groupby(level="relation")
+    right = {"the most frequent answer": shares.max(), "any of its answers": 1 / objects.nunique()}
+    rows = [(guess, share.mean()) for guess, share in right.items()]
+    return pd.DataFrame(rows, columns=["guess", "value"])
+
+
 def coverage(facts: Facts) -> pd.DataFrame:
     """How much can be asked, per relation and language.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from .facts import OBJECT, SUBJECT, DataError, Facts
@@ -75,6 +77,23 @@ def make_prompts(
             "masked": table["masked"],
         }
     )
+
+
+def bag_sizes(shapes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """How large bags are.
+
+    Args:
+        shapes: name of a kind of bag -> its prompts.
+
+    Returns:
+        ``bag, prompts, facts, prompts per fact``.
+    """
+    rows = []
+    for name, prompts in shapes.items():
+        facts = prompts["fact"].nunique()
+        each = prompts.groupby("fact").size().mean()
+        rows.append({"bag": name, "prompts": len(prompts), "facts": facts, "prompts per fact": each})
+    return pd.DataFrame(rows)
 
 
 def shown_names(prompts: pd.DataFrame, facts: Facts) -> pd.Series:

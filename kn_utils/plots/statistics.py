@@ -15,21 +15,34 @@ from ..statistics.languages import ALL_PAIRS
 from .theme import MARKERS, interval_lengths
 
 
-def layers(histograms: Mapping[str, pd.DataFrame], columns: int | None = None) -> Figure:
-    """Share of knowledge neurons per layer, one panel per entry (label -> :func:`kn_utils.layer_histogram`).
+def layers(
+    table: pd.DataFrame,
+    titles: Mapping[str, str] | None = None,
+    *,
+    by: str = "bag",
+    columns: int | None = None,
+) -> Figure:
+    """Share of knowledge neurons per layer, one panel per bag.
 
     Args:
+        table: ``<by>, layer, value, low, high`` (:func:`kn_utils.statistics.counts.layer_histograms`).
+        titles: bag -> title of its panel, those to draw; default: all of them, by their names.
+        by: the column that names the bag.
         columns: panels beside each other; default: all of them.
     """
+    parts = dict(list(table.groupby(by, sort=False)))
+    histograms = {
+        title: parts[bag] for bag, title in (titles or dict(zip(parts, parts, strict=True))).items()
+    }
     across = min(columns or len(histograms), len(histograms))
     down = -(-len(histograms) // across)
     size = (3.6 * across + 1, 3) if down == 1 else (2.6 * across + 1, 2 * down + 0.6)
     figure, grid = plt.subplots(down, across, figsize=size, sharex=True, sharey=True, squeeze=False)
-    for axes, (label, table) in zip(grid.flat, histograms.items(), strict=False):
+    for axes, (label, part) in zip(grid.flat, histograms.items(), strict=False):
         style = {"color": "#7c93b3", "edgecolor": "#12335c", "ecolor": "black"}
-        axes.bar(table["layer"], 100 * table["value"], yerr=100 * interval_lengths(table), **style)
+        axes.bar(part["layer"], 100 * part["value"], yerr=100 * interval_lengths(part), **style)
         axes.set(title=label)
-        axes.set_xticks(table["layer"])
+        axes.set_xticks(part["layer"])
         axes.grid(axis="x", visible=False)
     for axes in list(grid.flat)[len(histograms) :]:
         axes.set_visible(False)

@@ -18,8 +18,9 @@ import pandas as pd
 from ..base import DATA, StudyError
 from ..data.downloads.catalogue import COLLECTIONS, COMMITS, index
 from ..data.downloads.fetch import at_hand, fetch
-from ..store.files import written
+from ..store.files import save_json, written
 from ..store.origin import package_version
+from ..store.tables import save_table
 from . import released
 from .reanalysis import RELEASED_REFINEMENT, compute
 
@@ -36,6 +37,18 @@ class Recomputed:
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return self.tables[name]
+
+    def save(self, folder: str | Path, *names: str) -> None:
+        """Store tables with their origin, as ``released_<name>.parquet``."""
+        for name in names:
+            save_table(self[name], Path(folder) / f"released_{name}.parquet", dict(self.origin))
+
+    def save_summary(self, path: str | Path, title: str, rows: pd.DataFrame) -> Path:
+        """Named numbers (``measure, where, value, low, high, n``) as the end of a run shows them."""
+        numbers = rows.assign(neurons="")[["measure", "neurons", "where", "value", "low", "high", "n"]]
+        numbers = numbers.astype(object).where(numbers.notna(), None)
+        content = {"title": title, "rows": numbers.to_dict("records"), "origin": dict(self.origin)}
+        return save_json(content, path)
 
 
 def recomputed(*, download: bool = False) -> Recomputed:

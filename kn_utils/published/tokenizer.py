@@ -35,6 +35,20 @@ def stored_report(kind: str = "report") -> tuple[pd.DataFrame, dict[str, Any]]:
     return table, json.loads(STORED.with_suffix(".json").read_text(encoding="utf-8"))
 
 
+def datasets(origin: dict[str, Any]) -> pd.DataFrame:
+    """What the figures were counted on: ``dataset, facts, prompts, licence``."""
+    rows = [
+        {
+            "dataset": name,
+            "facts": made["counts"]["facts"],
+            "prompts": made["prompts"],
+            "licence": made["licence"],
+        }
+        for name, made in origin["datasets"].items()
+    ]
+    return pd.DataFrame(rows)
+
+
 def store(tokenizer: Any, name: str, datasets: dict[str, str]) -> None:
     """Compute and store the figures of data sets.
 

@@ -180,7 +180,7 @@ class Plan:
         values = (value for value in (self.model, *options.values()) if isinstance(value, str))
         # Relative names are looked for in no folder: which one it would be depends on who asks.
         own = [place for value in values if (place := Path(value).expanduser()).is_absolute()]
-        named = [DATA / name, DATA / self.model, DATA / "published", *own]
+        named = [DATA / name, DATA / self.model, DATA / "published", DATA / "relations.csv", *own]
         return sorted({place.resolve() for place in named if place.exists()})
 
     def check(self) -> None:

@@ -6,10 +6,12 @@ table of all facts asked about (:func:`kn_utils.neurons.refine.refine_bags`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
-from ..neurons.refine import facts_of
+from ..neurons.refine import Refined, facts_of
 from .intervals import resample, with_percentiles
 
 
@@ -24,6 +26,41 @@ def counts_per_fact(neurons: pd.DataFrame, bags: pd.DataFrame) -> pd.DataFrame:
             "neurons": count.reindex(facts.index, fill_value=0).to_numpy(),
         }
     )
+
+
+def counts_of_bags(found: Mapping[str, Refined], *, name: str = "bag") -> pd.DataFrame:
+    """:func:`counts_per_fact` of several refinements, one below the other.
+
+    Args:
+        found: neurons and bags by name.
+        name: what that name is called in the table.
+
+    Returns:
+        ``<name>, fact, relation, neurons``.
+    """
+    parts = [counts_per_fact(one.neurons, one.bags).assign(**{name: key}) for key, one in found.items()]
+    return pd.concat(parts, ignore_index=True)[[name, "fact", "relation", "neurons"]]
+
+
+def layer_histograms(
+    found: Mapping[str, Refined], *, n_layers: int, name: str = "bag", seed: int = 0
+) -> pd.DataFrame:
+    """:func:`layer_histogram` of several refinements, one below the other.
+
+    Args:
+        found: neurons and bags by name.
+        n_layers: of the model.
+        name: what that name is called in the table.
+        seed: of the resamples.
+
+    Returns:
+        ``<name>, layer, value, low, high, n``.
+    """
+    parts = [
+        layer_histogram(one.neurons, one.bags, n_layers=n_layers, seed=seed).assign(**{name: key})
+        for key, one in found.items()
+    ]
+    return pd.concat(parts, ignore_index=True)[[name, "layer", "value", "low", "high", "n"]]
 
 
 def layer_histogram(

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from .changes import mean_table
 from .intervals import RESAMPLES, interval
 
 
@@ -54,6 +55,33 @@ def difference_of_groups(
         **interval(every, seed=seed),
         "p": float((1 + as_far.sum()) / (1 + RESAMPLES)) if len(every) else np.nan,
     }
+
+
+def compare_groups(
+    table: pd.DataFrame, value: str, reference: str, *, group: str = "group", seed: int = 0
+) -> pd.DataFrame:
+    """The mean of every group of facts, and what each has more than the reference group of its relations.
+
+    Args:
+        table: ``fact, relation, <group>, <value>``; a fact's rows in a group are averaged.
+        value: the column that is compared.
+        reference: the group that the others are compared with.
+        group: the column that holds the groups.
+        seed: of the resamples and permutations.
+
+    Returns:
+        a row per group: ``<group>, value, low, high, n``; and of :func:`difference_of_groups` ``more, more
+        low, more high, more n, p``, missing for the reference itself and where it does not occur.
+    """
+    means = mean_table(table, value, [group], seed=seed)
+    others = [name for name in means[group] if name != reference and reference in set(means[group])]
+    rows = [
+        {group: name, **difference_of_groups(table, value, name, reference, group=group, seed=seed)}
+        for name in others
+    ]
+    more = pd.DataFrame(rows, columns=[group, "value", "low", "high", "n", "p"])
+    names = {"value": "more", "low": "more low", "high": "more high", "n": "more n"}
+    return means.merge(more.rename(columns=names), on=group, how="left")
 
 
 def _mean_difference(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:

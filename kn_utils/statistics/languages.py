@@ -99,6 +99,76 @@ def shared_per_fact(by_language: Mapping[str, Refined]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
+def different_languages(shared: pd.DataFrame) -> pd.DataFrame:
+    """The pairs of two different languages and their mean, without the languages by themselves.
+
+    Args:
+        shared: of :func:`shared_between_languages`.
+
+    Returns:
+        its rows, indexed by ``first, second``.
+    """
+    pairs = shared[(shared["first"] != shared["second"]) | (shared["first"] == ALL_PAIRS)]
+    return pairs.set_index(["first", "second"])
+
+
+def mark_spelling(per_fact: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
+    """Rows of :func:`shared_per_fact`, marked by whether the two languages spell the answer alike.
+
+    Args:
+        per_fact: ``first, second, fact``.
+        prompts: ``fact, language, answer``, the facts in all these languages.
+
+    Returns:
+        the rows with ``answer``: ``spelled alike`` or ``spelled differently``.
+    """
+    answers = prompts.drop_duplicates(["fact", "language"]).set_index(["fact", "language"])["answer"]
+    first, second = (
+        answers.reindex(pd.MultiIndex.from_frame(per_fact[["fact", side]])).to_numpy()
+        for side in ("first", "second")
+    )
+    return per_fact.assign(answer=np.where(first == second, "spelled alike", "spelled differently"))
+
+
+def same_fact_against(
+    by_language: Mapping[str, Refined],
+    shape: tuple[int, int],
+    per_fact: pd.DataFrame,
+    answer: pd.Series,
+    *,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Do two languages share more of the same fact than of another one, whichever other one is meant?
+
+    Args:
+        by_language: language -> its neurons and bags.
+        shape: (layers, neurons per layer) of the model.
+        per_fact: of :func:`mark_spelling`.
+        answer: fact -> its answer (in any one language).
+        seed: of the resamples and permutations.
+
+    Returns:
+        ``another fact``: of the relation; of the relation, without facts that any two languages spell alike;
+        of the relation, with the same answer; and of each the mean over all pairs of languages, ``value, low,
+        high, n, other_fact, p`` (:func:`shared_between_languages`). With one language there are no rows.
+    """
+    columns = ["another fact", "value", "low", "high", "n", "other_fact", "p"]
+    if len(by_language) < 2:
+        return pd.DataFrame(columns=columns)
+    alike = set(per_fact.loc[per_fact["answer"] == "spelled alike", "fact"])
+    relation = next(iter(by_language.values())).bags.set_index("fact")["relation"].reindex(answer.index)
+    ways: dict[str, tuple[set[str], pd.Series | None]] = {
+        "of the relation": (set(), None),
+        "of the relation, spelled differently": (alike, None),
+        "of the relation, same answer": (set(), relation + " " + answer),
+    }
+    rows = [
+        {"another fact": name, **_same_fact(list(by_language.values()), shape[1], without, groups, seed)}
+        for name, (without, groups) in ways.items()
+    ]
+    return pd.DataFrame(rows)[columns]
+
+
 def _same_fact(
     languages: list[Refined], width: int, without: set[str], groups: pd.Series | None, seed: int
 ) -> dict[str, float]:

@@ -98,7 +98,11 @@ def intersections(
 
 
 def table_2(
-    found: Mapping[str, Refined], *, name: str = "bag", width: int | None = None, seed: int = 0
+    found: Mapping[Any, Refined],
+    *,
+    name: str | Sequence[str] = "bag",
+    width: int | None = None,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """The paper's Table II, for all relations together and for each.
 
@@ -106,16 +110,16 @@ def table_2(
     alike" does not.
 
     Args:
-        found: neurons and bags by the name of their bag or data set.
-        name: what that name is called in the table.
+        found: neurons and bags by the name of their bag or data set, or by several names (a tuple).
+        name: what the names are called: the columns that hold them.
         width: neurons per layer; adds ``chance`` (:func:`intersections`).
         seed: of the resamples.
 
     Returns:
-        ``<name>, measure, relation, value, low, high, n``, relation ``all`` first.
+        ``*name, measure, relation, value, low, high, n``, relation ``all`` first.
     """
     parts = []
-    for bag, (neurons, bags, _) in found.items():
+    for key, (neurons, bags, _) in found.items():
         counts = counts_per_fact(neurons, bags)
         groups = {"all": counts} | dict(list(counts.groupby("relation", sort=False)))
         own = [
@@ -130,8 +134,9 @@ def table_2(
             "shared between relations": intersections(neurons, bags, pool="relations", **between),
             "shared between, every pair alike": intersections(neurons, bags, **between),
         }
-        parts += [table.assign(**{name: bag}, measure=measure) for measure, table in measures.items()]
-    columns = [name, "measure", "relation", "value", "low", "high", "n"] + ["chance"] * (width is not None)
+        heads = _heads(key, name)
+        parts += [table.assign(**heads, measure=measure) for measure, table in measures.items()]
+    columns = [*heads, "measure", "relation", "value", "low", "high", "n"] + ["chance"] * (width is not None)
     return pd.concat(parts, ignore_index=True)[columns]
 
 
@@ -161,6 +166,54 @@ def difference_of_sharing(neurons: pd.DataFrame, bags: pd.DataFrame, *, seed: in
         differences.append(own / (members - 1) - (total_of - own) / (len(facts) - members))
     means = np.array([difference.mean() for difference in differences])
     return {**interval(differences[0], seed=seed), "p": float((means >= means[0] - 1e-12).mean())}
+
+
+def differences_of_sharing(
+    found: Mapping[Any, Refined], *, name: str | Sequence[str] = "bag", seed: int = 0
+) -> pd.DataFrame:
+    """:func:`difference_of_sharing` of several refinements, a row each.
+
+    Args:
+        found: neurons and bags by name, or by several names (a tuple).
+        name: what the names are called: the columns that hold them.
+        seed: of the resamples and permutations.
+
+    Returns:
+        ``*name, value, low, high, n, p``.
+    """
+    rows = [
+        {**_heads(key, name), **difference_of_sharing(one.neurons, one.bags, seed=seed)}
+        for key, one in found.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def shared_by_keys(
+    found: Mapping[str, Refined], keys: Mapping[str, pd.Series], *, name: str = "bag", seed: int = 0
+) -> pd.DataFrame:
+    """:func:`shared_by` of several refinements and several keys.
+
+    Args:
+        found: neurons and bags by name.
+        keys: what facts may have in common (such as ``answer``) -> fact -> value.
+        name: what the refinements' name is called in the table.
+        seed: of the resamples.
+
+    Returns:
+        ``<name>, by, pairs, key, value, low, high, n``.
+    """
+    parts = [
+        shared_by(one.neurons, one.bags, values, seed=seed).assign(**{name: bag}, by=by)
+        for bag, one in found.items()
+        for by, values in keys.items()
+    ]
+    return pd.concat(parts, ignore_index=True)[[name, "by", "pairs", "key", "value", "low", "high", "n"]]
+
+
+def _heads(key: Any, name: str | Sequence[str]) -> dict[str, Any]:
+    """The columns that say which refinement a row is of: one per part of its key."""
+    names, parts = [name] if isinstance(name, str) else name, key if isinstance(key, tuple) else (key,)
+    return dict(zip(names, parts, strict=True))
 
 
 def shared_by(neurons: pd.DataFrame, bags: pd.DataFrame, key: pd.Series, *, seed: int = 0) -> pd.DataFrame:

@@ -10,10 +10,13 @@ import subprocess
 import sys
 import tomllib
 import venv
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import nbformat
 import pandas as pd
+import papermill as pm
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
@@ -22,17 +25,9 @@ from kn_utils.run.plan import GRID
 
 FOLDER = ROOT / "notebooks"
 NAMES = sorted(set(GRID) | {path.stem for path in FOLDER.glob("*.ipynb")})
-COMMON = [
-    "model",
-    "revision",
-    "dataset",
-    "language",
-    "relation",
-    "device",
-    "seed",
-    "out",
-    "facts_per_relation",
-]
+#: What people change: it begins the parameters.
+CHANGED = ["model", "dataset", "language", "relation", "facts_per_relation"]
+COMMON = [*CHANGED, "revision", "device", "seed", "out"]
 MACHINE = re.compile(r"(?<![\w.:/-])/(?:home|root|Users|tmp|mnt|opt|var|srv)/\w|\b[A-Z]:\\\\?\w")
 
 
@@ -67,7 +62,7 @@ def problems_of_cell(cell: nbformat.NotebookNode) -> list[str]:
         problems.append("was never run")
     if any(output.output_type == "error" for output in cell.outputs):
         problems.append("stores an error")
-    if len(cell.source.splitlines()) > 20:
+    if len(cell.source.splitlines()) > 20 and "parameters" not in cell.metadata.get("tags", []):
         problems.append(f"has {len(cell.source.splitlines())} lines")
     for node in ast.walk(ast.parse(TransformerManager().transform_cell(cell.source))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -104,16 +99,86 @@ def test_notebook_is_valid_and_begins_with_its_title(name):
 def test_parameters_are_one_tagged_cell_with_annotations(name):
     cells = tagged(read(name), "parameters")
     assert len(cells) == 1
-    statements = ast.parse(cells[0].source).body
+    first, *statements = ast.parse(cells[0].source).body
+    assert ast.unparse(first) == "from typing import Optional"
     assert all(isinstance(statement, ast.AnnAssign) and statement.value for statement in statements)
     names = [statement.target.id for statement in statements]
     assert [common for common in COMMON if common not in names] == []
+    asks_a_model = any("Study(" in cell.source for cell in code_cells(read(name)))
+    assert names[:5] == CHANGED or not asks_a_model
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_papermill_reads_every_parameter_with_its_type_and_help(name, tmp_path, caplog):
+    cell = tagged(read(name), "parameters")[0].source
+    lines = [line for line in ast.parse(cell).body if isinstance(line, ast.AnnAssign)]
+    known = pm.inspect_notebook(FOLDER / f"{name}.ipynb")
+    types = {key: said["inferred_type_name"] for key, said in known.items()}
+    assert types == {line.target.id: ast.unparse(line.annotation) for line in lines}
+    written = {line.target.id: ast.unparse(line.value).replace("'", '"') for line in lines}
+    assert {key: said["default"] for key, said in known.items()} == written
+    values = {line.target.id: ast.literal_eval(line.value) for line in lines}
+    options = {"parameters": values, "prepare_only": True, "progress_bar": False}
+    with caplog.at_level("WARNING", logger="papermill"):
+        pm.execute_notebook(FOLDER / f"{name}.ipynb", tmp_path / "out.ipynb", **options)
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_code_cell_is_short_and_has_a_good_stored_run(name):
     cells = code_cells(read(name))
     assert [f"cell {i} {problem}" for i, cell in enumerate(cells) for problem in problems_of_cell(cell)] == []
+
+
+def reading(notebook: nbformat.NotebookNode) -> dict[str, float]:
+    """Lines of the median code cell, the longest code line, the share of code cells that follow prose."""
+    cells = [cell for cell in notebook.cells if cell.source.strip()]
+    before = [previous.cell_type for previous, cell in pairwise(cells) if cell.cell_type == "code"]
+    lines = [cell.source.splitlines() for cell in code_cells(notebook)]
+    return {
+        "lines": median(map(len, lines)),
+        "longest": max(len(line) for cell in lines for line in cell),
+        "after prose": before.count("markdown") / len(before),
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_code_is_short_and_prose_stands_before_it(name):
+    found = reading(read(name))
+    assert found["lines"] <= 6 and found["longest"] <= 90 and found["after prose"] >= 0.8, found
+
+
+def test_how_a_notebook_reads_by_hand():
+    prose, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+    cells = [
+        prose("# T"),
+        code("1"),
+        code(""),
+        prose("so"),
+        code("a = 1\nb = 22\nc = 3"),
+        code("d"),
+        code("e"),
+    ]
+    assert reading(nbformat.v4.new_notebook(cells=cells)) == {"lines": 1, "longest": 6, "after prose": 0.5}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_come_in_one_order(name):
+    cells = [cell for cell in read(name).cells if cell.source.strip()]
+    kinds = [
+        "bootstrap"
+        if "google.colab" in cell.source
+        else "parameters"
+        if "parameters" in cell.metadata.get("tags", [])
+        else "imports"
+        if "StudyParameters.from_notebook(globals())" in cell.source
+        else cell.cell_type
+        for cell in cells
+    ]
+    assert kinds[:5] == ["markdown", "bootstrap", "markdown", "parameters", "imports"]
+    assert kinds[-1] == "markdown" and not {"bootstrap", "parameters", "imports"} & set(kinds[5:])
+    later = [line for cell in code_cells(read(name))[3:] for line in cell.source.splitlines()]
+    assert [line for line in later if re.match(r"(from \S+ )?import ", line)] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -152,6 +217,13 @@ def test_colab_cell_is_the_same_everywhere_and_precedes_the_parameters():
     for name in NAMES:
         sources = [cell.source for cell in read(name).cells]
         assert sources.index(cells[name][0]) < sources.index(tagged(read(name), "parameters")[0].source)
+
+
+def test_colab_cell_is_short_and_folded():
+    for name in NAMES:
+        (cell,) = (cell for cell in code_cells(read(name)) if "google.colab" in cell.source)
+        assert len(cell.source.splitlines()) <= 13
+        assert cell.metadata["jupyter"]["source_hidden"] and "hide-input" in cell.metadata["tags"]
 
 
 def test_colab_cell_has_the_address_that_pyproject_gives():
@@ -218,7 +290,7 @@ def test_notebook_runs_alone_for_one_relation_and_language(number, language, res
     )
     assert done.returncode == 0, done.stderr[-2000:]
     rows = pd.read_json(results / "tables" / f"summary_{number}.json", typ="series")["rows"]
-    assert rows and {"name", "value", "low", "high", "n"} == set(rows[0])
+    assert rows and {"measure", "neurons", "where", "value", "low", "high", "n"} == set(rows[0])
     assert list((results / "figures").glob(f"{number}_*.png")) and list(
         (results / "figures").glob(f"{number}_*.pdf")
     )
@@ -280,7 +352,8 @@ def run_bootstrap(folder: Path, colab: bool, **more: str) -> subprocess.Complete
         (stand_in / "google" / "colab").mkdir(parents=True)
         (stand_in / "google" / "colab" / "__init__.py").touch()
     (folder / "cell.py").write_text(bootstrap_cells(read("00_setup_check"))[0], encoding="utf-8")
-    program = (
+    # Colab's kernel has its package loaded; a package of that name elsewhere is not Colab.
+    program = "import google.colab; " * colab + (
         "import pathlib, sys; from IPython.core.interactiveshell import InteractiveShell as Shell; "
         "result = Shell.instance().run_cell(pathlib.Path(sys.argv[1]).read_text(encoding='utf-8')); "
         "sys.exit(1) if not result.success else None; import os; after = os.getcwd(); "

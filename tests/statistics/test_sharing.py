@@ -605,7 +605,8 @@ def test_figure_of_settings_shows_the_grid_and_frames_the_start():
 @pytest.mark.parametrize(("panels", "columns", "shape"), [(2, None, (1, 2)), (5, 3, (2, 3)), (1, 3, (1, 1))])
 def test_figure_of_layers_has_a_panel_each(by_language, panels, columns, shape):
     histogram = layer_histogram(*parts(by_language["en"]), n_layers=4)
-    figure = plots.layers({f"language {i}": histogram for i in range(panels)}, columns=columns)
+    table = pd.concat([histogram.assign(bag=i) for i in range(panels + 1)])
+    figure = plots.layers(table, {i: f"language {i}" for i in range(panels)}, columns=columns)
     assert len(figure.axes) == shape[0] * shape[1]
     seen = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title(loc="left") or axes.get_title() for axes in seen] == [
@@ -619,4 +620,6 @@ def test_figure_of_layers_has_a_panel_each(by_language, panels, columns, shape):
     if panels == 5:
         assert seen[2].get_xlabel() == "layer (0 = lowest)"  # nothing below it
         assert seen[0].get_xlabel() == ""
+    figure = plots.layers(table.rename(columns={"bag": "dataset"}).astype({"dataset": str}), by="dataset")
+    assert [axes.get_title() for axes in figure.axes] == [str(i) for i in range(panels + 1)]
     plt.close("all")

@@ -46,13 +46,20 @@ def teaching(folder: str | Path = FOLDER) -> tuple[pd.DataFrame, pd.DataFrame]:
     return facts, wordings
 
 
-def mark_teaching(prompts: pd.DataFrame) -> pd.DataFrame:
+def mark_teaching(prompts: pd.DataFrame, *, known: bool = True) -> pd.DataFrame:
     """Prompts, marked by what the bundled model was taught.
+
+    Args:
+        prompts: ``fact, language, template``.
+        known: whether these are the bundled facts, and the model one that was taught them.
 
     Returns:
         the prompts with ``group`` (taught in ``all`` languages, in ``this`` one only, in ``another`` only,
-        ``never``) and ``wording`` (``seen``, ``unseen``).
+        ``never``) and ``wording`` (``seen``, ``unseen``). Where teaching is not known all are of one group,
+        ``all facts``, and one kind of wording, ``as given``.
     """
+    if not known:
+        return prompts.assign(group="all facts", wording="as given")
     taught, wordings = teaching()
     how = prompts["fact"].map(taught.set_index("fact")["taught"])
     group = how.where(how.isin(["all", "never"]), "another").mask(how == prompts["language"], "this")
