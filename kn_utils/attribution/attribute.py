@@ -22,8 +22,9 @@ from ..model.rows import Row
 from ..store.code import code_version
 from ..store.origin import fingerprint
 from .batching import Batch, Room, batches, memory_budget
-from .kernel import PassResult, integrate, read_neurons
+from .kernel import PassResult, integrate
 from .quadrature import AttributionError, quadrature
+from .reading import read_neurons
 from .streaming import Collected, Job, Parts, score_batch, side_by_side
 
 METHODS = ("integrated-gradients", "activation", "gradient-x-activation")
