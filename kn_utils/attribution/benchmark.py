@@ -37,7 +37,7 @@ from ..store.code import code_version
 from ..store.files import save_json
 from ..store.origin import git_commit
 from .attribute import Settings, agreement
-from .batching import Batch, Room
+from .batching import Batch
 from .quadrature import quadrature
 from .streaming import score_batch
 
@@ -110,7 +110,7 @@ def _view(neurons: torch.Tensor, rows: int) -> torch.Tensor:
 
 def kernel(model: LanguageModel, batches: list[Batch], settings: Settings) -> list[torch.Tensor]:
     """Scores (layer, neuron) per prompt by the kernel, in the order of the prompts."""
-    room = Room(lambda rows, layers: settings.score(model, rows, layers), list(range(model.n_layers)))
+    room = settings.scorer(model)
     found: dict[int, torch.Tensor] = {}
     for batch in batches:
         found |= dict(zip(batch.prompts, score_batch(room, batch).scores, strict=True))

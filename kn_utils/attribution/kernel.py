@@ -44,11 +44,27 @@ NORMS = ("free", "held")
 @dataclass(frozen=True)
 class PassResult:
     """Of a batch of rows: scores (row, layer, neuron), P(answer) (row,), completeness gap (row, layer) or
-    ``None``."""
+    ``None``; where errors are controlled, the estimated error of a score and the points taken (row,
+    layer)."""
 
     scores: torch.Tensor
     probability: torch.Tensor
     gap: torch.Tensor | None
+    error: torch.Tensor | None = None
+    points: torch.Tensor | None = None
+
+    @staticmethod
+    def joined(parts: list[PassResult], dim: int) -> PassResult:
+        """One result from those of several groups of rows (``dim`` 0) or of layers (1)."""
+
+        def together(name: str) -> torch.Tensor | None:
+            values = [getattr(part, name) for part in parts]
+            return None if values[0] is None else torch.cat(values, dim)
+
+        probability = parts[0].probability if dim else together("probability")
+        return PassResult(
+            together("scores"), probability, together("gap"), together("error"), together("points")
+        )
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def test_a_wrong_row_is_refused_in_one_line(kind, dtype, monkeypatch):
 def test_one_layer_that_differs_is_named():
     model = make_model("llama").model
     model.model.layers[2].mlp.register_forward_hook(lambda _, __, output: 1.3 * output)
-    with pytest.raises(ModelError, match="mine: layer 2: with neurons silenced its output moves by"):
+    with pytest.raises(ModelError, match="mine: layer 2: with neurons silenced the block's output moves by"):
         LanguageModel(model, make_model("llama").tokenizer, name="mine")
 
 
