@@ -25,8 +25,8 @@ from ..store.code import code_version
 from ..store.origin import fingerprint
 from ..store.tables import load_table
 from .batching import Batch, Room, batches, memory_budget
-from .error_control import LEVELS, TOLERANCE, Controlled, Samples, check_tolerance, first_pass, samples
-from .kernel import PassResult, check_options, chosen_layers, integrate, travel
+from .error_control import LEVELS, TOLERANCE, Controlled, Sampled, Task, check_tolerance, first_pass, sample
+from .kernel import PassResult, check_options, chosen_layers, integrate
 from .quadrature import AttributionError, quadrature
 from .reading import read_neurons
 from .streaming import Collected, Job, Parts, prompts_file, score_batch, side_by_side
@@ -127,22 +127,10 @@ class Settings:
             **path,
         )
 
-    def sample(self, model: LanguageModel, rows: list[Row], layers: list[int], nodes: np.ndarray) -> Samples:
-        """What lies along the paths of one layer, in as many passes as memory asks for."""
-
-        def score(rows: list[Row], layers: list[int]) -> Samples:
-            paths = travel(
-                model,
-                rows,
-                torch.as_tensor(nodes),
-                layers,
-                baseline=self.baseline,
-                held=self.norm == "held",
-                precision=self.precision,
-            )
-            return samples(paths, layers[0], 0, self.multiplier)
-
-        return Room(score, layers)(rows)
+    def sample(self, model: LanguageModel, tasks: list[Task]) -> Sampled:
+        """What lies along the paths that the tasks ask for, in as many passes as memory asks for."""
+        path = {"baseline": self.baseline, "held": self.norm == "held", "precision": self.precision}
+        return Room(lambda tasks, _: sample(model, tasks, multiplier=self.multiplier, **path), [0])(tasks)
 
     def batches(
         self, model: LanguageModel, prompts: pd.DataFrame, budget: int | None = None

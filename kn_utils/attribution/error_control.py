@@ -25,7 +25,7 @@ Both are estimates, not bounds; how often they were too low is measured in the t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -37,9 +37,10 @@ from numpy.polynomial.polynomial import polyder
 
 from ..model.language_model import LanguageModel
 from ..model.rows import Row
-from .batching import Room
 from .kernel import PassResult, Paths, finite, travel
 from .quadrature import AttributionError, quadrature
+from .reading import exact_type
+from .walk import everywhere
 
 TOLERANCE = 0.01
 #: Points of the first pass, and the rules that may follow in a layer.
@@ -48,37 +49,79 @@ FIRST, LEVELS = 4, (9, 17, 33, 65, 129, 257)
 
 @dataclass(frozen=True)
 class Samples:
-    """Along a layer's paths: every neuron's contribution (row, node, neuron), P (row, node) and its slope."""
+    """Along paths: every neuron's contribution (path, node, neuron), P (path, node) and its slope."""
 
     contributions: torch.Tensor
     p: torch.Tensor
     slope: torch.Tensor
 
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Samples:
+        return Samples(change(self.contributions), change(self.p), change(self.slope))
+
     @staticmethod
-    def joined(parts: list[Samples], dim: int) -> Samples:
-        """Those of several groups of rows (``dim`` 0), or at several groups of nodes (1)."""
+    def together(parts: Sequence[Samples], join: Callable[..., torch.Tensor], dim: int = 0) -> Samples:
         names = ("contributions", "p", "slope")
-        return Samples(*(torch.cat([getattr(part, name) for part in parts], dim) for name in names))
-
-    def of(self, rows: torch.Tensor) -> Samples:
-        return Samples(self.contributions[rows], self.p[rows], self.slope[rows])
-
-    def between(self, new: Samples) -> Samples:
-        """These and what was found at the nodes between them, in the nodes' order."""
-        both = Samples.joined([self, new], 1)
-        old, fresh = self.p.shape[1], new.p.shape[1]
-        order = torch.empty(old + fresh, dtype=torch.long, device=self.p.device)
-        order[0::2], order[1::2] = torch.arange(old), old + torch.arange(fresh)
-        return Samples(both.contributions[:, order], both.p[:, order], both.slope[:, order])
+        return Samples(*(join([getattr(part, name) for part in parts], dim) for name in names))
 
 
-def samples(paths: Paths, layer: int, place: int, multiplier: str) -> Samples:
-    """What one pass found along the paths of a layer, the ``place``-th of its layers; the mean over a row's
-    paths."""
+@dataclass(frozen=True)
+class Task:
+    """A row to be sampled at some nodes of one layer's path."""
+
+    row: Row
+    layer: int
+    nodes: tuple[float, ...]
+
+    @property
+    def ids(self) -> list[int]:
+        return self.row.ids
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Samples per task, (node, ...) each."""
+
+    samples: list[Samples]
+
+    @staticmethod
+    def joined(parts: list[Sampled], dim: int) -> Sampled:
+        return Sampled([one for part in parts for one in part.samples])
+
+
+def sample(
+    model: LanguageModel, tasks: list[Task], *, multiplier: str = "difference", **path: Any
+) -> Sampled:
+    """What lies along the paths that the tasks ask for, by one pass.
+
+    Args:
+        path: arguments of :func:`kn_utils.attribution.kernel.travel`.
+    """
+    rows = list({id(task.row): task.row for task in tasks}.values())
+    number = {id(row): i for i, row in enumerate(rows)}
+    exact, plan = exact_type(model), {}
+    for layer in sorted({task.layer for task in tasks}):
+        here = [task for task in tasks if task.layer == layer]
+        copies = [number[id(task.row)] for task in here for _ in task.nodes]
+        nodes = [node for task in here for node in task.nodes]
+        plan[layer] = (
+            torch.tensor(copies, device=model.device),
+            torch.tensor(nodes, dtype=exact, device=model.device),
+        )
+    paths = travel(model, rows, plan, **path)
+    found: dict[int, Iterator[Samples]] = {}
+    for layer in plan:
+        sizes = [len(task.nodes) for task in tasks if task.layer == layer]
+        whole = along(paths, layer, multiplier)
+        split = [values.split(sizes) for values in (whole.contributions, whole.p, whole.slope)]
+        found[layer] = iter([Samples(*one) for one in zip(*split, strict=True)])
+    return Sampled([next(found[task.layer]) for task in tasks])
+
+
+def along(paths: Paths, layer: int, multiplier: str) -> Samples:
+    """What one pass found at the copies of a layer, (copy, ...), the mean over a row's paths."""
     contributions = paths.contributions(layer, multiplier)
     moved = contributions if multiplier == "difference" else paths.contributions(layer)
-    p = (paths.points[place] * paths.share[:, None]).sum(0)
-    return Samples(contributions.transpose(0, 1), p.T, moved.sum(-1).T)
+    return Samples(contributions, paths.mean_p(layer), moved.sum(-1))
 
 
 def first_pass(
@@ -89,16 +132,17 @@ def first_pass(
     Args:
         path: arguments of :func:`kn_utils.attribution.kernel.travel`.
     """
-    order = sorted(set(layers))
-    nodes, weights = quadrature("gauss-legendre", FIRST)
-    paths = travel(model, rows, torch.as_tensor(nodes), order, **path)
-    weights = torch.as_tensor(weights, dtype=paths.points.dtype, device=model.device)
+    order, exact = sorted(set(layers)), exact_type(model)
+    nodes, weights = (
+        torch.as_tensor(x, dtype=exact, device=model.device) for x in quadrature("gauss-legendre", FIRST)
+    )
+    paths = travel(model, rows, everywhere(nodes, len(rows), order), **path)
     scores, sums, errors = [], [], []
-    for place, layer in enumerate(order):
-        found = samples(paths, layer, place, multiplier)
-        scores.append((found.contributions * weights[:, None]).sum(1))
-        sums.append((found.slope * weights).sum(1))
-        errors.append(first_error(found, paths.probability))
+    for layer in order:
+        by_node = along(paths, layer, multiplier).map(lambda x: x.unflatten(0, (FIRST, -1)))
+        scores.append((by_node.contributions * weights[:, None, None]).sum(0))
+        sums.append((by_node.slope * weights[:, None]).sum(0))
+        errors.append(first_error(by_node, paths.probability))
     back = [order.index(layer) for layer in layers]
     gap = None if paths.change is None else (torch.stack(sums) - paths.change).T[:, back]
     error = torch.stack(errors, 1)[:, back]
@@ -106,17 +150,18 @@ def first_pass(
     return finite(PassResult(torch.stack(scores, 1)[:, back], paths.probability, gap, error, points))
 
 
-def first_error(found: Samples, end: torch.Tensor) -> torch.Tensor:
-    """Estimated largest error of a row's scores by four Gauss-Legendre points, (row,); ``end`` is P(w)."""
-    dtype, device = found.p.dtype, found.p.device
+def first_error(by_node: Samples, end: torch.Tensor) -> torch.Tensor:
+    """Estimated largest error of a row's scores by four Gauss-Legendre points, (row,); of samples (node, row,
+    ...) and P(w)."""
+    dtype, device = end.dtype, end.device
     contributions_of, slope_of = (torch.as_tensor(x, dtype=dtype, device=device) for x in _transforms())
     scale = torch.stack(
-        [(found.contributions * one[:, None]).sum(1).abs().amax(-1) for one in contributions_of]
+        [(by_node.contributions * one[:, None, None]).sum(0).abs().amax(-1) for one in contributions_of]
     )
-    known = torch.cat([found.p, found.slope, end[:, None]], 1)
-    size = (known[:, None] * slope_of).sum(-1).abs()  # (row, degree)
+    known = torch.cat([by_node.p, by_node.slope, end[None]])
+    size = (slope_of[:, :, None] * known).sum(1).abs()  # (degree, row)
     tiny = torch.finfo(dtype).tiny
-    fall = size[:, 6:].amax(1) / (size[:, 1:4].amax(1) + tiny)
+    fall = size[6:].amax(0) / (size[1:4].amax(0) + tiny)
     own = scale[3] / (scale[:3].amax(0) + tiny)
     return torch.maximum(scale[2:].amax(0) * fall.clamp(max=1), scale[3] * own.clamp(max=1) ** 2.5)
 
@@ -140,7 +185,7 @@ def _transforms() -> tuple[np.ndarray, np.ndarray]:
 
 
 def error_of(found: Samples) -> torch.Tensor:
-    """Estimated largest error of a row's scores by the Clenshaw-Curtis rule of all its points, (row,)."""
+    """Estimated largest error of a path's scores by the Clenshaw-Curtis rule of all its points, (path,)."""
     dtype, device = found.p.dtype, found.p.device
     points = found.p.shape[1]
     scores = []
@@ -165,100 +210,123 @@ def _running_integral(points: int) -> np.ndarray:
     return chebyshev.chebval(x, chebyshev.chebint(coefficients, lbnd=-1) / 2).T
 
 
+@dataclass
+class _Pair:
+    """A row and a layer that need more points, and what is known of the path so far."""
+
+    row: int
+    place: int
+    points: int
+    samples: Samples | None = None
+
+    @property
+    def missing(self) -> np.ndarray:
+        """The nodes that are not sampled yet."""
+        nodes = quadrature("clenshaw-curtis", self.points)[0]
+        return nodes if self.samples is None else nodes[1::2]
+
+    def add(self, new: Samples) -> None:
+        if self.samples is not None:
+            old, self.samples = self.samples, None
+            both = Samples.together([old, new], torch.cat)
+            between = torch.arange(self.points, device=new.p.device)
+            order = torch.where(between % 2 == 0, between // 2, len(old.p) + between // 2)
+            new = both.map(lambda x: x[order])
+        self.samples = new
+
+
 class Controlled:
     """Scores rows so that no score's error is above a share of its prompt's largest score, as far as the
     estimates are right and ``LEVELS`` suffice.
 
     Args:
         first: scores rows at all layers, with estimates (:func:`first_pass`).
-        more: (rows, [layer], nodes) -> samples.
+        more: tasks -> samples (:func:`sample`).
         layers: what ``first`` stacks, in its order.
         n_layers: of the model.
     """
 
     def __init__(
         self,
-        first: Room,
-        more: Callable[[list[Row], list[int], np.ndarray], Samples],
+        first: Callable[[list[Row]], PassResult],
+        more: Callable[[list[Task]], Sampled],
         layers: list[int],
         n_layers: int,
         tolerance: float = TOLERANCE,
     ) -> None:
-        self.first, self.layers, self.n_layers, self.tolerance = first, layers, n_layers, tolerance
-        self.more = more
+        self.first, self.more = first, more
+        self.layers, self.n_layers, self.tolerance = layers, n_layers, tolerance
 
     def __call__(self, rows: list[Row]) -> PassResult:
         part = self.first(rows)
         prompt = [row.prompt for row in rows]
-        if self.tolerance is None:
-            return part
         while True:
             limit = self.tolerance * _largest(part.scores, prompt)
-            over = (part.error / limit.clamp(min=torch.finfo(limit.dtype).tiny)[:, None]).cpu().numpy()
-            over[part.points.cpu().numpy() >= LEVELS[-1]] = 0
+            over = part.error / limit.clamp(min=torch.finfo(limit.dtype).tiny)[:, None]
+            over = torch.where(part.points < LEVELS[-1], over, 0).cpu().numpy()
             if not (over > 1).any():
                 return part
-            # The worst layer first: its scores may be the largest, which the others are measured by.
-            place = int(over.max(0).argmax())
-            self._refine(part, rows, place, over[:, place], limit)
+            # More points also change the largest scores, by which the others are measured: then look again.
+            held = part.points.cpu().numpy()
+            pairs = [_Pair(i, j, _level(over[i, j], held[i, j])) for i, j in np.argwhere(over > 1)]
+            self._refine(part, rows, pairs, limit)
 
-    def _refine(
-        self, part: PassResult, rows: list[Row], place: int, over: np.ndarray, limit: torch.Tensor
-    ) -> None:
-        """More points for the rows that are over the limit in one layer; writes into ``part``."""
-        held = part.points[:, place].cpu().numpy()
-        start = np.array([_start(ratio, had) for ratio, had in zip(over, held, strict=True)])
-        budget = len(rows) * FIRST * len(self.layers) * (self.n_layers + 1) // 2
-        most = max(
-            8, budget // (self.n_layers - self.layers[place])
-        )  # copies: as much work as the first pass
-        for level in sorted(set(start[over > 1])):
-            chosen = np.flatnonzero((over > 1) & (start == level))
-            points, found = int(level), None
-            while len(chosen):
-                nodes = quadrature("clenshaw-curtis", points)[0]
-                asked = [rows[i] for i in chosen]
-                if found is None:
-                    found = self._sample(asked, place, nodes, most)
-                else:
-                    found = found.between(self._sample(asked, place, nodes[1::2], most))
-                at = torch.as_tensor(chosen, device=limit.device)
-                self._write(part, place, at, found)
-                left = part.error[at, place] > limit[at]
-                if points == LEVELS[-1]:
-                    break
-                keep = left.nonzero()[:, 0]
-                chosen, found, points = chosen[keep.cpu().numpy()], found.of(keep), 2 * points - 1
+    def _refine(self, part: PassResult, rows: list[Row], pairs: list[_Pair], limit: torch.Tensor) -> None:
+        """More points for pairs of rows and layers, until each is below its row's limit, into ``part``."""
+        while pairs:
+            tasks = [Task(rows[pair.row], self.layers[pair.place], tuple(pair.missing)) for pair in pairs]
+            for pair, new in zip(pairs, self._sampled(tasks, len(rows)), strict=True):
+                pair.add(new)
+            left = []
+            for points in sorted({pair.points for pair in pairs}):
+                same = [pair for pair in pairs if pair.points == points]
+                above = self._write(part, same, points, limit)
+                left += [pair for pair, one in zip(same, above, strict=True) if one]
+            pairs = [pair for pair in left if pair.points < LEVELS[-1]]
+            for pair in pairs:
+                pair.points = 2 * pair.points - 1
 
-    def _sample(self, rows: list[Row], place: int, nodes: np.ndarray, most: int) -> Samples:
-        """In passes of at most so many copies: as many nodes at once as fit, then as many rows."""
-        at_once = max(1, min(len(nodes), most))
-        height = max(1, most // at_once)
-        parts = []
-        for i in range(0, len(rows), height):
-            some = [
-                self.more(rows[i : i + height], [self.layers[place]], nodes[j : j + at_once])
-                for j in range(0, len(nodes), at_once)
-            ]
-            parts.append(Samples.joined(some, 1))
-        return Samples.joined(parts, 0)
-
-    def _write(self, part: PassResult, place: int, at: torch.Tensor, found: Samples) -> None:
-        points = found.p.shape[1]
+    def _write(self, part: PassResult, pairs: list[_Pair], points: int, limit: torch.Tensor) -> list[bool]:
+        """Scores of pairs with equally many points into ``part``; which of them are above their limit."""
+        found = Samples.together([pair.samples for pair in pairs], torch.stack)
+        i, j = (
+            torch.tensor(x, device=limit.device) for x in zip(*((p.row, p.place) for p in pairs), strict=True)
+        )
         weights = quadrature("clenshaw-curtis", points)[1]
-        weights = torch.as_tensor(weights, dtype=found.p.dtype, device=found.p.device)
-        part.scores[at, place] = (found.contributions * weights[:, None]).sum(1)
-        part.error[at, place] = error_of(found)
-        part.points[at, place] = points
+        weights = torch.as_tensor(weights, dtype=limit.dtype, device=limit.device)
+        part.scores[i, j] = (found.contributions * weights[:, None]).sum(1)
+        part.error[i, j] = error_of(found)
+        part.points[i, j] = points
         if part.gap is not None:
-            part.gap[at, place] = (found.slope * weights).sum(1) - (found.p[:, -1] - found.p[:, 0])
+            part.gap[i, j] = (found.slope * weights).sum(1) - (found.p[:, -1] - found.p[:, 0])
         finite(part)
+        return (part.error[i, j] > limit[i]).tolist()
+
+    def _sampled(self, tasks: list[Task], rows: int) -> list[Samples]:
+        """In passes of at most as much work as the first one of so many rows, as far as tasks can be cut."""
+        budget = rows * FIRST * len(self.layers) * (self.n_layers + 1) // 2
+        cut: list[tuple[int, Task]] = []
+        for number, task in enumerate(tasks):
+            most = max(8, budget // (self.n_layers - task.layer))
+            for start in range(0, len(task.nodes), most):
+                cut.append((number, Task(task.row, task.layer, task.nodes[start : start + most])))
+        pieces: list[list[Samples]] = [[] for _ in tasks]
+        start, work = 0, 0
+        for i, (_, task) in enumerate(cut):
+            work += len(task.nodes) * (self.n_layers - task.layer)
+            after = cut[i + 1][1] if i + 1 < len(cut) else None
+            if after is None or work + len(after.nodes) * (self.n_layers - after.layer) > budget:
+                found = self.more([task for _, task in cut[start : i + 1]])
+                for (number, _), one in zip(cut[start : i + 1], found.samples, strict=True):
+                    pieces[number].append(one)
+                start, work = i + 1, 0
+        return [Samples.together(one, torch.cat) for one in pieces]
 
 
-def _start(over: float, held: float) -> int:
+def _level(over: float, held: float) -> int:
     """With how many points to go on where the estimate is so many times too large."""
-    wanted = 0 if over < 4 else 1 if over < 16 else 2
-    return next(level for i, level in enumerate(LEVELS) if level > held and (i >= wanted or held > FIRST))
+    wanted = LEVELS[0 if over < 3 else 1 if over < 12 else 2]
+    return next(level for level in LEVELS if level > held and (level >= wanted or held > FIRST))
 
 
 def _largest(scores: torch.Tensor, prompt: list[int]) -> torch.Tensor:

@@ -35,7 +35,7 @@ from .precision import computing_in
 from .prefixes import Run, entered
 from .quadrature import AttributionError, quadrature
 from .reading import BASELINES, exact_type, path_starts
-from .walk import Walk
+from .walk import Plan, Walk, everywhere
 
 MULTIPLIERS = ("difference", "activation")
 NORMS = ("free", "held")
@@ -69,19 +69,21 @@ class PassResult:
 
 @dataclass(frozen=True)
 class Paths:
-    """What one pass found along the paths of some layers.
+    """What one pass found along the paths of some layers, at the copies of its plan.
 
     Attributes:
         probability: P(answer) of the rows as they are, (row,).
-        points: P(answer) at the paths' points, (layer, path, node, row).
-        gradients: per layer, of P by the neurons at these points, (path, node, row, neuron).
+        rows: per layer, the row of each copy, (copy,).
+        p: per layer, P(answer) at the copies' points, (path, copy).
+        gradients: per layer, of P by the neurons at these points, (path, copy, neuron).
         values, moves: per layer, w (row, neuron) and w - b (path, row, neuron).
         share: of each path in its row's mean, (path, row).
         change: P(w) - P(b), (layer, row), where it was asked for.
     """
 
     probability: torch.Tensor
-    points: torch.Tensor
+    rows: dict[int, torch.Tensor]
+    p: dict[int, torch.Tensor]
     gradients: dict[int, torch.Tensor]
     values: dict[int, torch.Tensor]
     moves: dict[int, torch.Tensor]
@@ -89,12 +91,17 @@ class Paths:
     change: torch.Tensor | None
 
     def contributions(self, layer: int, multiplier: str = "difference") -> torch.Tensor:
-        """(w - b) dP/dw, or w dP/dw, at the nodes, the mean over a row's paths: (node, row, neuron)."""
+        """(w - b) dP/dw, or w dP/dw, at the copies, the mean over a row's paths: (copy, neuron)."""
         # No matrix product: the caller's TF32 or autocast would round it.
-        gradients = self.gradients[layer] * self.share[:, None, :, None]
+        rows = self.rows[layer]
+        gradients = self.gradients[layer] * self.share[:, rows, None]
         if multiplier == "difference":
-            return (gradients * self.moves[layer].unsqueeze(1)).sum(0)
-        return gradients.sum(0) * self.values[layer]
+            return (gradients * self.moves[layer][:, rows]).sum(0)
+        return gradients.sum(0) * self.values[layer][rows]
+
+    def mean_p(self, layer: int) -> torch.Tensor:
+        """P at the copies, the mean over a row's paths: (copy,)."""
+        return (self.p[layer] * self.share[:, self.rows[layer]]).sum(0)
 
 
 def integrate(
@@ -134,20 +141,19 @@ def integrate(
     chosen = chosen_layers(model, layers)
     check_options(model, baseline, multiplier, norm)
     order = sorted(set(chosen))
-    nodes, weights = (torch.as_tensor(x, dtype=exact_type(model)) for x in quadrature(rule, steps))
-    paths = travel(
-        model, rows, nodes, order, baseline=baseline, held=norm == "held", change=gap, precision=precision
-    )
-    weights = weights.to(model.device)[:, None, None]
-    scores, sums = [], []
-    for layer in order:
-        scores.append((paths.contributions(layer, multiplier) * weights).sum(0))
-        if gap and multiplier != "difference":
-            sums.append((paths.contributions(layer) * weights).sum((0, 2)))
-        else:
-            sums.append(scores[-1].sum(-1))
-    place = [order.index(layer) for layer in chosen]
-    gaps = None if paths.change is None else (torch.stack(sums) - paths.change).T[:, place]
+    exact = exact_type(model)
+    nodes, weights = (torch.as_tensor(x, dtype=exact, device=model.device) for x in quadrature(rule, steps))
+    plan = everywhere(nodes, len(rows), order)
+    paths = travel(model, rows, plan, baseline=baseline, held=norm == "held", change=gap, precision=precision)
+
+    def integral(contributions: torch.Tensor) -> torch.Tensor:
+        return (contributions.view(len(nodes), len(rows), -1) * weights[:, None, None]).sum(0)
+
+    scores = [integral(paths.contributions(layer, multiplier)) for layer in order]
+    gaps, place = None, [order.index(layer) for layer in chosen]
+    if gap:
+        sums = torch.stack([integral(paths.contributions(layer)).sum(-1) for layer in order])
+        gaps = (sums - paths.change).T[:, place]
     return finite(PassResult(torch.stack(scores, 1)[:, place], paths.probability, gaps))
 
 
@@ -188,36 +194,36 @@ def finite(result: PassResult) -> PassResult:
 def travel(
     model: LanguageModel,
     rows: list[Row],
-    nodes: torch.Tensor,
-    layers: list[int],
+    plan: Plan,
     *,
     baseline: str = "zero",
     held: bool = False,
     change: bool = False,
     precision: str | None = None,
 ) -> Paths:
-    """P and its gradients at the nodes of the paths of some layers (rising), in one pass.
+    """P and its gradients at the points of a plan, in one pass.
 
     Args:
-        nodes: where on the paths, (node,), or (node, row) where every row has its own.
-        change: also find P(w) - P(b), by a pass without gradients.
+        plan: which rows at which places of which layers' paths, see :class:`kn_utils.attribution.walk.Walk`.
+        change: also find P(w) - P(b) of all rows in the plan's layers, by a pass without gradients.
     """
-    nodes = nodes.to(model.device, exact_type(model))
     wanted = torch.tensor([[row.target] for row in rows], device=model.device)
-    size = len(rows)
+    size, layers = len(rows), sorted(plan)
     with computing_in(model, precision):
         starts, share = path_starts(model, rows, layers, baseline)
         run = entered(model, rows)
-        walk = Walk(nodes, starts, layers, held)
+        walk = Walk(plan, starts, held)
         p, gradients = _gradients(run, walk, wanted)
         moved = None
         if change:  # P at the paths' starts: (layer, path, row) behind the base rows
-            first = _probabilities(run, Walk(torch.zeros_like(nodes[:1]), starts, layers, held), wanted)
+            ends = everywhere(torch.zeros(1, dtype=walk.dtype, device=model.device), size, layers)
+            first = _probabilities(run, Walk(ends, starts, held), wanted)
             moved = first[:size] - (first[size:].view(len(layers), len(share), size) * share).sum(1)
     return Paths(
-        p[:size],
-        p[size:].view(len(layers), len(share), len(nodes), size),
-        {layer: found.view(len(share), len(nodes), size, -1) for layer, found in gradients.items()},
+        p[0],
+        {layer: plan[layer][0] for layer in layers},
+        {layer: one.view(len(share), -1) for layer, one in zip(layers, p[1:], strict=True)},
+        {layer: found.unflatten(0, (len(share), -1)) for layer, found in gradients.items()},
         walk.values,
         {layer: walk.moves(layer) for layer in layers},
         share,
@@ -225,27 +231,33 @@ def travel(
     )
 
 
-def _gradients(run: Run, walk: Walk, wanted: torch.Tensor) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-    """P(answer) of the whole grown batch (row,), and every layer's gradients of P with respect to its points,
-    (path * node * row, neuron)."""
+def _gradients(
+    run: Run, walk: Walk, wanted: torch.Tensor
+) -> tuple[tuple[torch.Tensor, ...], dict[int, torch.Tensor]]:
+    """P(answer) of the base rows and of each layer's copies, (row,) and (path * copy,); every layer's
+    gradients of P with respect to its points, (path * copy, neuron)."""
     size = len(wanted)
     with torch.enable_grad():
         logits = run(walk)
-    wanted = wanted.repeat(len(logits) // size, 1)
     with torch.no_grad():
         # d log P / d logits = one-hot - softmax: written down, it spares several passes over them
-        slope = logits.detach().to(walk.nodes.dtype).softmax(-1)
+        slope = logits.detach().to(walk.dtype).softmax(-1)
+        wanted = wanted[walk.rows]
         p = slope.gather(1, wanted)
         slope.scatter_add_(1, wanted, torch.full_like(p, -1.0))
         slope[:size] = 0
-    found = torch.autograd.grad(logits, [walk.leaves[layer] for layer in walk.layers], slope.to(logits.dtype))
-    points = p[size:].view(len(walk.layers), -1, 1)
-    gradients = {layer: -points[i] * found[i].to(p.dtype) for i, layer in enumerate(walk.layers)}
-    return p[:, 0], gradients
+    leaves = [walk.leaves[layer] for layer in walk.layers]
+    found = torch.autograd.grad(logits, leaves, slope.to(logits.dtype))
+    p = p[:, 0].split([size, *map(len, leaves)])
+    gradients = {
+        layer: -points[:, None] * one.to(points.dtype)
+        for layer, points, one in zip(walk.layers, p[1:], found, strict=True)
+    }
+    return p, gradients
 
 
 def _probabilities(run: Run, walk: Walk, wanted: torch.Tensor) -> torch.Tensor:
     """P(answer) of every row of the grown batch."""
     with torch.no_grad():
-        p = run(walk).to(walk.nodes.dtype).softmax(-1)
-        return p.gather(1, wanted.repeat(len(p) // len(wanted), 1)).squeeze(1)
+        p = run(walk).to(walk.dtype).softmax(-1)
+        return p.gather(1, wanted[walk.rows]).squeeze(1)

@@ -58,9 +58,9 @@ def _last_tokens(model: LanguageModel, rows: list[Row]) -> Run:
         ).long()
         if model.takes_positions:
             last["position_ids"] = at.unsqueeze(1)
-    cache.frozen = True
 
     def run(walk: Walk) -> torch.Tensor:
+        cache.lent_to = walk
         with walk.installed(model, torch.zeros_like(at)):
             return model.model(**last, past_key_values=cache).logits[:, 0]
 
@@ -68,9 +68,10 @@ def _last_tokens(model: LanguageModel, rows: list[Row]) -> Run:
 
 
 class PrefixCache(DynamicCache):
-    """Keys and values of the prefixes; once frozen, it lends them to as many copies of the batch as ask."""
+    """Keys and values of the prefixes; lent to a walk, it gives every row of the batch those of its base row
+    and keeps nothing."""
 
-    frozen = False
+    lent_to: Walk | None = None
 
     def end_together(self, short: torch.Tensor) -> None:
         """Move each text's keys and values to the right by its padding, (row,): distances to the last token
@@ -83,10 +84,10 @@ class PrefixCache(DynamicCache):
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> Any:
-        if not self.frozen:
+        if self.lent_to is None:
             return super().update(keys, values, layer_idx, *args, **kwargs)
         kept = self.layers[layer_idx] if layer_idx < len(self.layers) else None
         if kept is None or getattr(kept, "keys", None) is None:  # texts of one token
             return keys, values
-        both = ((kept.keys, keys), (kept.values, values))
-        return tuple(torch.cat([old.repeat(len(new) // len(old), 1, 1, 1), new], -2) for old, new in both)
+        both, rows = ((kept.keys, keys), (kept.values, values)), self.lent_to.rows
+        return tuple(torch.cat([old if len(old) == len(new) else old[rows], new], -2) for old, new in both)

@@ -13,27 +13,34 @@ from ..model.blocks import BlockEnd, by_row, hidden_of, with_hidden
 from ..model.language_model import LanguageModel
 from .quadrature import AttributionError
 
+#: Layer -> base row and place on the path of every copy, both (copy,).
+Plan = dict[int, tuple[torch.Tensor, torch.Tensor]]
+
+
+def everywhere(nodes: torch.Tensor, rows: int, layers: list[int]) -> Plan:
+    """All rows at all nodes in every layer; copies in the order of nodes, then rows."""
+    row = torch.arange(rows, device=nodes.device).repeat(len(nodes))
+    return dict.fromkeys(layers, (row, nodes.repeat_interleave(rows)))
+
 
 class Walk:
-    """Hooks that grow the batch. Rows are ordered base, then per layer, path and node (row = group * size +
-    prompt).
+    """Hooks that grow the batch: base rows, then per layer the copies that the plan wants, path by path.
 
     Args:
-        nodes: where on the path the points lie, (node,), or (node, row) where every row has its own.
+        plan: which copies of which rows start in which layers.
         starts: where the paths start, (path, row, layer, neuron); ``None``: at zero.
-        layers: whose paths are walked, rising.
         held: the norm of a feed-forward output keeps the scale that it has at the path's end.
 
     Attributes:
+        rows: the base row of each row of the batch as it has grown so far.
         values: of a layer's neurons at the blank, (row, neuron), once the walk is done.
-        leaves: of a layer, the way from the value to each point, (path * node * row, neuron).
+        leaves: of a layer, the way from the value to each point, (path * copy, neuron).
     """
 
-    def __init__(
-        self, nodes: torch.Tensor, starts: torch.Tensor | None, layers: list[int], held: bool = False
-    ) -> None:
-        self.nodes = nodes if nodes.ndim == 2 else nodes.unsqueeze(1)
-        self.starts, self.layers, self.held = starts, layers, held
+    def __init__(self, plan: Plan, starts: torch.Tensor | None, held: bool = False) -> None:
+        self.plan, self.starts, self.held = plan, starts, held
+        self.layers = sorted(plan)
+        self.dtype = plan[self.layers[0]][1].dtype
         self.values: dict[int, torch.Tensor] = {}
         self.leaves: dict[int, torch.Tensor] = {}
 
@@ -45,99 +52,90 @@ class Walk:
     @contextmanager
     def installed(self, model: LanguageModel, at: torch.Tensor) -> Iterator[None]:
         """Inside, a forward pass of ``model`` grows; ``at`` is the blank's position in each base row."""
-        self.size, self.index = len(at), torch.arange(len(at), device=at.device)
-        copies = len(self.nodes) * (1 if self.starts is None else len(self.starts))
-        groups = 1
         if any(second._forward_pre_hooks for second in model.seconds):
             raise AttributionError(
                 "neurons are being suppressed or amplified, or read by a hook of yours: attribution inside "
                 "such a block would mix both. Leave it first."
             )
+        self.size, self.rows = len(at), torch.arange(len(at), device=at.device)
+        self.base, self.at = self.rows, at
+        settled = model.architecture.settled
         with ExitStack() as stack:
-            for layer, block in enumerate(model.blocks):
-                last = layer == model.n_layers - 1
-                stack.callback(
-                    block.register_forward_pre_hook(self._widen(model, groups), with_kwargs=True).remove
-                )
-                if last and model.architecture.settled:
-                    narrow = self._narrow(at.repeat(groups))
-                    settled = block.get_submodule(model.architecture.settled)
-                    stack.callback(settled.register_forward_pre_hook(narrow).remove)
-                    at = torch.zeros_like(at)
-                if layer in self.layers:
-                    end = model.ends[layer]
-                    read = self._read(layer, groups, at)
-                    stack.callback(end.second.register_forward_pre_hook(read).remove)
+            for layer, (block, end) in enumerate(zip(model.blocks, model.ends, strict=True)):
+                widen = block.register_forward_pre_hook(self._widen(model), with_kwargs=True)
+                stack.callback(widen.remove)
+                if settled and layer == model.n_layers - 1:
+                    narrow = block.get_submodule(settled).register_forward_pre_hook(self._narrow)
+                    stack.callback(narrow.remove)
+                if layer in self.plan:
+                    stack.callback(end.second.register_forward_pre_hook(self._read(layer)).remove)
                     if end.norm is not None:
-                        receive = self._receive(groups, at)
-                        stack.callback(end.norm.register_forward_pre_hook(receive).remove)
-                    grow = self._grow(layer, end, at, copies)
-                    stack.callback(block.register_forward_hook(grow).remove)
-                    groups += copies
-            if not model.causal and not model.architecture.settled:
-                stack.enter_context(model.head_at(at.repeat(groups)))
+                        stack.callback(end.norm.register_forward_pre_hook(self._receive).remove)
+                    stack.callback(block.register_forward_hook(self._grow(layer, end)).remove)
+            if not model.causal and not settled:
+                stack.callback(model.head.register_forward_pre_hook(self._narrow).remove)
             yield
 
-    def _widen(self, model: LanguageModel, groups: int) -> Any:
-        """Repeat all that a block is given per row of the batch."""
-        row = model.architecture
-        heads = model.model.config.num_attention_heads if row.heads_in_rows else 1
-        sizes = {self.size, self.size * heads}
+    def _widen(self, model: LanguageModel) -> Any:
+        """Give each row of the batch what its base row is given."""
+        architecture = model.architecture
+        heads = model.model.config.num_attention_heads if architecture.heads_in_rows else 1
 
         def per_row(value: Any) -> Any:
             if isinstance(value, tuple):
                 return tuple(per_row(one) for one in value)
-            if isinstance(value, torch.Tensor) and value.ndim > 1 and len(value) in sizes:
-                return value.repeat(groups, *[1] * (value.ndim - 1))
+            if not isinstance(value, torch.Tensor) or value.ndim < 2 or self.rows is self.base:
+                return value
+            if len(value) == self.size:
+                return value[self.rows]
+            if len(value) == self.size * heads:
+                return value.unflatten(0, (self.size, heads))[self.rows].flatten(0, 1)
             return value
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             kwargs = dict(kwargs)
             hidden = args[0] if args else kwargs.pop("hidden_states")
-            more = {name: value if name in row.shared else per_row(value) for name, value in kwargs.items()}
+            shared = architecture.shared
+            more = {name: value if name in shared else per_row(value) for name, value in kwargs.items()}
             return (hidden, *map(per_row, args[1:])), more
 
         return hook
 
-    def _narrow(self, at: torch.Tensor) -> Any:
+    def _narrow(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Drop all but the blank's token."""
-        rows = torch.arange(len(at), device=at.device)
+        every = torch.arange(len(self.rows), device=self.rows.device)
+        at = self.at[self.rows]
+        self.at = torch.zeros_like(self.at)
+        return tuple(value[every, at].unsqueeze(1) if torch.is_tensor(value) else value for value in args)
 
-        def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            return tuple(value[rows, at].unsqueeze(1) for value in args)
-
-        return hook
-
-    def _read(self, layer: int, groups: int, at: torch.Tensor) -> Any:
+    def _read(self, layer: int) -> Any:
         """Keep the base rows' neurons at the blank."""
 
         def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            neurons = by_row(args[0], groups * self.size)
-            self.values[layer] = neurons[self.index, at].detach().to(self.nodes.dtype)
+            neurons = by_row(args[0], len(self.rows))
+            self.values[layer] = neurons[self.base, self.at].detach().to(self.dtype)
 
         return hook
 
-    def _receive(self, groups: int, at: torch.Tensor) -> Any:
+    def _receive(self, _: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         """Keep what the block's last norm receives at the base rows' blanks."""
+        self.normed = by_row(args[0], len(self.rows))[self.base, self.at].detach()
 
-        def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            self.normed = by_row(args[0], groups * self.size)[self.index, at].detach()
-
-        return hook
-
-    def _grow(self, layer: int, end: BlockEnd, at: torch.Tensor, copies: int) -> Any:
+    def _grow(self, layer: int, end: BlockEnd) -> Any:
         """Add the copies: base rows whose hidden state at the blank has moved along the path."""
 
         def hook(_: nn.Module, __: Any, output: Any) -> Any:
             hidden = hidden_of(output)
-            base = hidden[: self.size].detach()
-            way = (self.nodes - 1).unsqueeze(-1) * self.moves(layer).unsqueeze(1)
-            leaf = way.flatten(0, 2).requires_grad_()
-            normed = None if end.norm is None else self.normed
-            blank = end.moved(base[self.index, at], normed, leaf, self.held)
-            new = base.repeat(copies, 1, 1)
-            new[torch.arange(len(new), device=new.device), at.repeat(copies)] = blank
+            rows, nodes = self.plan[layer]
+            leaf = ((nodes - 1).unsqueeze(-1) * self.moves(layer)[:, rows]).flatten(0, 1).requires_grad_()
+            rows = rows.repeat(1 if self.starts is None else len(self.starts))
+            base, at = hidden[: self.size].detach(), self.at[rows]
+            normed = None if end.norm is None else self.normed[rows]
+            new = base[rows]
+            each = torch.arange(len(rows), device=rows.device)
+            new[each, at] = end.moved(new[each, at], normed, leaf, self.held)
             self.leaves[layer] = leaf
+            self.rows = torch.cat([self.rows, rows])
             return with_hidden(output, torch.cat([hidden, new]))
 
         return hook

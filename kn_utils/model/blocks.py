@@ -52,33 +52,28 @@ class BlockEnd:
     def moved(
         self, output: torch.Tensor, normed: torch.Tensor | None, move: torch.Tensor, held: bool = False
     ) -> torch.Tensor:
-        """The block's output at a token whose neurons have moved.
+        """The block's output at tokens whose neurons have moved.
 
         Args:
             output: what the block gave there, (row, hidden).
             normed: what :attr:`norm` received there, (row, hidden); ``None`` without one.
-            move: of the neurons, (copy * row, neuron).
+            move: of the neurons, (row, neuron).
             held: the norm of the second map's output keeps the scale that it had.
 
         Returns:
-            (copy * row, hidden), in the type of ``output``.
+            (row, hidden), in the type of ``output``.
         """
         slots = self.slots
-        written = self.factor * (move.to(slots.dtype) @ slots)
-        copies = len(move) // len(output)
+        written = move.to(slots.dtype) @ slots
         if self.norm is None:
-            return (output.repeat(copies, 1) + written).to(output.dtype)
-        if not self.inside:  # forward: not through its hooks
-            return self.norm.forward(normed.repeat(copies, 1) + written).to(output.dtype)
-        if held:
-            return (output.repeat(copies, 1) + self._scale(normed).repeat(copies, 1) * written).to(
-                output.dtype
-            )
-        written = written / self.factor
-        stays = output - self.factor * self.norm.forward(normed)
-        return (
-            stays.repeat(copies, 1) + self.factor * self.norm.forward(normed.repeat(copies, 1) + written)
-        ).to(output.dtype)
+            moved = output + self.factor * written
+        elif not self.inside:
+            moved = self.norm.forward(normed + self.factor * written)  # forward: not through its hooks
+        elif held:
+            moved = output + self.factor * self._scale(normed) * written
+        else:
+            moved = output + self.factor * (self.norm.forward(normed + written) - self.norm.forward(normed))
+        return moved.to(output.dtype)
 
     def _scale(self, normed: torch.Tensor) -> torch.Tensor:
         """What a root-mean-square norm multiplies this vector by, (row, hidden): any of its length alike."""
@@ -163,7 +158,8 @@ def _checked(model: LanguageModel, layer: int, block: nn.Module) -> Iterator[Non
         if end.slots.shape[1] != x.shape[1]:
             sizes = f"writes {end.slots.shape[1]} numbers, the hidden states have {x.shape[1]}"
             raise refusal(f"its second map {sizes}", "second")
-        shortcut = end.moved(x[:1], seen.get("normed"), seen["move"])
+        normed = seen["normed"].expand(2, -1) if end.norm is not None else None
+        shortcut = end.moved(x[:1].expand(2, -1), normed, seen["move"])
         off = (shortcut - x[1:]).float().norm(dim=1)
         changed = (x[1:] - x[:1]).float().norm(dim=1)
         rounding = 8 * torch.finfo(x.dtype).eps * x.float().norm(dim=1)[1:]

@@ -140,12 +140,12 @@ def test_a_held_norm_keeps_its_scale(kind):
     """At the value itself a held norm is the norm; along the path it is linear."""
     model = make_model(kind)
     end = model.ends[1]
-    y, x = torch.randn(2, 5, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y, x = torch.randn(2, 10, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     # some norms compute in float32 whatever they are given
     torch.testing.assert_close(end._scale(y) * y, end.norm(y), rtol=1e-6, atol=1e-6)
     move = torch.randn(10, model.n_neurons, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     held = end.moved(x, y, move, held=True)
-    torch.testing.assert_close(held - x.repeat(2, 1), end._scale(y).repeat(2, 1) * (move @ end.slots))
+    torch.testing.assert_close(held - x, end._scale(y) * (move @ end.slots))
     assert not torch.allclose(held, end.moved(x, y, move))
 
 
@@ -159,6 +159,6 @@ def test_a_multiplier_stands_behind_the_norm():
     r, w, to = torch.randn(1, 4).double(), torch.randn(1, 6).double(), torch.randn(3, 6).double()
     with torch.no_grad():
         y = second(w)
-        found = end.moved(r + 0.3 * norm(y), y, to - w)
+        found = end.moved((r + 0.3 * norm(y)).expand(3, -1), y.expand(3, -1), to - w)
         torch.testing.assert_close(found, r + 0.3 * norm(second(to)))
     assert copy.copy(end).factor == 0.3
