@@ -95,10 +95,42 @@ OWN = {
         "max_position_embeddings": 96,
     },
     "bloom": {"hidden_size": 32, "n_layer": 3, "n_head": 4},
+    "gptj": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 48, "n_positions": 96, "rotary_dim": 4},
+    "falcon": {**SMALL, "ffn_hidden_size": 48, "alibi": True},
+    "granite": {**SMALL, "num_key_value_heads": 2, "residual_multiplier": 0.4, "attention_multiplier": 0.35},
+    "modernbert": {
+        **SMALL,
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "local_attention": 8,
+        "global_attn_every_n_layers": 2,
+    },
+    "deberta-v2": {
+        **SMALL,
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 8,
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+    },
     **{
         kind: {**SMALL, "num_key_value_heads": 2, "head_dim": 8}
-        for kind in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
+        for kind in ("llama", "mistral", "qwen2", "qwen3", "gemma", "olmo2")
     },
+    **{
+        kind: {
+            **SMALL,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        }
+        for kind in ("gemma2", "gemma3_text", "olmo3", "exaone4")
+    },
+    "glm4": {**SMALL, "num_key_value_heads": 2, "head_dim": 8},
 }
 
 

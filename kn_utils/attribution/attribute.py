@@ -1,17 +1,19 @@
 """Attribution: how much an answer's probability leans on each feed-forward neuron, for tables of prompts.
 
-The integral itself is :mod:`kn_utils.kernel`; batches, memory and long runs are :mod:`kn_utils.streaming`.
-"""
+The integral itself is :mod:`kn_utils.attribution.kernel`, its error
+:mod:`kn_utils.attribution.error_control`; batches, memory and long runs are
+:mod:`kn_utils.attribution.streaming`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
@@ -21,12 +23,17 @@ from ..model.language_model import LanguageModel
 from ..model.rows import Row
 from ..store.code import code_version
 from ..store.origin import fingerprint
+from ..store.tables import load_table
 from .batching import Batch, Room, batches, memory_budget
-from .kernel import PassResult, integrate, read_neurons
+from .error_control import LEVELS, TOLERANCE, Controlled, Sampled, Task, check_tolerance, first_pass, sample
+from .kernel import PassResult, check_options, chosen_layers, integrate
 from .quadrature import AttributionError, quadrature
-from .streaming import Collected, Job, Parts, ScoreTables, score_batch, side_by_side
+from .reading import read_neurons
+from .streaming import Collected, Job, Parts, ScoreTables, prompts_file, score_batch, side_by_side
 
-METHODS = ("integrated-gradients", "activation", "gradient-x-activation")
+METHODS = ("integrated-gradients", "activation")
+#: Points of a fixed rule where nothing else is said.
+STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -34,43 +41,96 @@ class Settings:
     """What scores depend on besides model and prompts: the arguments of :func:`attribute`."""
 
     method: str = "integrated-gradients"
-    rule: str = "gauss-legendre"
-    steps: int = 4
+    rule: str = "auto"
+    steps: int | None = None
+    tolerance: float | None = None
     baseline: str = "zero"
     multiplier: str = "difference"
+    norm: str = "free"
     layers: tuple[int, ...] | None = None
     precision: str | None = None
     batch_size: int | None = None
     unknown: str = "refuse"
     keep: float = 0.1
-    gap: bool = True
+    gap: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise AttributionError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}.")
-        quadrature(self.rule, self.steps)  # refuses what it does not know
+        if self.tolerance is not None and self.steps is not None:
+            raise AttributionError("steps fixes the number of points, tolerance the error: give one of them.")
+        if self.rule != "auto" or self.steps is not None:
+            # refuses what it does not know
+            quadrature(self.fixed, STEPS if self.steps is None else self.steps)
+
+    @property
+    def fixed(self) -> str:
+        """The rule of a fixed number of points that ``auto`` with ``steps`` means."""
+        return "gauss-legendre" if self.rule == "auto" else self.rule
+
+    @property
+    def points(self) -> int:
+        """Points of a first or only pass."""
+        if self.method == "activation":
+            return 0
+        return 1 if self.rule == "gradient" else STEPS if self.steps is None else self.steps
 
     def chosen(self, model: LanguageModel) -> list[int]:
-        return list(range(model.n_layers)) if self.layers is None else list(self.layers)
+        return chosen_layers(model, self.layers)
+
+    def resolved(self, model: LanguageModel) -> Settings:
+        """``auto`` decided for this model: the gradient where no path has an integral, else a tolerance; a
+        fixed rule where ``steps`` asks for one."""
+        check_options(model, self.baseline, self.multiplier, self.norm)
+        check_tolerance(self.tolerance, self.rule, model, self.norm)
+        if self.rule != "auto" or self.method == "activation":
+            return replace(self, gap=self.gap and self.rule != "gradient")
+        if self.steps is not None:
+            return replace(self, rule=self.fixed)
+        if model.norms_output and self.norm == "free":
+            return replace(self, rule="gradient", gap=False)
+        return replace(self, tolerance=TOLERANCE if self.tolerance is None else self.tolerance)
+
+    def scorer(self, model: LanguageModel) -> Room | Controlled:
+        """What scores rows, in as many passes as memory and tolerance ask for."""
+        settings, layers = self.resolved(model), self.chosen(model)
+        first = Room(partial(settings.score, model), layers)
+        if settings.tolerance is None or settings.method == "activation":
+            return first
+        return Controlled(first, partial(settings.sample, model), layers, model.n_layers, settings.tolerance)
 
     def score(self, model: LanguageModel, rows: list[Row], layers: list[int]) -> PassResult:
+        """Scores of rows at layers, by one pass."""
         if self.method == "activation":
             values, p = read_neurons(model, rows, self.precision)
             return PassResult(values[:, layers], p, None)
-        rule, steps, gap = self.rule, self.steps, self.gap
-        if self.method == "gradient-x-activation":  # the gradient at w: the right rule of one step
-            rule, steps, gap = "right", 1, False
+        path = {"baseline": self.baseline, "precision": self.precision}
+        if self.rule == "auto":
+            return first_pass(
+                model,
+                rows,
+                layers,
+                multiplier=self.multiplier,
+                held=self.norm == "held",
+                change=self.gap,
+                **path,
+            )
         return integrate(
             model,
             rows,
-            rule=rule,
-            steps=steps,
-            baseline=self.baseline,
+            rule=self.rule,
+            steps=STEPS if self.steps is None else self.steps,
             multiplier=self.multiplier,
+            norm=self.norm,
             layers=layers,
-            gap=gap,
-            precision=self.precision,
+            gap=self.gap,
+            **path,
         )
+
+    def sample(self, model: LanguageModel, tasks: list[Task]) -> Sampled:
+        """What lies along the paths that the tasks ask for, in as many passes as memory asks for."""
+        path = {"baseline": self.baseline, "held": self.norm == "held", "precision": self.precision}
+        return Room(lambda tasks, _: sample(model, tasks, multiplier=self.multiplier, **path), [0])(tasks)
 
     def batches(
         self, model: LanguageModel, prompts: pd.DataFrame, budget: int | None = None
@@ -78,8 +138,7 @@ class Settings:
         """The table's batches: of ``batch_size`` rows, else of ``budget`` tokens in the widest layer."""
         if self.batch_size is not None:
             return batches(model, prompts, lambda length: 1, self.batch_size, self.unknown)
-        points = {"activation": 0, "gradient-x-activation": 1}.get(self.method, self.steps)
-        copies = points * len(self.chosen(model))
+        copies = self.resolved(model).points * len(self.chosen(model))
 
         def tokens(length: int) -> int:
             many = 1 + copies * (length if self.baseline == "replacement-each" else 1)
@@ -93,10 +152,12 @@ def attribution_map(
     prompts: pd.DataFrame,
     *,
     method: str = "integrated-gradients",
-    rule: str = "gauss-legendre",
-    steps: int = 4,
+    rule: str = "auto",
+    steps: int | None = None,
+    tolerance: float | None = None,
     baseline: str = "zero",
     multiplier: str = "difference",
+    norm: str = "free",
     layers: Sequence[int] | None = None,
     precision: str | None = None,
     batch_size: int | None = None,
@@ -104,7 +165,8 @@ def attribution_map(
 ) -> torch.Tensor:
     """Scores of every neuron for a few prompts: float32, shape (prompt, layer, neuron), on the CPU.
 
-    An answer of n pieces gives the mean of its n maps. For a whole data set use :func:`attribute`.
+    An answer of n pieces gives the mean of its n maps. For a whole data set, and for what the arguments mean,
+    see :func:`attribute`.
 
     Example:
         >>> from kn_utils import attribution_map, load_facts, load_model, make_prompts
@@ -112,23 +174,32 @@ def attribution_map(
         >>> attribution_map(load_model("mini"), prompts).shape
         torch.Size([2, 6, 768])
     """
-    chosen = None if layers is None else tuple(layers)
     settings = Settings(
-        method, rule, steps, baseline, multiplier, chosen, precision, batch_size, unknown, gap=False
+        method,
+        rule,
+        steps,
+        tolerance,
+        baseline,
+        multiplier,
+        norm,
+        None if layers is None else tuple(layers),
+        precision,
+        batch_size,
+        unknown,
     )
     return torch.stack(_maps(model, prompts, settings)).float()
 
 
 def _maps(model: LanguageModel, prompts: pd.DataFrame, settings: Settings) -> list[torch.Tensor]:
-    _refuse_nothing(prompts)
-    room = Room(partial(settings.score, model), settings.chosen(model))
+    refuse_nothing(prompts)
+    room = settings.scorer(model)
     maps: dict[int, torch.Tensor] = {}
     for batch in settings.batches(model, prompts):
         maps |= dict(zip(batch.prompts, score_batch(room, batch).scores.cpu(), strict=True))
     return [maps[number] for number in range(len(prompts))]
 
 
-def _refuse_nothing(prompts: pd.DataFrame) -> None:
+def refuse_nothing(prompts: pd.DataFrame) -> None:
     if prompts.empty:
         raise AttributionError(
             "no prompts: the table is empty. Is there a fact of this relation with a label in this language?"
@@ -140,13 +211,15 @@ def attribute(
     prompts: pd.DataFrame,
     *,
     method: str = "integrated-gradients",
-    rule: str = "gauss-legendre",
-    steps: int = 4,
+    rule: str = "auto",
+    steps: int | None = None,
+    tolerance: float | None = None,
     baseline: str = "zero",
     multiplier: str = "difference",
+    norm: str = "free",
     layers: Sequence[int] | None = None,
     keep: float = 0.1,
-    gap: bool = True,
+    gap: bool = False,
     precision: str | None = None,
     batch_size: int | None = None,
     unknown: str = "refuse",
@@ -158,11 +231,16 @@ def attribute(
     """Scores of a table of prompts, those of at least ``keep`` times the prompt's maximum.
 
     Args:
-        method: ``integrated-gradients``; ``activation`` (score = activation, the papers' baseline);
-            ``gradient-x-activation``.
-        rule, steps: the quadrature rule; the papers' is ``rule="right", steps=20``.
-        baseline, multiplier: where the path starts and what multiplies the gradient, see
-            :func:`kn_utils.kernel.integrate`.
+        method: ``integrated-gradients``; ``activation`` (score = activation, the papers' baseline).
+        rule: ``auto``: as many points as ``tolerance`` asks for, or where a model normalises a feed-forward
+            output before it is added, the gradient (there the path has no integral); ``gradient``: gradient x
+            activation, for every model; ``right``, ``left``, ``midpoint``, ``gauss-legendre``,
+            ``clenshaw-curtis``: a fixed rule. The papers' is ``rule="right", steps=20``.
+        steps: points of a fixed rule, 4 where nothing is said; with ``auto``, of a fixed Gauss-Legendre rule.
+        tolerance: largest error that a score may have, as a share of its prompt's largest score (``auto``;
+            0.01 where nothing is said).
+        baseline, multiplier, norm: where the path starts, what multiplies the gradient, whether a norm of the
+            feed-forward output is held, see :func:`kn_utils.attribution.kernel.integrate`.
         keep: kept fraction of the prompt's maximum, in (0, 1].
         gap: also report the completeness gap, at the cost of a pass without gradients (a fifth of the time
             more).
@@ -178,9 +256,9 @@ def attribute(
 
     Returns:
         scores ``prompt, layer, neuron, score`` in the order of ``prompts``, then layer and neuron
-        (:func:`score_tables` also gives a table per prompt).
-        With ``out``, the path: ``artifacts.load_table`` reads it, and the table per prompt from
-            ``<out>.prompts.parquet``.
+        (:func:`score_tables` also gives a table per prompt). Where some error stays above the tolerance, a
+        line says how often. With ``out``, the path: ``load_table`` reads it, and the table per prompt from
+        ``<out>.prompts.parquet``.
 
     Raises:
         AttributionError: no prompts, an unknown rule or method, scores that are not finite, one text too
@@ -194,9 +272,20 @@ def attribute(
         >>> scores.columns.tolist(), scores["prompt"].nunique()
         (['prompt', 'layer', 'neuron', 'score'], 2)
     """
-    chosen = None if layers is None else tuple(layers)
     settings = Settings(
-        method, rule, steps, baseline, multiplier, chosen, precision, batch_size, unknown, keep, gap
+        method,
+        rule,
+        steps,
+        tolerance,
+        baseline,
+        multiplier,
+        norm,
+        None if layers is None else tuple(layers),
+        precision,
+        batch_size,
+        unknown,
+        keep,
+        gap,
     )
     made = _scored(model, prompts, settings, progress, out, origin, devices)
     return made.scores if isinstance(made, ScoreTables) else made
@@ -205,7 +294,9 @@ def attribute(
 def score_tables(
     model: LanguageModel, prompts: pd.DataFrame, *, progress: bool = True, **settings: Any
 ) -> ScoreTables:
-    """The scores of :func:`attribute` and a table per prompt: ``prompt, probability, maximum, gap``.
+    """The scores of :func:`attribute` and a table per prompt: ``prompt, probability, maximum`` score, and the
+    largest over layers of ``gap`` (NaN: not asked), of the estimated ``error`` over the maximum (NaN: a fixed
+    rule) and of ``points`` taken.
 
     Args:
         settings: as :func:`attribute` takes them (:class:`Settings`).
@@ -224,7 +315,8 @@ def _scored(
     origin: dict[str, Any] | None = None,
     devices: Sequence[str] | None = None,
 ) -> ScoreTables | Path:
-    _refuse_nothing(prompts)
+    settings = settings.resolved(model)
+    refuse_nothing(prompts)
     device = model.device if devices is None else torch.device(devices[0])
     budget = memory_budget(model, settings.precision, device)
     sink: Collected | Parts = Collected()
@@ -262,79 +354,20 @@ def _scored(
                 )
             raise
     made = sink.assemble(prompts, origin or {})
+    if settings.tolerance is not None:
+        _say_what_did_not_converge(made, settings.tolerance)
     if isinstance(made, ScoreTables):  # a guard, no more: it refuses thresholds below what is there
         made.scores.attrs["keep"] = settings.keep
     return made
 
 
-def convergence(
-    model: LanguageModel,
-    prompts: pd.DataFrame,
-    rules: Sequence[tuple[str, int]],
-    *,
-    reference: int = 32,
-    threshold: float = 0.2,
-    baseline: str = "zero",
-    batch_size: int | None = None,
-) -> pd.DataFrame:
-    """Error of rules against a fine Gauss-Legendre rule, per rule and prompt.
-
-    Returns:
-        ``rule, steps, prompt, error`` (largest difference of a score over the prompt's largest score) and
-        ``jaccard`` (of the neurons at or above ``threshold`` of the maximum, with the fine rule's).
-    """
-    path = {"baseline": baseline, "batch_size": batch_size}
-    fine = attribution_map(model, prompts, steps=reference, **path)
-    tables = []
-    for rule, steps in rules:
-        coarse = attribution_map(model, prompts, rule=rule, steps=steps, **path)
-        table = {
-            "rule": rule,
-            "steps": steps,
-            "prompt": prompts["prompt"],
-            **agreement(coarse, fine, threshold),
-        }
-        tables.append(pd.DataFrame(table))
-    return pd.concat(tables, ignore_index=True)
-
-
-def agreement(maps: torch.Tensor, truth: torch.Tensor, threshold: float = 0.2) -> dict[str, torch.Tensor]:
-    """How far two score maps (prompt, layer, neuron) agree, per prompt.
-
-    ``error``: the largest difference over the truth's largest score; ``jaccard``: of the sets of neurons at
-    or above ``threshold`` times each map's maximum.
-    """
-    kept, wanted = (scores >= threshold * scores.amax((1, 2), keepdim=True) for scores in (maps, truth))
-    return {
-        "error": (maps - truth).abs().amax((1, 2)) / truth.abs().amax((1, 2)),
-        "jaccard": (kept & wanted).sum((1, 2)) / (kept | wanted).sum((1, 2)),
-    }
-
-
-def completeness(
-    model: LanguageModel,
-    prompts: pd.DataFrame,
-    *,
-    rule: str = "gauss-legendre",
-    steps: int = 4,
-    baseline: str = "zero",
-    batch_size: int | None = None,
-) -> pd.DataFrame:
-    """What a layer's scores should add up to and by how much they miss it, per prompt and layer.
-
-    Returns:
-        ``prompt, layer, change`` (P(w) - P(b), in probability) and ``gap`` (sum of the scores minus that).
-    """
-    _refuse_nothing(prompts)
-    settings = Settings(rule=rule, steps=steps, baseline=baseline, batch_size=batch_size)
-    room, tables = Room(partial(settings.score, model), settings.chosen(model)), []
-    for batch in settings.batches(model, prompts):
-        part = score_batch(room, batch)
-        for number, scores, gap in zip(batch.prompts, part.scores.cpu(), part.gap.cpu(), strict=True):
-            change = scores.sum(1) - gap
-            tables.append(
-                pd.DataFrame({"number": number, "layer": range(len(gap)), "change": change, "gap": gap})
-            )
-    table = pd.concat(tables).sort_values(["number", "layer"], ignore_index=True)
-    table.insert(0, "prompt", prompts["prompt"].to_numpy()[table.pop("number").to_numpy()])
-    return table
+def _say_what_did_not_converge(made: ScoreTables | Path, tolerance: float) -> None:
+    notes = load_table(prompts_file(made))[0] if isinstance(made, Path) else made.prompts
+    error = np.asarray(notes["error"])
+    over = error[error > tolerance]
+    if len(over):
+        print(
+            f"{len(over)} of {len(error)} prompts: a score's error stays above {tolerance:g} of the largest "
+            f"with {LEVELS[-1]} points (up to {over.max():.2g}); see the column error",
+            file=sys.stderr,
+        )

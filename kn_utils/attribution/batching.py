@@ -117,10 +117,12 @@ class Room:
         longest = max(len(row.ids) for row in rows)
         some = _least(self.most_rows, longest, len(rows))
         if some < len(rows):
-            return _joined([self(rows[i : i + some], layers) for i in range(0, len(rows), some)], 0)
+            parts = [self(rows[i : i + some], layers) for i in range(0, len(rows), some)]
+            return parts[0].joined(parts, 0)
         some = _least(self.most_layers, longest, len(layers))
         if some < len(layers):
-            return _joined([self(rows, layers[i : i + some]) for i in range(0, len(layers), some)], 1)
+            parts = [self(rows, layers[i : i + some]) for i in range(0, len(layers), some)]
+            return parts[0].joined(parts, 1)
         try:
             return self.score(rows, layers)
         except (RuntimeError, MemoryError) as error:
@@ -149,13 +151,6 @@ class Room:
 
 def _least(learnt: dict[int, int], length: int, default: int) -> int:
     return min((some for known, some in learnt.items() if known <= length), default=default)
-
-
-def _joined(parts: list[PassResult], dim: int) -> PassResult:
-    """One result from those of several groups of rows (``dim`` 0) or of layers (1)."""
-    gap = None if parts[0].gap is None else torch.cat([part.gap for part in parts], dim)
-    probability = parts[0].probability if dim else torch.cat([part.probability for part in parts])
-    return PassResult(torch.cat([part.scores for part in parts], dim), probability, gap)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,10 +14,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from multiprocessing import parent_process
 from pathlib import Path
 from queue import Empty
@@ -34,7 +33,7 @@ from ..model.language_model import LanguageModel
 from ..model.rows import Row
 from ..store.files import ArtifactError, save_json, written
 from ..store.tables import load_table, save_table
-from .batching import WINDOW, Batch, Room
+from .batching import WINDOW, Batch
 from .kernel import PassResult
 from .quadrature import AttributionError
 
@@ -138,7 +137,13 @@ class Parts:
 
 #: Columns of a scores table and of its table per prompt, behind ``prompt``.
 SCORES = {"layer": pa.int16(), "neuron": pa.int32(), "score": pa.float32()}
-NOTES = {"probability": pa.float64(), "maximum": pa.float64(), "gap": pa.float64()}
+NOTES = {
+    "probability": pa.float64(),
+    "maximum": pa.float64(),
+    "gap": pa.float64(),
+    "error": pa.float64(),
+    "points": pa.int32(),
+}
 
 
 def _in_order(tables: list[pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFrame:
@@ -184,9 +189,12 @@ class Settings(Protocol):
 
     keep: float
 
+    @property
+    def points(self) -> int: ...
+
     def chosen(self, model: LanguageModel) -> list[int]: ...
 
-    def score(self, model: LanguageModel, rows: list[Row], layers: list[int]) -> PassResult: ...
+    def scorer(self, model: LanguageModel) -> Callable[[list[Row]], PassResult]: ...
 
     def batches(self, model: LanguageModel, prompts: pd.DataFrame, budget: int) -> Iterator[Batch]: ...
 
@@ -207,7 +215,7 @@ class Job:
         """Score batch by batch; yields how many prompts are done, and whether just now or by an earlier
         run."""
         layers = self.settings.chosen(self.model)
-        room = Room(partial(self.settings.score, self.model), layers)
+        room = self.settings.scorer(self.model)
         window = 0
         for i, batch in enumerate(self.settings.batches(self.model, self.prompts, self.budget)):
             if i % self.of != self.number:
@@ -218,23 +226,28 @@ class Job:
             fresh = not self.sink.has(batch)
             if fresh:
                 part = score_batch(room, batch)
-                self.sink.add(batch, *_tables(batch, part, layers, self.settings.keep))
+                self.sink.add(batch, *_tables(batch, part, layers, self.settings.keep, self.settings.points))
             yield len(batch.prompts), fresh
 
 
-def score_batch(room: Room, batch: Batch) -> PassResult:
-    """Scores per prompt: the mean over its answer's pieces; its probability is their product."""
+def score_batch(room: Callable[[list[Row]], PassResult], batch: Batch) -> PassResult:
+    """Per prompt: the mean over its answer's pieces of scores, gap and error, the product of their
+    probabilities, the most points."""
     part = room([row for rows in batch.rows for row in rows])
     sizes = [len(rows) for rows in batch.rows]
-    return PassResult(
-        torch.stack([piece.mean(0) for piece in part.scores.split(sizes)]),
-        torch.stack([piece.prod() for piece in part.probability.split(sizes)]),
-        None if part.gap is None else torch.stack([piece.mean(0) for piece in part.gap.split(sizes)]),
-    )
+
+    def mean(values: torch.Tensor | None) -> torch.Tensor | None:
+        return None if values is None else torch.stack([piece.mean(0) for piece in values.split(sizes)])
+
+    points = part.points
+    if points is not None:
+        points = torch.stack([piece.amax(0) for piece in points.split(sizes)])
+    probability = torch.stack([piece.prod() for piece in part.probability.split(sizes)])
+    return PassResult(mean(part.scores), probability, mean(part.gap), mean(part.error), points)
 
 
 def _tables(
-    batch: Batch, part: PassResult, layers: list[int], keep: float
+    batch: Batch, part: PassResult, layers: list[int], keep: float, steps: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     # float64 here keeps "at least keep x maximum" the same decision in every batch
     scores = part.scores.double().cpu().numpy()
@@ -249,13 +262,21 @@ def _tables(
             "score": scores[prompt, layer, neuron].astype("float32"),
         }
     )
-    gap = np.full(len(numbers), np.nan) if part.gap is None else part.gap.abs().amax(1).double().cpu().numpy()
+
+    def worst(values: torch.Tensor | None) -> np.ndarray:
+        unknown = np.full(len(numbers), np.nan)
+        return unknown if values is None else values.abs().amax(1).double().cpu().numpy()
+
+    largest = np.abs(scores).max((1, 2))
     notes = {
         "number": numbers,
         "probability": part.probability.double().cpu().numpy(),
         "maximum": top,
-        "gap": gap,
+        "gap": worst(part.gap),
+        "error": worst(part.error) / np.where(largest > 0, largest, np.nan),
+        "points": np.full(len(numbers), steps) if part.points is None else worst(part.points),
     }
+    notes["points"] = notes["points"].astype("int32")
     return kept, pd.DataFrame(notes)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..attribution.kernel import read_neurons
+from ..attribution.reading import read_neurons
 from ..base import QUIET, StudyError
 from ..data.facts import OBJECT
 from ..model.language_model import LanguageModel

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ..attribution.attribute import agreement, attribution_map
+from ..attribution.attribute import attribution_map
+from ..attribution.judging import agreement
 from ..model.language_model import LanguageModel
 
 

@@ -102,46 +102,61 @@ def find_blank(model: LanguageModel, ids: torch.Tensor, attended: torch.Tensor |
 
 @contextmanager
 def rows_spread(model: LanguageModel, start: int, index: torch.Tensor) -> Iterator[None]:
-    """Inside, a forward pass of n texts goes on from block ``start`` as rows, each a copy of its text.
+    """Inside, a forward pass of n texts goes on from block ``start`` as rows ``index`` (row,), copies of
+    texts.
 
     Rows that differ in what acts on them from block ``start`` on only share everything below it.
-
-    Args:
-        model: whose.
-        start: the first block that is run row by row.
-        index: each row's text, (row,).
     """
+    size = [0]
 
-    def hook(first: bool) -> Any:
-        def spread(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-            kwargs = dict(kwargs)
-            hidden = args[0] if args else kwargs.pop("hidden_states")
+    def spread(first: bool) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             if first:
-                hidden, seen[0] = hidden[index], len(hidden)
-            heads = getattr(model.model.config, "num_attention_heads", 1)
+                size[0] = len(args[0] if args else kwargs["hidden_states"])
+            hidden, args, kwargs = for_rows(model, args, kwargs, size[0], index)
+            return (hidden[index] if first else hidden, *args), kwargs
 
-            def per_row(value: Any) -> Any:
-                if isinstance(value, tuple):
-                    return tuple(per_row(part) for part in value)
-                if isinstance(value, torch.Tensor) and value.ndim > 1 and len(value) == seen[0]:
-                    return value[index]
-                if isinstance(value, torch.Tensor) and value.ndim == 3 and len(value) == seen[0] * heads:
-                    return value.unflatten(0, (seen[0], heads))[index].flatten(
-                        0, 1
-                    )  # BLOOM folds heads into rows
-                return value
+        return hook
 
-            kept = {name: per_row(value) for name, value in kwargs.items()}
-            return (hidden, *map(per_row, args[1:])), kept
-
-        return spread
-
-    seen = [0]
     with ExitStack() as stack:
         for layer in range(start, model.n_layers):
-            handle = model.blocks[layer].register_forward_pre_hook(hook(layer == start), with_kwargs=True)
+            handle = model.blocks[layer].register_forward_pre_hook(spread(layer == start), with_kwargs=True)
             stack.callback(handle.remove)
         yield
+
+
+def for_rows(
+    model: LanguageModel, args: tuple[Any, ...], kwargs: dict[str, Any], size: int, rows: torch.Tensor
+) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """What a block is given, for a batch whose rows are copies ``rows`` (row,) of the ``size`` rows it began
+    with.
+
+    Returns:
+        the hidden states as they are; the other arguments, those with a row per row of the batch copied
+        alike.
+    """
+    architecture = model.architecture
+    heads = model.model.config.num_attention_heads if architecture.heads_in_rows else 1
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(copied(part) for part in value)
+        if not isinstance(value, torch.Tensor) or value.ndim < 2:
+            return value
+        if len(value) == size:
+            return value[rows]
+        if len(value) == size * heads:
+            return value.unflatten(0, (size, heads))[rows].flatten(0, 1)
+        return value
+
+    hidden = args[0] if args else kwargs["hidden_states"]
+    rest = {name: value for name, value in kwargs.items() if args or name != "hidden_states"}
+    shared = architecture.shared
+    return (
+        hidden,
+        tuple(map(copied, args[1:])),
+        {name: value if name in shared else copied(value) for name, value in rest.items()},
+    )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from .architectures import ARCHITECTURES, ModelError
+from .blocks import BlockEnd, check_blocks
+from .blocks import by_row as by_row
 from .rows import Row, encode
 
 if TYPE_CHECKING:
@@ -29,6 +31,10 @@ class LanguageModel:
         device: where the weights lie.
         name, revision: its origin, as asked for.
         causal: whether it reads from left to right only.
+        ends: per layer, how the block's output follows its neurons (:class:`kn_utils.model.blocks.BlockEnd`).
+
+    Raises:
+        ModelError: an architecture that is not in the table, or whose blocks are not as the table says.
 
     Example:
         >>> from kn_utils import LanguageModel, load_model
@@ -47,7 +53,7 @@ class LanguageModel:
                 "kn_utils.model.architectures.ARCHITECTURES a row: its blocks, the second linear map of a "
                 "block's feed-forward part, its head."
             )
-        self.architecture = ARCHITECTURES[kind]
+        self.architecture = ARCHITECTURES[kind].of(model.config)
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.name, self.revision = tokenizer, name, revision
         self.causal = self.architecture.causal
@@ -56,21 +62,25 @@ class LanguageModel:
                 f"the tokenizer of {name!r} has no mask token; {kind} cannot be asked without one."
             )
         self.blocks = list(operator.attrgetter(self.architecture.blocks)(model))
-        norm = self.architecture.norm
-        if kind == "opt" and not model.config.do_layer_norm_before:  # OPT-350m alone normalises after adding
-            norm = "final_layer_norm"
-        self.norms = [operator.attrgetter(norm)(block) if norm else None for block in self.blocks]
-        self.seconds = [operator.attrgetter(self.architecture.second)(block) for block in self.blocks]
+        self.ends = [BlockEnd(block, self.architecture, model.config) for block in self.blocks]
+        self.seconds = [end.second for end in self.ends]
         head = self.architecture.head
         self.head = operator.attrgetter(head)(model) if head else model.get_output_embeddings()
         self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         self.n_layers = len(self.blocks)
-        self.n_neurons = _slots(self.seconds[0]).shape[0]
+        self.n_neurons = self.ends[0].slots.shape[0]
+        check_blocks(self)
 
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
         return self.seconds[0].weight.device
+
+    @property
+    def norms_output(self) -> bool:
+        """Whether blocks normalise a feed-forward output before adding it: the papers' path has no
+        integral."""
+        return self.architecture.normed_output is not None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -83,7 +93,7 @@ class LanguageModel:
 
     def value_slots(self, layer: int) -> torch.Tensor:
         """A view of the value slots of a layer, shape (neuron, hidden): writing to it edits the model."""
-        return _slots(self.seconds[layer])
+        return self.ends[layer].slots
 
     @property
     def embeddings(self) -> torch.Tensor:
@@ -155,13 +165,3 @@ class LanguageModel:
             yield
         finally:
             handle.remove()
-
-
-def _slots(second: Any) -> torch.Tensor:
-    """(neuron, hidden) view of a second linear map; GPT-2's Conv1D stores it so, ``nn.Linear`` transposed."""
-    return second.weight.T if isinstance(second, nn.Linear) else second.weight
-
-
-def by_row(neurons: torch.Tensor, rows: int) -> torch.Tensor:
-    """Neurons as (row, token, neuron); OPT hands its second linear map rows and tokens folded into one."""
-    return neurons if neurons.ndim == 3 else neurons.view(rows, -1, neurons.shape[-1])

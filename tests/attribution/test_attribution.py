@@ -12,9 +12,11 @@ from captum.attr import IntegratedGradients
 from conftest import make_model
 from oracles import neurons_at, plain_scores, probability_with
 
-from kn_utils.attribution.attribute import attribute, attribution_map, convergence, score_tables
-from kn_utils.attribution.kernel import integrate, read_neurons
+from kn_utils.attribution.attribute import attribute, attribution_map, score_tables
+from kn_utils.attribution.judging import convergence
+from kn_utils.attribution.kernel import integrate
 from kn_utils.attribution.quadrature import AttributionError, quadrature
+from kn_utils.attribution.reading import read_neurons
 from kn_utils.data.facts import DataError
 from kn_utils.model.architectures import ARCHITECTURES
 from kn_utils.model.interventions import suppress

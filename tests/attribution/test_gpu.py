@@ -12,10 +12,12 @@ from conftest import make_model
 from oracles import plain_scores
 
 from kn_utils.attribution import kernel as kernel_room
-from kn_utils.attribution.attribute import agreement, attribute, attribution_map
+from kn_utils.attribution.attribute import attribute, attribution_map
 from kn_utils.attribution.batching import free_memory, memory_budget
 from kn_utils.attribution.benchmark import exact_scores, sample_prompts
-from kn_utils.attribution.kernel import BASELINES, integrate
+from kn_utils.attribution.judging import agreement
+from kn_utils.attribution.kernel import integrate
+from kn_utils.attribution.reading import BASELINES
 from kn_utils.model.architectures import ARCHITECTURES
 from kn_utils.model.language_model import LanguageModel
 from kn_utils.model.loading import load_model

@@ -7,16 +7,22 @@ import copy
 import pytest
 import torch
 from conftest import make_model
-from oracles import plain_scores, scores_from
+from oracles import neurons_at, plain_scores, scores_from
 
 from kn_utils.attribution.attribute import attribution_map
-from kn_utils.attribution.kernel import BASELINES, integrate
+from kn_utils.attribution.kernel import integrate
 from kn_utils.attribution.quadrature import AttributionError
+from kn_utils.attribution.reading import BASELINES
 from kn_utils.model.architectures import ARCHITECTURES
 from kn_utils.model.language_model import LanguageModel
 from kn_utils.model.rows import Row
 
 POINTS, WEIGHTS = [0.5 - 3**-0.5 / 2, 0.5 + 3**-0.5 / 2], [0.5, 0.5]  # Gauss-Legendre of two points
+#: Abramowitz & Stegun, table 25.4, n = 4, moved from [-1, 1] to [0, 1]
+GAUSS = (
+    [(1 + x) / 2 for x in (-0.861136311594053, -0.339981043584856, 0.339981043584856, 0.861136311594053)],
+    [w / 2 for w in (0.347854845137454, 0.652145154862546, 0.652145154862546, 0.347854845137454)],
+)
 KINDS = ["bert", "roberta", "distilbert", "gpt2", "llama", "bloom"]
 VARIANTS = {
     **{kind: (kind, {}) for kind in ARCHITECTURES},
@@ -26,6 +32,12 @@ VARIANTS = {
     "gpt_neo-window": ("gpt_neo", {"window_size": 3}),
     "qwen2-window": ("qwen2", {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}),
     "mistral-window": ("mistral", {"sliding_window": 9}),
+    "gemma2-window": ("gemma2", {"sliding_window": 9}),
+    "gemma3-window": ("gemma3_text", {"sliding_window": 9}),
+    "falcon-rotary": ("falcon", {"alibi": False}),
+    "falcon-serial": ("falcon", {"alibi": False, "parallel_attn": False}),
+    "falcon-new": ("falcon", {"alibi": False, "new_decoder_architecture": True, "num_kv_heads": 2}),
+    "deberta-v3": ("deberta-v2", {"legacy": False}),
 }
 CAUSAL = [name for name, (kind, _) in VARIANTS.items() if ARCHITECTURES[kind].causal]
 
@@ -157,7 +169,13 @@ def test_a_baseline_needs_its_token(bert):
         integrate(bert, random_rows(bert, [3]), multiplier="slope")
 
 
-WITHOUT_SDPA = ("bloom", "gpt_neo")  # transformers has no such attention for them
+WITHOUT_SDPA = (
+    "bloom",
+    "gpt_neo",
+    "gptj",
+    "deberta-v2",
+    "gemma2",
+)  # transformers has no such attention for them
 
 
 @pytest.mark.parametrize(
@@ -183,23 +201,132 @@ def test_texts_of_one_token(variant):
 
 @pytest.mark.parametrize("length", [3, 4, 5, 9])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_a_sliding_window_sees_what_the_model_sees(length, attention):
+@pytest.mark.parametrize("kind", ["mistral", "gemma3_text", "olmo3"])
+def test_a_sliding_window_sees_what_the_model_sees(length, attention, kind):
     changes = {"sliding_window": 4, "attn_implementation": attention}
-    model, wide = in_both("mistral", **changes)[0], in_both("mistral")[0]
+    model, wide = in_both(kind, **changes)[0], in_both(kind)[0]
     rows = random_rows(model, [length, length])
     away = largest_error(integrate(model, rows, steps=2).scores, integrate(wide, rows, steps=2).scores)
     assert (away > 1e-3) == (length > 4)  # else the window would not be tested
-    assert_equals_the_loop("mistral", [length, length], changes)
+    assert_equals_the_loop(kind, [length, length], changes)
 
 
-def test_unequal_texts_beyond_the_window_are_refused_by_name():
-    model = make_model("mistral", sliding_window=4)
+@pytest.mark.parametrize("kind", ["mistral", "gemma2", "gemma3_text"])
+def test_unequal_texts_beyond_the_window_are_refused_by_name(kind):
+    model = make_model(kind, sliding_window=4)
     with pytest.raises(AttributionError, match="window of 4 tokens need batches of equal length"):
         integrate(model, random_rows(model, [5, 3]))
     assert not any(module._forward_pre_hooks for module in model.model.modules())
     rows = random_rows(model, [4, 3])
     truth = torch.stack([plain_scores(model, r.ids, r.position, r.target, POINTS, WEIGHTS) for r in rows])
     assert largest_error(integrate(model, rows, steps=2).scores, truth) < 1e-6
+
+
+NORMED = [kind for kind, row in ARCHITECTURES.items() if row.normed_output]
+
+
+@pytest.mark.parametrize("kind", NORMED)
+def test_normed_outputs_in_float64(kind, monkeypatch):
+    """Norms and rotations that go to float32 by themselves are kept from it."""
+    to, softmax = torch.Tensor.to, torch.nn.functional.softmax
+
+    def exact(self, *args, **kwargs):
+        return to(self, *(torch.float64 if one == torch.float32 else one for one in args), **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", exact)
+    monkeypatch.setattr(torch.Tensor, "float", lambda self: self.double())
+    monkeypatch.setattr(
+        torch.nn.functional, "softmax", lambda x, dim, dtype=None: softmax(x, dim, torch.float64)
+    )
+    model = make_model(kind)
+    rows = random_rows(model, [6, 3])
+    truth = torch.stack([plain_scores(model, r.ids, r.position, r.target, POINTS, WEIGHTS) for r in rows])
+    assert largest_error(integrate(model, rows, steps=2).scores, truth) < 1e-8
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+@pytest.mark.parametrize("kind", NORMED)
+def test_a_right_rule_of_m_points_is_h_m_times_the_gradient_where_the_output_is_normed(kind, steps):
+    """H_m = 1 + 1/2 + ... + 1/m, up to the norm's epsilon."""
+    model = make_model(kind, rms_norm_eps=1e-12)
+    rows = random_rows(model, [6, 6, 3])
+    gradient = integrate(model, rows, rule="gradient").scores
+    found = integrate(model, rows, rule="right", steps=steps).scores
+    harmonic = sum(1 / k for k in range(1, steps + 1))
+    assert largest_error(found, harmonic * gradient) < 1e-5
+    # and a layer's scores cancel: nothing changes where all its neurons are scaled together
+    assert (gradient.sum(-1).abs() < 1e-4 * gradient.abs().amax(-1)).all()
+
+
+@pytest.mark.parametrize("kind", NORMED)
+def test_held_norms_are_complete_with_four_points(kind):
+    model = make_model(kind)
+    rows = random_rows(model, [6, 6, 3])
+    found = integrate(model, rows, norm="held", gap=True)
+    for i, row in enumerate(rows):
+        for layer in range(model.n_layers):
+            scores, change = held_scores(model, row, layer, *GAUSS)
+            torch.testing.assert_close(found.scores[i, layer], scores, rtol=1e-4, atol=1e-7)
+            assert (scores.sum() - change).item() == pytest.approx(found.gap[i, layer].item(), abs=1e-6)
+    assert largest_error(found.scores, integrate(model, rows).scores) > 0.1
+
+
+def held_scores(model, row, layer, points, weights):
+    """The path over what a layer adds: a fixed vector times what the neurons write."""
+    w = neurons_at(model, row.ids, row.position, layer)
+    end, seen = model.ends[layer], {}
+
+    def keep(_, args):
+        seen["y"] = args[0][0, row.position]
+
+    handle = end.norm.register_forward_pre_hook(keep)
+    model.model(input_ids=torch.tensor([row.ids]))
+    handle.remove()
+    scale = (
+        end.norm(torch.full_like(seen["y"], seen["y"].square().mean().sqrt()))
+        / seen["y"].square().mean().sqrt()
+    )
+
+    def probability(neurons):
+        def put(_, __, output):
+            output = output.clone()
+            output[0, row.position] = scale * (neurons @ end.slots)
+            return output
+
+        handle = end.norm.register_forward_hook(put)
+        try:
+            logits = model.model(input_ids=torch.tensor([row.ids])).logits[0, row.position]
+        finally:
+            handle.remove()
+        return logits.softmax(-1)[row.target]
+
+    total = torch.zeros_like(w)
+    for a, c in zip(points, weights, strict=True):
+        leaf = (a * w).requires_grad_()
+        with torch.enable_grad():
+            p = probability(leaf)
+        total += c * torch.autograd.grad(p, leaf)[0]
+    with torch.no_grad():
+        change = probability(w) - probability(torch.zeros_like(w))
+    return w * total, change
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "granite"])
+def test_held_norms_are_refused_where_no_output_is_normed(kind):
+    model = make_model(kind)
+    with pytest.raises(AttributionError, match=f"this one, {kind}, does not: use norm='free'"):
+        integrate(model, random_rows(model, [3]), norm="held")
+    with pytest.raises(AttributionError, match="unknown norm 'loose'; known: free, held"):
+        integrate(model, random_rows(model, [3]), norm="loose")
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "gemma3_text"])
+def test_the_gradient_rule_is_gradient_times_activation(kind):
+    model = make_model(kind)
+    rows = random_rows(model, [5, 3])
+    truth = torch.stack([plain_scores(model, r.ids, r.position, r.target, [1.0], [1.0]) for r in rows])
+    for steps in (1, 7):
+        assert largest_error(integrate(model, rows, rule="gradient", steps=steps).scores, truth) < 1e-6
 
 
 @pytest.mark.parametrize("lengths", [[7, 7], [7, 2, 5]])

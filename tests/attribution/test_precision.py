@@ -8,10 +8,12 @@ import pytest
 import torch
 from conftest import make_model
 
-from kn_utils.attribution.attribute import agreement, attribution_map
+from kn_utils.attribution.attribute import attribution_map
 from kn_utils.attribution.benchmark import exact_scores, sample_prompts
-from kn_utils.attribution.kernel import integrate, read_neurons
+from kn_utils.attribution.judging import agreement
+from kn_utils.attribution.kernel import integrate
 from kn_utils.attribution.precision import PrecisionError, computing_in
+from kn_utils.attribution.reading import read_neurons
 from kn_utils.model.interventions import erase, suppress, update_fact
 from kn_utils.model.language_model import LanguageModel
 from kn_utils.model.loading import load_model

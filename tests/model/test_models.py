@@ -29,19 +29,7 @@ from kn_utils.model.loading import MINI, choose_device, load_model
 
 # What conftest asks for; GPT-2, GPT-Neo and BLOOM have four times their width where nothing else is said.
 SHAPE = {kind: (3, 48) for kind in ARCHITECTURES} | {"gpt2": (3, 128), "gpt_neo": (2, 128), "bloom": (3, 128)}
-CAUSAL = {
-    "gpt2",
-    "gpt_neo",
-    "gpt_neox",
-    "opt",
-    "bloom",
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma",
-    "gemma3_text",
-}
+MASKED = {"bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta-v2", "modernbert"}
 
 
 # Where the neurons are
@@ -51,7 +39,7 @@ CAUSAL = {
 def test_shape_and_kind(kind):
     model = make_model(kind)
     assert (model.n_layers, model.n_neurons) == SHAPE[kind]
-    assert model.causal == (kind in CAUSAL)
+    assert model.causal == (kind not in MASKED)
     assert model.dtype == torch.float64 and model.device == torch.device("cpu")
     assert not model.model.training and not any(p.requires_grad for p in model.model.parameters())
     assert (
@@ -140,7 +128,8 @@ def tiny_t5() -> T5ForConditionalGeneration:
 
 def test_an_architecture_that_is_not_in_the_table():
     with pytest.raises(
-        ModelError, match=r"'t5' is not supported; known: bert, .*kn_utils\.models\.ARCHITECTURES"
+        ModelError,
+        match=r"'t5' is not supported; known: bert, .*kn_utils\.model\.architectures\.ARCHITECTURES",
     ):
         LanguageModel(tiny_t5(), make_tokenizer())
 
