@@ -7,10 +7,12 @@ slope dP/da, and P itself, which the forward pass computes anyway; and P at the 
 degree 8 through the nine numbers P(a_k), P'(a_k), P(1) says how fast the path's Legendre coefficients fall
 off, and the contributions' own cubic part says on what scale:
 
-    error ~ max |contribution's degrees 2, 3| * |p' of degrees 6, 7| / |p' of degrees 1 to 3|
+    max |contribution's degrees 2, 3| * fall,    fall = |p' of degrees 6, 7| / |p' of degrees 1 to 3|
 
-A path on which the neurons' contributions fall off slowly while their sum does not is caught by a second
-estimate, from the contributions' coefficients alone.
+A path that jumps between two nodes shows it in P alone; so the same with |p' of degrees 6, 7| times the
+largest share that a neuron has in the slope. A path on which contributions fall off slowly while their sum
+does not shows it in their own coefficients, |degree 3| * (|degree 3| / |degrees 0 to 2|)^2.5. The error is
+taken to be the largest of the three, times 1 + 4 fall.
 
 *More points* are Clenshaw-Curtis rules of 9, 17, 33, ... 257 points, each with the last one's points among
 its own. Their error is the larger of two estimates that fail in different ways: how far the scores moved
@@ -161,9 +163,11 @@ def first_error(by_node: Samples, end: torch.Tensor) -> torch.Tensor:
     known = torch.cat([by_node.p, by_node.slope, end[None]])
     size = (slope_of[:, :, None] * known).sum(1).abs()  # (degree, row)
     tiny = torch.finfo(dtype).tiny
-    fall = size[6:].amax(0) / (size[1:4].amax(0) + tiny)
-    own = scale[3] / (scale[:3].amax(0) + tiny)
-    return torch.maximum(scale[2:].amax(0) * fall.clamp(max=1), scale[3] * own.clamp(max=1) ** 2.5)
+    fall = (size[6:].amax(0) / (size[1:4].amax(0) + tiny)).clamp(max=1)
+    own = (scale[3] / (scale[:3].amax(0) + tiny)).clamp(max=1)
+    share = by_node.contributions.abs().amax((0, 2)) / (by_node.slope.abs().amax(0) + tiny)
+    estimates = (scale[2:].amax(0) * fall, size[6:].amax(0) * fall * share.clamp(max=1), scale[3] * own**2.5)
+    return torch.stack(estimates).amax(0) * (1 + 4 * fall)  # less sure the less the path is resolved
 
 
 @cache
@@ -325,8 +329,8 @@ class Controlled:
 
 def _level(over: float, held: float) -> int:
     """With how many points to go on where the estimate is so many times too large."""
-    wanted = LEVELS[0 if over < 3 else 1 if over < 12 else 2]
-    return next(level for level in LEVELS if level > held and (level >= wanted or held > FIRST))
+    start = 0 if held > FIRST or over < 3 else 1 if over < 12 else 2
+    return next(level for level in (*LEVELS[start:], LEVELS[-1]) if level > held)
 
 
 def _largest(scores: torch.Tensor, prompt: list[int]) -> torch.Tensor:

@@ -28,7 +28,7 @@ class PrecisionError(StudyError):
 @contextmanager
 def computing_in(model: LanguageModel, precision: str | None = None) -> Iterator[None]:
     """Inside, matrix products of ``model`` run in ``precision``; ``None`` is the weights' own type, without
-    TF32.
+    TF32. Attention is not cuDNN's.
 
     Raises:
         PrecisionError: unknown name; TF32 off CUDA; bfloat16 or float32 asked of weights in another type.
@@ -42,7 +42,9 @@ def computing_in(model: LanguageModel, precision: str | None = None) -> Iterator
         )
     if precision == "tf32" and model.device.type != "cuda":
         raise PrecisionError(f"precision='tf32' exists on CUDA only, the model is on {model.device.type}.")
-    before = torch.get_float32_matmul_precision()
+    before, cudnn = torch.get_float32_matmul_precision(), torch.backends.cuda.cudnn_sdp_enabled()
+    # cuDNN's attention, torch's choice in half precision, plans anew for every shape, and here each is new.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
         if precision == "bfloat16":
@@ -53,6 +55,7 @@ def computing_in(model: LanguageModel, precision: str | None = None) -> Iterator
                 yield
     finally:
         torch.set_float32_matmul_precision(before)
+        torch.backends.cuda.enable_cudnn_sdp(cudnn)
 
 
 #: Linear map -> (what its weights were when converted, its parameters in bfloat16).

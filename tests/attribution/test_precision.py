@@ -29,6 +29,8 @@ def settings_of_torch() -> tuple:
         torch.is_autocast_cache_enabled(),
         torch.is_grad_enabled(),
         torch.get_default_dtype(),
+        torch.backends.cuda.cudnn_sdp_enabled(),
+        torch.backends.cuda.flash_sdp_enabled(),
     )
 
 
@@ -157,6 +159,28 @@ def test_tied_embeddings_stay_tied(kind, prompts):
         embeddings.weight[rows[0].target] += 1.0  # seen by the output as well
     assert not torch.equal(integrate(model, rows, precision="bfloat16").scores, first)
     assert output.weight is embeddings.weight
+
+
+@pytest.mark.parametrize("precision", [None, "bfloat16"])
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_attention_inside_the_walk_is_never_cudnn_s(kind, precision, prompts, monkeypatch):
+    model = make_model(kind, torch.float32, attn_implementation="sdpa")
+    rows, chosen, own = asked(model, prompts), [], torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*arguments, **options):
+        backends = torch.backends.cuda
+        chosen.append(
+            (backends.cudnn_sdp_enabled(), backends.flash_sdp_enabled(), backends.math_sdp_enabled())
+        )
+        return own(*arguments, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    for on in (True, False):
+        torch.backends.cuda.enable_cudnn_sdp(on)
+        integrate(model, rows, precision=precision)
+        assert torch.backends.cuda.cudnn_sdp_enabled() == on
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    assert len(chosen) >= 2 * model.n_layers and set(chosen) == {(False, True, True)}
 
 
 def _fresh(model: LanguageModel, rows) -> torch.Tensor:
