@@ -35,8 +35,9 @@ from ..model.loading import choose_device, load_model
 from ..store.code import code_version
 from ..store.files import save_json
 from ..store.origin import git_commit
-from .attribute import Settings, agreement
+from .attribute import Settings
 from .batching import Batch
+from .judging import agreement
 from .published_procedure import published
 from .streaming import score_batch
 

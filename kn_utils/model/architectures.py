@@ -30,7 +30,8 @@ class Switched:
     off: str | None = None
 
 
-Column = str | Switched | None
+#: A place, or one that depends on the config; :meth:`Architecture.of` leaves places only.
+Column = Any
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,11 @@ class Architecture:
 
     def of(self, config: Any) -> Architecture:
         """This row for one model: every switched column has the value that the model's config asks for."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        switched = {name: value for name, value in columns.items() if isinstance(value, Switched)}
-        return replace(
-            self,
-            **{
-                name: column.on if getattr(config, column.switch) else column.off
-                for name, column in switched.items()
-            },
-        )
+        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, column in columns.items():
+            if isinstance(column, Switched):
+                columns[name] = column.on if getattr(config, column.switch) else column.off
+        return Architecture(**columns)
 
 
 _BERT: dict[str, Any] = {"norm": "output.LayerNorm", "settled": "attention.output"}

@@ -37,8 +37,8 @@ class BlockEnd:
 
     def __init__(self, block: nn.Module, architecture: Architecture, config: Any) -> None:
         norm = architecture.norm or architecture.normed_output
-        self.second: nn.Module = operator.attrgetter(architecture.second)(block)
-        self.norm: nn.Module | None = operator.attrgetter(norm)(block) if norm else None
+        self.second: Any = operator.attrgetter(architecture.second)(block)
+        self.norm: Any = operator.attrgetter(norm)(block) if norm else None
         self.inside = architecture.normed_output is not None
         self.factor = float(getattr(config, architecture.multiplier)) if architecture.multiplier else 1.0
 
@@ -64,7 +64,7 @@ class BlockEnd:
         """
         slots = self.slots
         written = move.to(slots.dtype) @ slots
-        if self.norm is None:
+        if self.norm is None or normed is None:
             moved = output + self.factor * written
         elif not self.inside:
             moved = self.norm.forward(normed + self.factor * written)  # forward: not through its hooks
@@ -123,7 +123,7 @@ def check_blocks(model: LanguageModel) -> None:
 
 @contextmanager
 def _checked(model: LanguageModel, layer: int, block: nn.Module) -> Iterator[None]:
-    end, seen = model.ends[layer], {}
+    end, seen = model.ends[layer], dict[str, torch.Tensor]()
 
     def refusal(what: str, columns: str) -> ModelError:
         kind = model.model.config.model_type

@@ -102,8 +102,7 @@ def find_blank(model: LanguageModel, ids: torch.Tensor, attended: torch.Tensor |
 
 @contextmanager
 def rows_spread(model: LanguageModel, start: int, index: torch.Tensor) -> Iterator[None]:
-    """Inside, a forward pass of n texts goes on from block ``start`` as rows ``index`` (row,), copies of
-    texts.
+    """Inside, a forward pass of texts goes on from block ``start`` as rows: copies ``index`` (row,) of them.
 
     Rows that differ in what acts on them from block ``start`` on only share everything below it.
     """
@@ -128,8 +127,7 @@ def rows_spread(model: LanguageModel, start: int, index: torch.Tensor) -> Iterat
 def for_rows(
     model: LanguageModel, args: tuple[Any, ...], kwargs: dict[str, Any], size: int, rows: torch.Tensor
 ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """What a block is given, for a batch whose rows are copies ``rows`` (row,) of the ``size`` rows it began
-    with.
+    """What a block is given, for a batch whose rows are copies ``rows`` (row,) of its first ``size`` rows.
 
     Returns:
         the hidden states as they are; the other arguments, those with a row per row of the batch copied

@@ -78,8 +78,7 @@ class LanguageModel:
 
     @property
     def norms_output(self) -> bool:
-        """Whether blocks normalise a feed-forward output before adding it: the papers' path has no
-        integral."""
+        """Whether blocks normalise a feed-forward output before adding it (no integral then)."""
         return self.architecture.normed_output is not None
 
     @property

@@ -167,7 +167,7 @@ def test_attribute_keeps_what_reaches_the_fraction(bert, prompts):
         own = table[table["prompt"] == name]
         assert own[["layer", "neuron"]].to_numpy().tolist() == wanted
         assert own["score"].max() == pytest.approx(full[i].max().item(), rel=1e-6)
-    again, note = score_tables(bert, prompts, keep=0.3, progress=False)
+    again, note = score_tables(bert, prompts, keep=0.3, gap=True, progress=False)
     pd.testing.assert_frame_equal(again, table)
     assert note["maximum"].tolist() == pytest.approx(full.amax((1, 2)).tolist(), rel=1e-6)
     assert note["prompt"].tolist() == prompts["prompt"].tolist() and note["gap"].notna().all()

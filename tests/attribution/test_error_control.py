@@ -1,5 +1,4 @@
-"""Errors that are known: estimates against fine rules, also where paths are sharp on purpose; more points
-only where they are needed; what does not converge is said."""
+"""Errors that are known: estimates against fine rules, also where paths are sharp on purpose."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from torch import nn
 
 from kn_utils.attribution import attribute as attribution
 from kn_utils.attribution import error_control
-from kn_utils.attribution.attribute import Settings, attribute, attribution_map
+from kn_utils.attribution.attribute import Settings, attribute, attribution_map, score_tables
 from kn_utils.attribution.error_control import LEVELS, Samples, error_of, first_error, first_pass
 from kn_utils.attribution.kernel import integrate
 from kn_utils.attribution.quadrature import AttributionError, quadrature
@@ -36,8 +35,7 @@ def sharpened(kind: str, by: float) -> LanguageModel:
 
 
 def errors(model: LanguageModel, rows: list[Row], points: int = 256, **options):
-    """Of the controlled scores: true and estimated errors per row and layer over the row's largest score, and
-    the points."""
+    """Per row and layer: true and estimated errors over the row's largest score, and the points."""
     rows = [Row(i, row.ids, row.position, row.target) for i, row in enumerate(rows)]
     found = Settings(**options).scorer(model)(rows)
     fixed = {name: value for name, value in options.items() if name in ("baseline", "multiplier", "norm")}
@@ -235,8 +233,7 @@ def test_what_does_not_converge_is_said(prompts, capsys, monkeypatch, tmp_path):
     model = sharpened("bert", 2.5)
     monkeypatch.setattr(error_control, "LEVELS", (9,))
     monkeypatch.setattr(attribution, "LEVELS", (9,))
-    table = attribute(model, prompts, tolerance=1e-4, progress=False)
-    notes = pd.DataFrame(table.attrs["prompts"])
+    notes = score_tables(model, prompts, tolerance=1e-4, progress=False).prompts
     over = notes["error"] > 1e-4
     assert over.any() and notes["points"].max() == 9
     said = capsys.readouterr().err
@@ -252,15 +249,12 @@ def test_what_does_not_converge_is_said(prompts, capsys, monkeypatch, tmp_path):
 
 def test_the_table_per_prompt(prompts):
     model = sharpened("bert", 2.0)
-    table = attribute(model, prompts, gap=True, progress=False)
-    notes = pd.DataFrame(table.attrs["prompts"])
+    notes = score_tables(model, prompts, gap=True, progress=False).prompts
     assert (notes["error"] <= 0.01).all() and notes["points"].between(4, 257).all()
     assert (notes["points"] > 4).any() and notes["gap"].notna().all()
-    fixed = pd.DataFrame(attribute(model, prompts, steps=7, progress=False).attrs["prompts"])
+    fixed = score_tables(model, prompts, steps=7, progress=False).prompts
     assert fixed["error"].isna().all() and (fixed["points"] == 7).all() and fixed["gap"].isna().all()
-    gradient = pd.DataFrame(
-        attribute(model, prompts, rule="gradient", gap=True, progress=False).attrs["prompts"]
-    )
+    gradient = score_tables(model, prompts, rule="gradient", gap=True, progress=False).prompts
     assert (gradient["points"] == 1).all() and gradient["gap"].isna().all()
 
 
@@ -281,9 +275,9 @@ def test_batching_changes_nothing(kind, prompts):
     together = attribution_map(model, prompts, batch_size=64)
     alone = torch.cat([attribution_map(model, prompts.iloc[[i]]) for i in range(len(prompts))])
     torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-12)
-    a, b = (attribute(model, prompts, batch_size=n, progress=False) for n in (1, 7))
-    pd.testing.assert_frame_equal(a, b, rtol=1e-6)
-    assert max(a.attrs["prompts"]["points"]) > 4
+    a, b = (score_tables(model, prompts, batch_size=n, progress=False) for n in (1, 7))
+    pd.testing.assert_frame_equal(a.scores, b.scores, rtol=1e-6)
+    assert max(a.prompts["points"]) > 4
 
 
 def test_a_small_memory_changes_nothing(prompts, monkeypatch, capsys):
@@ -353,8 +347,8 @@ def test_where_the_output_is_normed_auto_is_the_gradient(kind, prompts):
         attribute(model, prompts, tolerance=0.01, progress=False)
     assert "no integral and no tolerance can be met: use rule='gradient', or norm='held'" in str(caught.value)
     assert "\n" not in str(caught.value)
-    held = attribute(model, prompts, norm="held", progress=False)
-    assert max(held.attrs["prompts"]["error"]) <= 0.01
+    held = score_tables(model, prompts, norm="held", progress=False)
+    assert max(held.prompts["error"]) <= 0.01
     papers = attribution_map(model, prompts, rule="right", steps=20)
     harmonic = sum(1 / k for k in range(1, 21))
     assert (papers / harmonic - gradient).abs().max() < 1e-4 * gradient.abs().max()
