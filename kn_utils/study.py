@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import cuda
 
@@ -21,21 +19,19 @@ from .model.answers import answer_probability
 from .model.askable import askable
 from .model.language_model import LanguageModel
 from .model.loading import load_model, weights_digest
-from .neurons.choose import random_neurons
+from .neurons.choose import random_neurons, strongest
 from .neurons.refine import Refined, refine_bags
-from .run.numbers import named_numbers
+from .run.kept import KeepsResults
 from .run.parameters import StudyParameters, run_folder
-from .store.code import code_version
-from .store.files import save_json
 from .store.growing import GrowingTable
-from .store.origin import fingerprint, full_origin, git_commit
-from .store.tables import load_current, load_table, save_table
+from .store.origin import fingerprint, full_origin
+from .store.tables import save_table
 
 #: Threshold of the activation baseline (Dai et al.'s code; activations are less peaked than attributions).
 ACTIVATION_THRESHOLD = 0.5
 
 
-class Study:
+class Study(KeepsResults):
     """The tables of one model, data set, language and relation, under ``parameters.folder``.
 
     Every method that takes ``language`` uses the parameters' language unless told otherwise, so a notebook
@@ -49,6 +45,8 @@ class Study:
         2
     """
 
+    made_by = (load_model,)
+
     def __init__(self, parameters: StudyParameters) -> None:
         self.parameters = parameters
         relations = None if parameters.relation == "all" else [parameters.relation]
@@ -61,6 +59,11 @@ class Study:
         """The model that the parameters name, loaded when it is first asked for."""
         p = self.parameters
         return load_model(p.model, p.revision, device=p.device, dtype=self.dtype)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Layers, and neurons of each."""
+        return self.model.n_layers, self.model.n_neurons
 
     @property
     def dtype(self) -> str:
@@ -243,20 +246,34 @@ class Study:
 
     def random(self, like: pd.DataFrame, *, same_layers: bool = False) -> pd.DataFrame:
         """As many random neurons per fact as ``like`` has."""
-        shape = (self.model.n_layers, self.model.n_neurons)
-        return random_neurons(like, shape, same_layers=same_layers, seed=self.parameters.seed)
+        return random_neurons(like, self.shape, same_layers=same_layers, seed=self.parameters.seed)
 
     def kinds(
-        self, language: str | None = None, prompts: pd.DataFrame | None = None
+        self,
+        language: str | None = None,
+        prompts: pd.DataFrame | None = None,
+        only: Sequence[str] = ("knowledge", "activation", "random", "same-layer"),
     ) -> dict[str, pd.DataFrame]:
-        """Knowledge neurons and what they are compared with: knowledge, activation, random, same-layer."""
+        """Knowledge neurons and what they are compared with, or ``only`` these kinds of neurons."""
         knowledge = self.neurons(language, prompts=prompts)
-        return {
-            "knowledge": knowledge,
-            "activation": self.neurons(language, "activation", prompts),
-            "random": self.random(like=knowledge),
-            "same-layer": self.random(like=knowledge, same_layers=True),
+        ways: dict[str, Callable[[], pd.DataFrame]] = {
+            "knowledge": lambda: knowledge,
+            "activation": lambda: self.neurons(language, "activation", prompts),
+            "random": lambda: self.random(like=knowledge),
+            "same-layer": lambda: self.random(like=knowledge, same_layers=True),
         }
+        return {kind: ways[kind]() for kind in only}
+
+    def strongest(
+        self, k: int, method: str = "integrated-gradients", prompts: pd.DataFrame | None = None
+    ) -> pd.DataFrame:
+        """The ``k`` neurons of each fact with the highest mean score (:func:`kn_utils.neurons.choose.strongest`).
+
+        Those that are common in its relation are left out; ``prompts`` asks for some of the facts only.
+        """
+        neurons, bags, _ = self.refined(method=method)
+        asked = self.prompts() if prompts is None else prompts
+        return strongest(self.scores(method=method), asked, neurons, bags, k)
 
     def origin(self) -> dict[str, Any]:
         """Where the numbers come from; stored with every table."""
@@ -272,54 +289,6 @@ class Study:
             "relation": p.relation,
         }
 
-    def save(self, table: pd.DataFrame, name: str) -> Path:
-        """Store a notebook's result as ``tables/<name>.parquet`` with its origin."""
-        origin = {
-            **self.origin(),
-            "parameters": self.parameters.model_dump(),
-            "code": code_version(),
-            "commit": git_commit(),
-        }
-        return save_table(table, self.folder() / "tables" / f"{name}.parquet", origin)
-
-    def kept(
-        self, name: str, function: Callable[..., pd.DataFrame], *given: Any, **options: Any
-    ) -> pd.DataFrame:
-        """What ``function(model, *given, **options)`` gives, stored.
-
-        It is computed once, however often the notebook runs.
-
-        The table lies in ``tables/cases/<name>.parquet`` with what it was made from: the model, digests of
-        the tables given, the options, and the code of ``function``. So a notebook that asks for its cases one
-        by one goes on after an interruption where it was, and a changed case alone is computed again.
-
-        ::
-
-            study.kept("updates, random", evaluate_updates, prompts, known, updates, neurons, kind="random")
-        """
-        made_from = {"given": [_shown(value) for value in given]}
-        made_from |= {key: _shown(value) for key, value in options.items() if key != "progress"}
-        origin = full_origin(self.origin() | made_from, function, load_model)
-        path = self.folder() / "tables" / "cases" / f"{_file_name(name)}.parquet"
-        table = load_current(path, origin)
-        if table is None:
-            table = function(self.model, *given, **options)
-            save_table(table, path, origin)
-            table = load_table(path)[0]  # as the next run will read it
-        return table
-
-    def summarise(self, notebook: str, title: str, rows: pd.DataFrame) -> Path:
-        """Named numbers for the end of a run and for README (:func:`kn_utils.run.numbers.named_numbers`)."""
-        numbers = named_numbers(rows).astype(object)
-        content = {
-            "title": title,
-            "rows": numbers.where(numbers.notna(), None).to_dict("records"),
-            "origin": self.origin(),
-            "parameters": self.parameters.model_dump(),
-            "code": code_version(),
-        }
-        return save_json(content, self.folder() / "tables" / f"summary_{notebook}.json")
-
     def _answers(self, name: str, language: str | None, prompts: pd.DataFrame) -> pd.DataFrame:
         path = self.folder(language) / "tables" / f"{name}.parquet"
         origin = full_origin(self.origin(), answer_probability, load_model, make_prompts)
@@ -329,19 +298,3 @@ class Study:
             save_table(pd.concat(made, ignore_index=True), path, origin)
 
         return GrowingTable(path, origin).completed(prompts, compute)[0]
-
-
-def _shown(value: Any) -> Any:
-    """What a table was made from, as its origin holds it: of tables and lists of texts a digest."""
-    if isinstance(value, pd.DataFrame):
-        return fingerprint(value)
-    if isinstance(value, pd.Series | np.ndarray):
-        return fingerprint(pd.DataFrame({"values": value}))
-    if isinstance(value, Mapping):
-        return {str(key): _shown(inner) for key, inner in value.items()}
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)
-
-
-def _file_name(name: str) -> str:
-    """A name as a file can have it."""
-    return re.sub(r"[^\w.-]+", "-", name).strip("-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from dataclasses import replace
@@ -14,6 +15,7 @@ from kn_utils import study as pipeline
 from kn_utils.attribution.attribute import score_tables
 from kn_utils.attribution.quadrature import AttributionError
 from kn_utils.attribution.streaming import prompts_file
+from kn_utils.base import StudyError
 from kn_utils.model.edits import ValueEdit
 from kn_utils.neurons.refine import RefinementError
 from kn_utils.store.locks import alone
@@ -234,6 +236,27 @@ def test_a_threshold_below_what_the_study_keeps_is_refused(tmp_path):
         study(tmp_path, keep=0.3).neurons()
 
 
+def test_only_the_kinds_asked_for_are_computed(tmp_path, asked):
+    small = study(tmp_path)
+    every = small.kinds()
+    before = len(asked)
+    few = study(tmp_path / "few").kinds(only=["same-layer", "knowledge"])
+    assert list(few) == ["same-layer", "knowledge"] and len(asked) == before + 1  # no activation baseline
+    for kind, neurons in few.items():
+        pd.testing.assert_frame_equal(neurons, every[kind])
+
+
+def test_strongest_neurons_of_a_fact_do_not_depend_on_the_others_asked_for(tmp_path):
+    one = study(tmp_path, facts_per_relation=4)
+    every = one.strongest(2)
+    assert (every.groupby("fact").size() == 2).all() and set(every["fact"]) == set(one.facts.facts["fact"])
+    prompts = one.prompts()
+    fact = prompts["fact"].iloc[0]
+    alone = one.strongest(2, prompts=prompts[prompts["fact"] == fact])
+    pd.testing.assert_frame_equal(alone, every[every["fact"] == fact].reset_index(drop=True))
+    assert not one.strongest(2, method="activation").equals(every)
+
+
 def test_kinds_have_as_many_random_neurons_as_knowledge_neurons(tmp_path):
     kinds = study(tmp_path).kinds()
     assert list(kinds) == ["knowledge", "activation", "random", "same-layer"]
@@ -248,11 +271,11 @@ def test_kinds_have_as_many_random_neurons_as_knowledge_neurons(tmp_path):
 def test_a_case_is_computed_once_and_again_when_what_it_is_made_from_changes(tmp_path):
     calls = []
 
+    @stand_in
     def count(model, prompts, *, kind, force=None, progress=False):
         calls.append(kind)
         return prompts[["prompt"]].assign(kind=kind, layers=model.n_layers)
 
-    count.__module__, count.__qualname__ = answer_probability.__module__, "answer_probability"
     one, prompts = study(tmp_path), study(tmp_path).prompts()
     first = one.kept("cases, a b", count, prompts, kind="a", force=ValueEdit(1, 2))
     pd.testing.assert_frame_equal(
@@ -267,3 +290,53 @@ def test_a_case_is_computed_once_and_again_when_what_it_is_made_from_changes(tmp
         "cases, a b", count, prompts.iloc[1:], kind="b", force=ValueEdit(1, 3)
     )
     assert calls == ["a", "b", "b", "b", "b"]
+
+
+def stand_in(function):
+    """A function that counts as one of the package, so that its code has a digest."""
+    function.__module__, function.__qualname__ = answer_probability.__module__, "answer_probability"
+    return function
+
+
+def test_cases_are_kept_one_by_one_and_go_on_after_an_interruption(tmp_path):
+    calls, failing = [], {"b"}
+
+    @stand_in
+    def count(model, prompts, *, kind, factor):
+        if kind in failing:
+            raise KeyboardInterrupt
+        calls.append(kind)
+        return prompts[["prompt"]].head(2).assign(kind=kind, factor=factor)
+
+    one, prompts = study(tmp_path), study(tmp_path).prompts()
+    cases = {("x", "a"): {"kind": "a"}, ("x", "b"): {"kind": "b"}, ("y", "c"): {"kind": "c"}}
+    asking = {"cases": cases, "factor": 2.0}
+    with pytest.raises(KeyboardInterrupt):
+        one.kept_cases("cases", count, prompts, **asking)
+    failing.clear()
+    found = one.kept_cases("cases", count, prompts, columns=["place", "kind"], **asking)
+    assert calls == ["a", "b", "c"]  # a was there
+    assert found["place"].tolist() == ["x", "x", "x", "x", "y", "y"] and found.index.tolist() == list(
+        range(6)
+    )
+    assert found["kind"].tolist() == list("aabbcc") and (found["factor"] == 2).all()
+    files = sorted(path.name for path in (tmp_path / "tables" / "cases").glob("*.parquet"))
+    assert files == ["cases-x-a.parquet", "cases-x-b.parquet", "cases-y-c.parquet"]
+    # a case whose options change is computed again, alone
+    cases[("x", "b")] = {"kind": "d"}
+    one.kept_cases("cases", count, prompts, **asking)
+    assert calls == ["a", "b", "c", "d"]
+    single = one.kept_cases("one", count, prompts, cases={7: {"kind": "a"}}, columns="number", factor=1.0)
+    assert single["number"].tolist() == [7, 7]
+    with pytest.raises(StudyError, match="none: there is no case to compute"):
+        one.kept_cases("none", count, prompts, cases={})
+    with pytest.raises(ValueError):  # as many columns as a name has parts
+        one.kept_cases("cases", count, prompts, columns="kind", **asking)
+
+
+def test_the_summary_holds_named_numbers(tmp_path):
+    rows = pd.DataFrame({"measure": ["P", "P"], "where": ["here", None], "value": [0.5, 1.0], "more": 1})
+    path = study(tmp_path).summarise("06", "Title", rows.assign(low=0.25, high=float("nan"), n=3))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    empty = {"measure": "P", "neurons": "", "where": "", "value": 1.0, "low": 0.25, "high": None, "n": 3}
+    assert content["title"] == "Title" and content["rows"] == [empty | {"where": "here", "value": 0.5}, empty]

@@ -184,3 +184,16 @@ def extremes(table: pd.DataFrame, blanks: pd.DataFrame, fact: str, *, n: int = 2
             "text": text["text"].str.replace(OBJECT, "[MASK]", regex=False).to_numpy(),
         }
     )
+
+
+def extremes_as_text(table: pd.DataFrame, blanks: pd.DataFrame, facts: list[str], *, n: int = 2) -> str:
+    """:func:`extremes` of each of these facts as text: the activation, the kind of sentence, the sentence."""
+    lines = []
+    for fact in facts:
+        lines.append(fact)
+        for row in extremes(table, blanks, fact, n=n).itertuples():
+            lines += [
+                f"  {row.activation:+.2f}  {row.sentences}, hidden: {row.hidden}",
+                f"         {row.text}",
+            ]
+    return "\n".join(lines)

@@ -122,6 +122,55 @@ def effects(
     return table.assign(changed=table["predicted_before"] != table["predicted_after"])
 
 
+def cases_by_kind(kinds: Mapping[str, pd.DataFrame], asked: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """A case for each kind of neurons, for :func:`effects_of_operations` and other experiments.
+
+    Args:
+        kinds: name -> neurons.
+        asked: prompts, or facts to change (``fact``); a kind without a neuron for any of them is no case (the
+            activation baseline may be empty).
+
+    Returns:
+        name -> ``neurons`` and ``kind``, their name.
+
+    Raises:
+        EvaluationError: no kind has a neuron.
+    """
+    cases = {
+        kind: {"neurons": neurons, "kind": kind}
+        for kind, neurons in kinds.items()
+        if neurons["fact"].isin(asked["fact"]).any()
+    }
+    if not cases:
+        raise EvaluationError(
+            "no kind of neurons has one for these prompts' facts; lower the threshold or the share."
+        )
+    return cases
+
+
+def effects_of_operations(
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    neurons: pd.DataFrame,
+    *,
+    kind: str = "knowledge",
+    operations: Mapping[str, float] = BOTH,
+    source: Sequence[str | None] | None = None,
+    before: pd.DataFrame | None = None,
+    batch_size: int | None = None,
+) -> pd.DataFrame:
+    """:func:`effects` of one kind of neurons under every operation (name -> factor), one below the other."""
+    before = answer_probability(model, prompts, batch_size=batch_size) if before is None else before
+    options: dict[str, Any] = {"kind": kind, "source": source, "before": before, "batch_size": batch_size}
+    return pd.concat(
+        [
+            effects(model, prompts, neurons, operation=operation, factor=factor, **options)
+            for operation, factor in operations.items()
+        ],
+        ignore_index=True,
+    )
+
+
 def effects_by_kind(
     model: LanguageModel,
     prompts: pd.DataFrame,
@@ -132,28 +181,48 @@ def effects_by_kind(
     before: pd.DataFrame | None = None,
     batch_size: int | None = None,
 ) -> pd.DataFrame:
-    """:func:`effects` of every kind of neurons under every operation, one below the other.
+    """:func:`effects_of_operations` of every kind of neurons, one below the other.
 
     Args:
         model, prompts, source, before, batch_size: as :func:`effects` takes them.
-        kinds: name -> neurons. A kind without a neuron for any of these prompts is left out (the activation
-            baseline may be empty).
+        kinds: name -> neurons. Those that :func:`cases_by_kind` leaves out are not there.
         operations: name -> factor.
     """
-    acting = prompts["fact"] if source is None else source
-    kinds = {kind: neurons for kind, neurons in kinds.items() if neurons["fact"].isin(acting).any()}
-    if not kinds:
-        raise EvaluationError(
-            "no kind of neurons has one for these prompts' facts; lower the threshold or the share."
-        )
+    acting = pd.DataFrame({"fact": prompts["fact"].to_numpy() if source is None else source})
+    cases = cases_by_kind(kinds, acting)
     before = answer_probability(model, prompts, batch_size=batch_size) if before is None else before
-    options: dict[str, Any] = {"source": source, "before": before, "batch_size": batch_size}
-    tables = [
-        effects(model, prompts, neurons, operation=operation, factor=factor, kind=kind, **options)
-        for kind, neurons in kinds.items()
-        for operation, factor in operations.items()
-    ]
+    options: dict[str, Any] = {"operations": operations, "source": source}
+    options |= {"before": before, "batch_size": batch_size}
+    tables = [effects_of_operations(model, prompts, **case, **options) for case in cases.values()]
     return pd.concat(tables, ignore_index=True)
+
+
+def effects_in_held_out(
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    kinds: Mapping[str, pd.DataFrame],
+    found: pd.DataFrame,
+    *,
+    operations: Mapping[str, float] = BOTH,
+    before: pd.DataFrame | None = None,
+    batch_size: int | None = None,
+) -> pd.DataFrame:
+    """Do neurons act in prompts that had no say in choosing them?
+
+    Args:
+        model, operations, before, batch_size: as :func:`effects_by_kind` takes them.
+        prompts: some of those that found the neurons, and others.
+        kinds: name -> neurons.
+        found: the prompts that these were found with.
+
+    Returns:
+        effects with ``where``: ``wordings that found the neurons`` or ``wordings held out``.
+    """
+    table = effects_by_kind(
+        model, prompts, kinds, operations=operations, before=before, batch_size=batch_size
+    )
+    inside = table["prompt"].isin(found["prompt"])
+    return table.assign(where=np.where(inside, "wordings that found the neurons", "wordings held out"))
 
 
 def effects_of_other_facts(

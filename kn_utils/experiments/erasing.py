@@ -9,9 +9,10 @@ old; here it is (new - old) / old.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ..base import StudyError
@@ -20,12 +21,6 @@ from ..model.answers import answer_probability, answers, questions_of
 from ..model.edits import Erasure, Request
 from ..model.language_model import LanguageModel
 from ..neurons.choose import as_pairs, random_neurons, relation_neurons
-from ..statistics.intervals import column_means
-
-#: What a summary calls the facts that it is about.
-OWN, OTHERS = "erased relation", "other relations"
-MEAN = "mean of relations"
-LEAST = 1e-300  # a probability of 0 has no logarithm
 
 
 class ErasingError(StudyError):
@@ -76,6 +71,49 @@ def erased_sets(
     return table[["neurons", "relation", "layer", "neuron"]]
 
 
+def language_sets(
+    neurons: Mapping[str, pd.DataFrame], shape: tuple[int, int], control: pd.DataFrame, *, k: int = 20
+) -> pd.DataFrame:
+    """The knowledge neurons of each language's sets, and random ones.
+
+    Args:
+        neurons: language -> refined knowledge neurons.
+        shape: (layers, neurons per layer) of the model.
+        control: :func:`erased_sets` of one of them: its ``same-layer`` neurons are the random ones.
+        k: so many for each relation.
+
+    Returns:
+        as :func:`erased_sets`; ``neurons`` names the language, or ``random``.
+    """
+    parts = []
+    for language, found in neurons.items():
+        sets = erased_sets(found, shape, k=k)
+        parts.append(sets[sets["neurons"] == "knowledge"].assign(neurons=language))
+    parts.append(control[control["neurons"] == "same-layer"].assign(neurons="random"))
+    return pd.concat(parts, ignore_index=True)
+
+
+def erasure_cases(
+    sets: pd.DataFrame, ways: Sequence[str], without: Mapping[str, str] = MappingProxyType({})
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Each way to erase each kind of neurons, as cases for :func:`erase_relations`.
+
+    Args:
+        sets: from :func:`erased_sets`.
+        ways: ``zero``, ``unknown``.
+        without: way -> a kind of neurons that is not erased so.
+
+    Returns:
+        (way, kind) -> ``sets, to``.
+    """
+    return {
+        (to, str(kind)): {"sets": group, "to": to}
+        for to in ways
+        for kind, group in sets.groupby("neurons", sort=False)
+        if kind != without.get(to)
+    }
+
+
 def erase_relations(
     model: LanguageModel,
     sets: pd.DataFrame,
@@ -83,6 +121,7 @@ def erase_relations(
     others: pd.DataFrame | None = None,
     *,
     to: str = "zero",
+    before: pd.DataFrame | None = None,
     batch_size: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -95,6 +134,7 @@ def erase_relations(
         own: prompts; those of the erased relation are asked.
         others: prompts; those of all other relations are asked. ``None``: no others.
         to: ``zero``, or ``unknown``: the slots become the unknown token's embedding.
+        before: :func:`answer_probability` of these prompts (and perhaps others), where it is known.
 
     Returns:
         effects ``erased, prompt, fact, relation, language, operation, neurons, to, before, after,
@@ -105,7 +145,12 @@ def erase_relations(
     if every.empty:
         raise ErasingError("no prompts: there is nothing to ask before and after.")
     question = dict(zip(every["prompt"], questions_of(model, every), strict=True))
-    before = answer_probability(model, every, batch_size=batch_size).set_index("prompt")
+    if before is None:
+        before = answer_probability(model, every, batch_size=batch_size)
+    unknown = every.loc[~every["prompt"].isin(before["prompt"]), "prompt"]
+    if len(unknown):
+        raise ErasingError(f"before lacks {len(unknown)} of the prompts, such as {unknown.iloc[0]}.")
+    before = before.set_index("prompt")
     tables, questions, acting = [], [], []
     erased = {key: as_pairs(group) for key, group in sets.groupby(["neurons", "relation"], sort=False)}
     changes = Erasure(to).changes(model, [Request(pairs) for pairs in erased.values()])
@@ -128,163 +173,3 @@ def erase_relations(
         right_after=after["right"],
         predicted=pd.Series([model.tokenizer.decode(list(first)) for first in after["first"]], dtype="str"),
     )
-
-
-def log_rise(effects: pd.DataFrame) -> pd.Series:
-    """ln P before - ln P after of every row, in nats.
-
-    Its mean over prompts is ln(perplexity after / perplexity before).
-    """
-    before, after = (np.log(effects[name].clip(lower=LEAST)) for name in ("before", "after"))
-    return before - after
-
-
-def summarise_erasing(
-    effects: pd.DataFrame, by: Sequence[str] = ("neurons", "to"), *, per: str = "erased", seed: int = 0
-) -> pd.DataFrame:
-    """The paper's table: perplexity and accuracy of the erased and of the other relations, before and after.
-
-    Every fact counts alike (a fact's prompts are averaged first). Perplexity is exp of the mean of -ln P, its
-    rise (after - before) / before. The last relation is the mean over relations: of perplexities and rises
-    the geometric mean.
-
-    Args:
-        effects: from :func:`erase_relations`.
-        by: columns that tell runs apart.
-        per: ``erased``: a row per relation that was erased; ``relation``: a row per relation that was *asked*
-            about. With ``relation``, the rows of other relations say what erasing any of the others does to
-            this one.
-
-    Returns:
-        ``*by, asked, relation, measure, value, low, high, n``; intervals from resampling facts within their
-        relation. Measures: ``perplexity before``, ``perplexity after``, ``perplexity rise`` (1 = doubled),
-        ``accuracy before``, ``accuracy after``, ``accuracy change``.
-    """
-    if per not in ("erased", "relation"):
-        raise ErasingError(f"per={per!r}; it is 'erased' or 'relation'.")
-    asked = np.where(effects["erased"] == effects["relation"], OWN, OTHERS)
-    table = effects.assign(asked=asked, rise=log_rise(effects))
-    table["surprise"] = -np.log(table["before"].clip(lower=LEAST))
-    table["surprise_after"] = table["surprise"] + table["rise"]
-    table["change"] = table["right_after"].astype(float) - table["right_before"].astype(float)
-    relation = table.drop_duplicates("fact").set_index("fact")["relation"]
-    measures = {
-        "perplexity before": "surprise",
-        "perplexity after": "surprise_after",
-        "perplexity rise": "rise",
-        "accuracy before": "right_before",
-        "accuracy after": "right_after",
-        "accuracy change": "change",
-    }
-    parts = []
-    for key, group in table.groupby([*by, "asked"], sort=False):
-        for measure, column in measures.items():
-            values = group.assign(value=group[column].astype(float))
-            each = values.groupby(["fact", per], sort=False)["value"].mean()
-            means = column_means(each.unstack(sort=False), relation, mean=MEAN, seed=seed)
-            means = means.rename(columns={"column": "relation"})
-            if measure.startswith("perplexity"):
-                ends = ["value", "low", "high"]
-                means[ends] = np.exp(means[ends]) - (measure == "perplexity rise")
-            means = means.assign(**dict(zip([*by, "asked"], key, strict=True)), measure=measure)
-            parts.append(means[[*by, "asked", "relation", "measure", "value", "low", "high", "n"]])
-    return pd.concat(parts, ignore_index=True)
-
-
-def wide(summary: pd.DataFrame, measures: Sequence[str], *, digits: int = 2) -> pd.DataFrame:
-    """A summary to look at: measures side by side as ``value [low, high]``.
-
-    Columns that tell no rows apart are left out.
-    """
-    rows = summary[summary["measure"].isin(measures)]
-    text = [
-        f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]" for row in rows.itertuples()
-    ]
-    names = [name for name in rows.columns if name not in ("measure", "value", "low", "high", "n")]
-    index = [name for name in names if rows[name].nunique() > 1] or names[-1:]
-    cells = rows.assign(text=text)
-    return cells.pivot_table(index=index, columns="measure", values="text", aggfunc="first", sort=False)
-
-
-def languages_grid(effects: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """ln(perplexity after / before) of the erased relation, mean over relations, per source and language.
-
-    Args:
-        effects: of erased relations; ``neurons`` says where these were found (a language, or a control).
-
-    Returns:
-        ``source`` (what ``neurons`` said), ``language, value, low, high, n``; every fact counts alike within
-        its relation.
-    """
-    table = effects.assign(rise=log_rise(effects))[effects["erased"] == effects["relation"]]
-    rows = []
-    for (source, language), group in table.groupby(["neurons", "language"], sort=False):
-        each = group.groupby(["fact", "relation"], sort=False)["rise"].mean().unstack(sort=False)
-        relation = group.drop_duplicates("fact").set_index("fact")["relation"]
-        means = column_means(each, relation, mean=MEAN, seed=seed).drop(columns="column")
-        rows.append({"source": source, "language": language, **means.to_dict("records")[-1]})
-    return pd.DataFrame(rows)
-
-
-def shared_sets(sets: pd.DataFrame) -> pd.DataFrame:
-    """How many neurons the sets of two relations have in common, for every pair of relations.
-
-    Returns:
-        ``neurons, relation, other, size, shared``.
-    """
-    rows = []
-    for kind, chosen in sets.groupby("neurons", sort=False):
-        held = {
-            name: set(zip(part["layer"], part["neuron"], strict=True))
-            for name, part in chosen.groupby("relation", sort=False)
-        }
-        rows += [(kind, a, b, len(held[a]), len(held[a] & held[b])) for a in held for b in held if a != b]
-    return pd.DataFrame(rows, columns=["neurons", "relation", "other", "size", "shared"])
-
-
-def in_other_sets(sets: pd.DataFrame) -> pd.DataFrame:
-    """Which share of a relation's set is in another relation's too.
-
-    Returns:
-        ``neurons, relation, size, share, closest, shared``: ``closest`` is the relation with which it has
-        most in common, ``shared`` how many neurons that are.
-    """
-    held = sets.drop_duplicates(["neurons", "relation", "layer", "neuron"])
-    number = held.groupby(["neurons", "layer", "neuron"])["relation"].transform("size")
-    table = held.assign(share=(number > 1).astype(float)).groupby(["neurons", "relation"], sort=False)
-    table = table.agg(size=("share", "size"), share=("share", "mean")).reset_index()
-    pairs = shared_sets(held)
-    closest = pairs.sort_values("shared", ascending=False, kind="stable")
-    closest = closest.drop_duplicates(["neurons", "relation"])
-    closest = closest.rename(columns={"other": "closest"})[["neurons", "relation", "closest", "shared"]]
-    return table.merge(closest, how="left", on=["neurons", "relation"])
-
-
-def damage_by_sharing(
-    effects: pd.DataFrame, sets: pd.DataFrame, *, edges: Sequence[int] = (0, 1, 3, 5), seed: int = 0
-) -> pd.DataFrame:
-    """Do relations suffer that have neurons in common with the erased one?
-
-    Args:
-        edges: the least number of shared neurons of each row.
-
-    Returns:
-        ``shared, pairs, value, low, high, n``: number of pairs (erased, asked), mean of ln(perplexity after /
-        before) over facts.
-    """
-    pairs = shared_sets(sets[sets["neurons"] == "knowledge"])
-    damage = effects.assign(rise=log_rise(effects))[effects["neurons"] == "knowledge"]
-    damage = damage.merge(
-        pairs, left_on=["erased", "relation"], right_on=["relation", "other"], suffixes=("", "_erased")
-    )
-    rows = []
-    for least, most in zip(edges, [*[edge - 1 for edge in edges[1:]], np.inf], strict=True):
-        part = damage[damage["shared"].between(least, most)]
-        if len(part):
-            name = f"{least} or more" if most == np.inf else f"{least} to {most}"
-            name = f"{least}" if least == most else name
-            each = part.groupby("fact", sort=False)["rise"].mean().to_frame("all")
-            relation = part.drop_duplicates("fact").set_index("fact")["relation"]
-            (mean,) = column_means(each, relation, seed=seed).drop(columns="column").to_dict("records")
-            rows.append({"shared": name, "pairs": len(part.drop_duplicates(["erased", "relation"])), **mean})
-    return pd.DataFrame(rows, columns=["shared", "pairs", "value", "low", "high", "n"])

@@ -1,17 +1,19 @@
-"""Which facts to change, to what, and which questions to put afterwards."""
+"""Which facts to change, to what, with which force, and which questions to put afterwards."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ..data.facts import SUBJECT, Facts
+from ..model.edits import ValueEdit
 from ..model.language_model import LanguageModel
 from ..model.rows import answer_pieces
-from ..neurons.choose import uncommon
+from ..neurons.choose import random_neurons, uncommon
 from .effects import EvaluationError
 
 
@@ -160,6 +162,43 @@ def questions(updates: pd.DataFrame, prompts: Mapping[str, pd.DataFrame]) -> pd.
     table = table.merge(updates[["fact", "language", "new"]], on=["fact", "language"])
     edited = table["prompt"].isin(updates["prompt"])
     return table.assign(where=table["where"].mask(edited, "the edited prompt"))
+
+
+def sweep_cases(
+    edit: ValueEdit,
+    neurons: pd.DataFrame,
+    by_number: Mapping[int, pd.DataFrame],
+    shape: tuple[int, int],
+    *,
+    l1: Sequence[float] = (0, 1, 4, 8),
+    l2: Sequence[float] = (1, 4, 8, 16),
+    seed: int = 0,
+) -> dict[tuple[str, float, str], dict[str, Any]]:
+    """One setting of an edit varied at a time.
+
+    Args:
+        edit: what the settings are varied from; its own are among them.
+        neurons: those to edit with other forces.
+        by_number: how many neurons -> those to edit with ``edit``.
+        shape: (layers, neurons per layer) of the model.
+        l1, l2: the values that the settings take.
+        seed: of the random neurons.
+
+    Returns:
+        cases for :func:`kn_utils.experiments.updating.evaluate_updates`: (setting: ``l2``, ``l1`` or ``number
+        of neurons``; its value; kind of neurons) -> ``neurons, edit, kind``; the kinds are ``knowledge`` and,
+        as many random ones, ``same-layer``.
+    """
+    settings = [("l2", value, neurons, replace(edit, l2=value)) for value in sorted({*l2, edit.l2})]
+    settings += [("l1", value, neurons, replace(edit, l1=value)) for value in sorted({*l1, edit.l1})]
+    settings += [("number of neurons", number, chosen, edit) for number, chosen in by_number.items()]
+    cases = {}
+    for setting, value, chosen, force in settings:
+        control = random_neurons(chosen, shape, same_layers=True, seed=seed)
+        for kind, edited in (("knowledge", chosen), ("same-layer", control)):
+            name = (setting, float(value), kind)
+            cases[name] = {"neurons": edited, "edit": force, "kind": kind}
+    return cases
 
 
 class _OtherAnswers:

@@ -19,11 +19,11 @@ from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
-import pandas as pd
 import psutil
 from filelock import FileLock, Timeout
 
 from ..base import ROOT, RUNS, StudyError
+from .numbers import as_text
 from .plan import NotebookRun, Plan, Refused
 
 #: Marks the processes of a run, so that what a killed run left behind can be found again.
@@ -211,8 +211,7 @@ class Runner:
             place = self.runs / folder
             for file in sorted([*place.glob("summary*.json"), *place.glob("tables/summary*.json")]):
                 table = json.loads(file.read_text(encoding="utf-8"))
-                frame = pd.DataFrame(table["rows"], dtype=object).fillna("")
-                rows = frame.set_index("name").rename_axis(None).to_string(float_format="{:.4g}".format)
+                rows = as_text(table["rows"])
                 say(f"\n{table['title']}  [{folder}]\n{rows}")
         figures = sum(len(list((self.runs / folder).glob("figures/*.png"))) for folder in folders)
         say(f"\nExecuted notebooks, tables and {figures} figures lie in")

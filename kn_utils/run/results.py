@@ -14,108 +14,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ..base import ROOT, RUNS, StudyError
 from ..store.files import save_json
+from .numbers import NAME, VALUES, spelt
 from .parameters import run_folder
 from .plan import GRID, cells, parameter_cell
 
 STORED = ROOT / "figures" / "results.json"
-#: What README shows: notebook, name of the number, what it is called there, and its unit.
-HEADLINES = (
-    ("02", "recall at 1, taught: all", "Prompts answered right, of facts taught in all languages", "%"),
-    ("02", "recall at 1, taught: never", "... of facts never taught", "%"),
-    ("05", "en, neurons per fact", "Knowledge neurons per fact, English wordings", ""),
-    ("05", "all, neurons per fact", "... one wording in each of six languages", ""),
-    (
-        "05",
-        "en, shared, one relation, the same answer",
-        "Shared by two facts of a relation with the same answer",
-        "",
-    ),
-    ("05", "en, shared, one relation, another answer", "... with another answer", ""),
-    (
-        "05",
-        "two languages share, answer spelled alike",
-        "Shared by a fact's bags in two languages, answer spelled alike",
-        "",
-    ),
-    ("05", "two languages share, answer spelled differently", "... answer spelled differently", ""),
-    ("06", "silenced, knowledge neurons", "Change of P(right answer), knowledge neurons silenced", "%"),
-    ("06", "doubled, knowledge neurons", "... doubled", "%"),
-    ("06", "silenced, activation baseline", "... the most active neurons silenced instead", "%"),
-    (
-        "06",
-        "silenced, random neurons of the same layers",
-        "... random neurons of the same layers silenced",
-        "%",
-    ),
-    ("06", "silenced, wordings held out", "... silenced, in wordings that did not find them", "%"),
-    (
-        "06",
-        "silenced, another fact: same relation, other answer",
-        "... silenced, on a fact with another answer",
-        "%",
-    ),
-    (
-        "06",
-        "silenced, another fact: same relation, same answer",
-        "... silenced, on a fact with the same answer",
-        "%",
-    ),
-    ("06", "silenced, prompts in another language", "... silenced, in another language", "%"),
-    (
-        "06",
-        "silenced, knowledge neurons: stays right",
-        "Right first choices that stay, neurons silenced",
-        "%",
-    ),
-    (
-        "07",
-        "success rate, knowledge neurons",
-        "Edits whose new answer becomes the first choice, knowledge neurons",
-        "%",
-    ),
-    ("07", "success rate, same-layer neurons", "... random neurons of the same layers", "%"),
-    ("07", "success rate, 3 strongest, any known fact", "... any known fact's 3 strongest neurons", "%"),
-    ("07", "success rate, 3 most active, any known fact", "... any known fact's 3 most active neurons", "%"),
-    ("07", "success rate, fine-tuning", "... the same value slots, fine-tuned", "%"),
-    ("07", "success, knowledge neurons, wordings held out", "... in wordings held out", "%"),
-    ("07", "success, knowledge neurons, asked in another language", "... asked in another language", "%"),
-    (
-        "07",
-        "perplexity within, ratio, knowledge neurons",
-        "Perplexity of the relation's other facts, after / before an edit",
-        "",
-    ),
-    (
-        "07",
-        "perplexity within, ratio, 3 strongest, any known fact",
-        "... any known fact's 3 strongest neurons",
-        "",
-    ),
-    (
-        "07",
-        "perplexity within, ratio, 3 most active, any known fact",
-        "... any known fact's 3 most active neurons",
-        "",
-    ),
-    ("07", "perplexity within, ratio, fine-tuning", "... fine-tuned", ""),
-    (
-        "08",
-        "slots zero, knowledge neurons: erased relation",
-        "Rise of perplexity, a relation's 20 neurons erased (zero)",
-        "%",
-    ),
-    ("08", "slots zero, knowledge neurons: other relations", "... of the other relations", "%"),
-    (
-        "09",
-        "knowledge neurons, sentences: both",
-        "Mean activation in sentences with subject and object, object hidden",
-        "",
-    ),
-    ("09", "knowledge neurons, sentences: other word", "... another word of the same sentences hidden", ""),
-    ("09", "another fact's neurons, sentences: both", "... object hidden, another fact's neurons", ""),
-)
+#: What README shows, in its order.
+HEADLINES = Path(__file__).with_name("headlines.tsv")
+
+
+def headlines(path: Path = HEADLINES) -> pd.DataFrame:
+    """``notebook``, a number's name (``measure, neurons, where``), its ``label`` in README, ``unit``."""
+    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
 
 
 def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks") -> dict[str, Any]:
@@ -123,7 +37,7 @@ def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks") -> dict[str,
 
     Returns:
         ``origin`` (model, weights, facts), ``code`` and ``notebooks``: per number its ``title, language,
-        parameters, rows`` (``name, value, low, high, n``).
+        parameters, rows`` (``measure, neurons, where, value, low, high, n``).
 
     Raises:
         StudyError: a notebook that has not run, or notebooks that ran on different weights or facts.
@@ -174,39 +88,40 @@ def differences(found: dict[str, Any], wanted: dict[str, Any], tolerance: float 
     """Where two gathered results differ by more than rounding: a line each."""
     lines = []
     for number in sorted({*found["notebooks"], *wanted["notebooks"]}):
-        here, there = (
-            {row["name"]: row for row in one["notebooks"].get(number, {"rows": []})["rows"]}
-            for one in (found, wanted)
-        )
+        here, there = (_by_name(results, number) for results in (found, wanted))
         for name in sorted({*here, *there}):
             if name not in here or name not in there:
-                lines.append(
-                    f"{number}: {name!r} is only in the {'run' if name in here else 'stored results'}"
-                )
+                place = "run" if name in here else "stored results"
+                lines.append(f"{number}: {spelt(name)!r} is only in the {place}")
                 continue
-            for key in ("value", "low", "high", "n"):
-                a, b = (math.nan if one[name][key] is None else one[name][key] for one in (here, there))
-                if not (
-                    math.isclose(a, b, rel_tol=tolerance, abs_tol=1e-6) or (math.isnan(a) and math.isnan(b))
-                ):
-                    lines.append(f"{number}: {name!r}: {key} {a:.6g}, stored {b:.6g}")
+            for key in VALUES:
+                a, b = (math.nan if rows[name][key] is None else rows[name][key] for rows in (here, there))
+                near = math.isclose(a, b, rel_tol=tolerance, abs_tol=1e-6)
+                if not near and not (math.isnan(a) and math.isnan(b)):
+                    lines.append(f"{number}: {spelt(name)!r}: {key} {a:.6g}, stored {b:.6g}")
     return lines
 
 
-def markdown(content: dict[str, Any]) -> str:
-    """The headlines as README shows them."""
+def _by_name(results: dict[str, Any], number: str) -> dict[tuple[str, ...], dict[str, Any]]:
+    """A notebook's numbers by ``(measure, neurons, where)``; none where it has not run."""
+    rows = results["notebooks"].get(number, {"rows": []})["rows"]
+    return {tuple(row[part] for part in NAME): row for row in rows}
+
+
+def markdown(content: dict[str, Any], chosen: pd.DataFrame | None = None) -> str:
+    """The headlines (or other ones) as README shows them."""
     lines = ["| | value | 95 % interval | n | from |", "|---|---|---|---|---|"]
-    for number, name, label, unit in HEADLINES:
-        row = next((row for row in content["notebooks"][number]["rows"] if row["name"] == name), None)
+    for line in (headlines() if chosen is None else chosen).itertuples():
+        name = tuple(getattr(line, part) for part in NAME)
+        row = _by_name(content, line.notebook).get(name)
         if row is None:
-            raise StudyError(f"the summary of notebook {number} has no number {name!r}.")
+            raise StudyError(f"the summary of notebook {line.notebook} has no number {spelt(name)!r}.")
         value, low, high = (
-            None if row[key] is None else shown(row[key], unit) for key in ("value", "low", "high")
+            None if row[key] is None else shown(row[key], line.unit) for key in ("value", "low", "high")
         )
         between = "" if low is None else f"{low} to {high}"
-        lines.append(
-            f"| {label} | {value}{' %' * (unit == '%')} | {between} | {int(row['n'])} | `{number}` |"
-        )
+        sign = " %" * (line.unit == "%")
+        lines.append(f"| {line.label} | {value}{sign} | {between} | {int(row['n'])} | `{line.notebook}` |")
     return "\n".join(lines)
 
 

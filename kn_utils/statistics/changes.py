@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -125,3 +126,37 @@ def mark_pairs(
         shared=shared.reindex(pairs, fill_value=0).to_numpy(),
         spelled=np.where(here.to_numpy() == there.to_numpy(), "alike", "differently"),
     )
+
+
+class LanguageChanges(NamedTuple):
+    """What neurons of one language change in prompts of another.
+
+    Attributes:
+        by_place: ``operation, neurons, where``: prompts in ``the language of the neurons`` or in ``another
+            language``.
+        by_shared: of the latter ``operation, spelled, shared``: is the answer spelled alike in the two, and
+            how many neurons has the fact in both (``0``, ``1``, ``2 or more``).
+    """
+
+    by_place: pd.DataFrame
+    by_shared: pd.DataFrame
+
+
+def changes_between_languages(
+    effects: pd.DataFrame, found: Mapping[str, pd.DataFrame], prompts: pd.DataFrame, *, seed: int = 0
+) -> LanguageChanges:
+    """:func:`relative_change` by what the language of the neurons and that of the prompt have in common.
+
+    Args:
+        effects, found, prompts: as :func:`mark_pairs` takes them; neurons of mixed bags (``all``) are left
+            out.
+        seed: of the intervals.
+    """
+    pairs = mark_pairs(effects[effects["found"] != "all"], found, prompts)
+    home = pairs["found"] == pairs["language"]
+    pairs["where"] = np.where(home, "the language of the neurons", "another language")
+    by_place = relative_change(pairs, ["operation", "neurons", "where"], seed=seed)
+    number = pairs["shared"].clip(upper=2).map({0: "0", 1: "1", 2: "2 or more"})
+    keys = ["operation", "spelled", "shared"]
+    by_shared = relative_change(pairs.assign(shared=number)[~home], keys, seed=seed)
+    return LanguageChanges(by_place, by_shared.sort_values(keys, ignore_index=True))

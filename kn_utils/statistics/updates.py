@@ -8,7 +8,17 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from .changes import mean_table
 from .intervals import LEVEL, RESAMPLES, interval
+
+#: The measures that say most: does an edit succeed, and what does it cost others?
+MAIN = [
+    "change rate",
+    "success rate",
+    "new among the first 5, after",
+    "perplexity within, ratio",
+    "perplexity between, ratio",
+]
 
 
 def summarise_updates(edits: pd.DataFrame, by: Sequence[str] = ("neurons",)) -> pd.DataFrame:
@@ -49,6 +59,63 @@ def summarise_updates(edits: pd.DataFrame, by: Sequence[str] = ("neurons",)) -> 
         named = dict(zip(by, key, strict=True))
         rows += [{**named, "measure": name, **values} for name, values in measures.items()]
     return pd.DataFrame(rows)
+
+
+def still_new(answers: pd.DataFrame) -> pd.DataFrame:
+    """How often the new answer is given to other questions, of those answered rightly before the edit.
+
+    Args:
+        answers: of :func:`kn_utils.experiments.updating.ask_after`, with ``where``.
+
+    Returns:
+        ``neurons, where, value, low, high, n``; intervals over facts.
+    """
+    known = answers[answers["known"].astype(bool)]
+    return mean_table(known.astype({"success": float}), "success", ["neurons", "where"])
+
+
+def language_maps(crossed: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Shares of edits by the language edited through and the language asked in.
+
+    Args:
+        crossed: of :func:`kn_utils.experiments.updating.across_languages`.
+
+    Returns:
+        title -> ``through, language, value, low, high, n``. The last leaves out pairs of languages that write
+        the new answer alike, and edits through ``all`` of them. A map without a row is left out.
+    """
+    table = crossed.astype({"success": float, "changed": float})
+    pair = ["through", "language"]
+    apart = table[_written_differently(table)]
+    maps = {
+        "the new answer": mean_table(table, "success", pair),
+        "another answer than before": mean_table(table, "changed", pair),
+        "the new answer, written differently": mean_table(apart, "success", pair),
+    }
+    return {title: shares for title, shares in maps.items() if len(shares)}
+
+
+def language_reach(crossed: pd.DataFrame) -> pd.DataFrame:
+    """How far an edit through one language reaches.
+
+    Args:
+        crossed: of :func:`kn_utils.experiments.updating.across_languages`; edits through ``all`` languages
+            are left out.
+
+    Returns:
+        ``neurons, where, value, low, high, n``; ``where``: ``asked in the language itself``, ``asked in
+        another language``, and of the latter those that write the new answer differently.
+    """
+    single = crossed[crossed["through"] != "all"].astype({"success": float})
+    home = single["through"] == single["language"]
+    where = home.map({True: "asked in the language itself", False: "asked in another language"})
+    apart = single[~home & _written_differently(single)]
+    apart = apart.assign(where="asked in another language, written differently")
+    return mean_table(pd.concat([single.assign(where=where), apart]), "success", ["neurons", "where"])
+
+
+def _written_differently(crossed: pd.DataFrame) -> pd.Series:
+    return crossed["same"].eq(False).fillna(False).astype(bool)
 
 
 def _exp(logs: dict[str, float]) -> dict[str, float]:

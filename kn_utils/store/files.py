@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,3 +40,8 @@ def save_json(content: dict[str, Any], path: str | Path) -> Path:
     with written(path) as place:
         place.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def file_name(title: str) -> str:
+    """A title as the name of a file: what is no letter, digit, point or underscore becomes a hyphen."""
+    return re.sub(r"[^\w.-]+", "-", title).strip("-")

@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..base import ROOT
@@ -72,3 +73,14 @@ def fingerprint(*contents: pd.DataFrame | Path) -> str:
         else:
             digest.update(Path(content).read_bytes())
     return digest.hexdigest()[:12]
+
+
+def described(value: Any) -> Any:
+    """What a table was made from, as its origin holds it: of tables and arrays a digest."""
+    if isinstance(value, pd.DataFrame):
+        return fingerprint(value)
+    if isinstance(value, pd.Series | np.ndarray):
+        return fingerprint(pd.DataFrame({"values": value}))
+    if isinstance(value, Mapping):
+        return {str(key): described(inner) for key, inner in value.items()}
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)

@@ -302,6 +302,9 @@ def test_passages_of_mini_by_relation():
         load_passages("mini", ["P1"])
     with pytest.raises(DataError, match="data set 'mlama' has no passages; these have: mini, bing_distant"):
         load_passages("mlama")
+    none = load_passages("mlama", missing_ok=True)
+    assert none.empty and list(none) == list(one)
+    pd.testing.assert_frame_equal(load_passages("mini", ["P36"], missing_ok=True), one)
 
 
 def test_provenance_tells_counts_and_examples():

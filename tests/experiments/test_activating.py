@@ -11,7 +11,7 @@ from oracles import neurons_at
 
 from kn_utils import load_facts, load_model, load_passages, plots
 from kn_utils.base import ROOT
-from kn_utils.data.blanks import extremes, find_blanks, typical_facts, with_passages
+from kn_utils.data.blanks import extremes, extremes_as_text, find_blanks, typical_facts, with_passages
 from kn_utils.data.facts import DataError, Facts
 from kn_utils.experiments.activating import ActivatingError, activations, unread
 from kn_utils.model.rows import answer_pieces
@@ -379,6 +379,9 @@ def test_extremes_and_the_facts_they_are_shown_for():
         [1.0, "head", "a3 [MASK]"],
     ]
     assert len(extremes(READ, blanks, "a", n=2)) == 3
+    lines = extremes_as_text(READ, blanks, ["a", "c"], n=1).splitlines()
+    assert lines[:3] == ["a", "  +5.00  both, hidden: w", "         a2 [MASK]"] and lines[5] == "c"
+    assert extremes_as_text(READ, blanks, []) == ""
 
 
 # Pictures

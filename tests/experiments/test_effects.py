@@ -17,16 +17,24 @@ from kn_utils.data.sources import load_facts
 from kn_utils.experiments.effects import (
     EFFECTS,
     EvaluationError,
+    cases_by_kind,
     effects,
     effects_by_kind,
+    effects_in_held_out,
+    effects_of_operations,
     effects_of_other_facts,
 )
 from kn_utils.model.answers import answer_probability
 from kn_utils.model.loading import load_model
 from kn_utils.neurons.choose import ChoiceError, other_fact, random_neurons
 from kn_utils.neurons.refine import refine
-from kn_utils.published.printed import printed
-from kn_utils.statistics.changes import answer_changes, mark_pairs, mean_over_relations, relative_change
+from kn_utils.statistics.changes import (
+    answer_changes,
+    changes_between_languages,
+    mark_pairs,
+    mean_over_relations,
+    relative_change,
+)
 from kn_utils.statistics.intervals import ratio_interval
 
 
@@ -339,6 +347,30 @@ def test_effects_by_kind_are_those_of_each_kind_and_the_size_of_a_batch_changes_
     pd.testing.assert_frame_equal(table, small, rtol=1e-9)
 
 
+def test_operations_of_one_kind_are_its_rows_among_all_kinds(bert, prompts):
+    few = prompts.groupby("fact").head(1).reset_index(drop=True)
+    neurons = few[["fact", "relation", "language"]].assign(layer=1, neuron=range(len(few)))
+    kinds = {"knowledge": neurons, "random": neurons.assign(layer=2)}
+    every = effects_by_kind(bert, few, kinds)
+    for kind, case in cases_by_kind(kinds, few).items():
+        assert list(case) == ["neurons", "kind"] and case["kind"] == kind
+        alone = effects_of_operations(bert, few, **case)
+        assert list(alone["operation"].unique()) == ["suppress", "amplify"]
+        beside = every[every["neurons"] == kind].reset_index(drop=True)
+        pd.testing.assert_frame_equal(alone, beside, check_exact=False, rtol=1e-5)
+
+
+def test_prompts_that_found_the_neurons_are_told_from_those_held_out(bert, prompts):
+    neurons = prompts[["fact", "relation", "language"]].drop_duplicates("fact").assign(layer=1, neuron=3)
+    found = prompts[prompts.groupby("fact").cumcount() == 0]
+    table = effects_in_held_out(bert, prompts, {"knowledge": neurons}, found)
+    inside = table["where"] == "wordings that found the neurons"
+    assert set(table.loc[inside, "prompt"]) == set(found["prompt"])
+    assert set(table.loc[~inside, "where"]) == {"wordings held out"}
+    plain = effects_by_kind(bert, prompts, {"knowledge": neurons})
+    pd.testing.assert_frame_equal(table.drop(columns="where"), plain)
+
+
 def test_a_kind_without_neurons_is_left_out(bert, prompts):
     kinds = {"knowledge": capitals(prompts["fact"][0]), "activation": capitals()}
     assert set(effects_by_kind(bert, prompts, kinds)["neurons"]) == {"knowledge"}
@@ -424,15 +456,29 @@ def test_changes_of_the_answer_by_hand():
     )
 
 
-def test_the_papers_quantities_are_those_that_the_notebook_looks_up():
-    theirs = printed("Dai et al. 2022").set_index("quantity")["value"]
-    for kind, word, value in [
-        ("knowledge", "silenced", -29.03),
-        ("knowledge", "doubled", 31.17),
-        ("activation", "silenced", -1.47),
-        ("activation", "doubled", -1.27),
-    ]:
-        assert theirs[f"change of P(right answer), {plots.KINDS[kind][2]} {word}"] == value
+def test_another_language_by_what_it_has_in_common_by_hand():
+    """Facts a and b, neurons from en and nl; a's answer is spelled alike, and its bags share a neuron."""
+    rows = [
+        # fact, found, language, before, after
+        ("a", "en", "en", 0.4, 0.2),
+        ("a", "nl", "nl", 0.4, 0.2),
+        ("a", "en", "nl", 0.2, 0.1),
+        ("a", "nl", "en", 0.2, 0.2),
+        ("b", "en", "nl", 0.5, 0.6),
+        ("b", "all", "nl", 0.5, 0.0),
+    ]
+    effects = pd.DataFrame(rows, columns=["fact", "found", "language", "before", "after"])
+    effects = effects.assign(operation="suppress", neurons="knowledge")
+    held = {"en": [("a", 0, 1), ("a", 0, 2), ("b", 1, 1)], "nl": [("a", 0, 1), ("b", 1, 2)]}
+    found = {name: pd.DataFrame(some, columns=["fact", "layer", "neuron"]) for name, some in held.items()}
+    answers = [("a", "en", "Oslo"), ("a", "nl", "Oslo"), ("b", "en", "Rome"), ("b", "nl", "Rom")]
+    prompts = pd.DataFrame(answers, columns=["fact", "language", "answer"])
+    by_place, by_shared = changes_between_languages(effects, found, prompts)
+    place = by_place.set_index("where")["value"]
+    assert place["the language of the neurons"] == pytest.approx(0.4 / 0.8 - 1)
+    assert place["another language"] == pytest.approx(0.9 / 0.9 - 1)
+    shared = by_shared.set_index(["spelled", "shared"])["value"]
+    assert shared.to_dict() == pytest.approx({("alike", "1"): 0.3 / 0.4 - 1, ("differently", "0"): 0.2})
 
 
 # Pictures

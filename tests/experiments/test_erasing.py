@@ -12,22 +12,31 @@ from conftest import make_model
 from kn_utils import load_facts, load_model, make_prompts, plots
 from kn_utils.base import ROOT
 from kn_utils.data.prompts import draw
+from kn_utils.experiments import erasing
 from kn_utils.experiments.erasing import (
+    ErasingError,
+    erase_relations,
+    erased_sets,
+    erasure_cases,
+    language_sets,
+)
+from kn_utils.model.answers import answer_probability
+from kn_utils.published.printed import printed
+from kn_utils.statistics.erased import (
     MEAN,
     OTHERS,
     OWN,
-    ErasingError,
+    ErasedError,
+    as_another_relation,
     damage_by_sharing,
-    erase_relations,
-    erased_sets,
+    first_choices,
     in_other_sets,
     languages_grid,
+    means_of_grid,
     shared_sets,
     summarise_erasing,
     wide,
 )
-from kn_utils.model.answers import answer_probability
-from kn_utils.published.printed import printed
 from kn_utils.statistics.intervals import ResamplingError, column_means, draws, interval
 
 
@@ -166,8 +175,43 @@ def test_mistakes_are_told(model, asked, effects):
         erase_relations(model, SETS, asked.iloc[:0], progress=False)
     with pytest.raises(ErasingError, match="none of the erased relations"):
         erase_relations(model, SETS.assign(relation="P1"), asked, progress=False)
-    with pytest.raises(ErasingError, match="per='x'"):
+    with pytest.raises(ErasedError, match="per='x'"):
         summarise_erasing(effects, per="x")
+    with pytest.raises(ErasingError, match="before lacks 1 of the prompts"):
+        before = answer_probability(model, asked.iloc[1:])
+        erase_relations(model, SETS, asked, before=before, progress=False)
+
+
+def test_what_is_known_before_is_not_asked_again(model, asked, effects, monkeypatch):
+    known = answer_probability(model, asked.sample(frac=1, random_state=0))
+    monkeypatch.setattr(erasing, "answer_probability", None)
+    again = erase_relations(model, SETS, asked, draw(asked, 1), before=known, progress=False)
+    pd.testing.assert_frame_equal(again, effects, check_exact=False, rtol=1e-5)
+
+
+def test_cases_together_are_one_erasure_of_all_kinds(model, asked):
+    sets = pd.concat([SETS, SETS.assign(neurons="random", layer=3)])
+    cases = erasure_cases(sets, ["zero", "unknown"], without={"unknown": "random"})
+    assert list(cases) == [(to, kind) for to in ("zero", "unknown") for kind in sets["neurons"].unique()][:-1]
+    parts = [erase_relations(model, own=asked, progress=False, **case) for case in cases.values()]
+    found = pd.concat(parts, ignore_index=True)
+    together = [
+        erase_relations(model, some, asked, to=to, progress=False)
+        for to, some in (("zero", sets), ("unknown", sets[sets["neurons"] != "random"]))
+    ]
+    together = pd.concat(together, ignore_index=True)
+    pd.testing.assert_frame_equal(found, together, check_exact=False, rtol=1e-4)
+
+
+def test_sets_of_languages_and_their_random_neurons():
+    neurons = {"en": FOUND, "nl": FOUND.assign(layer=2)}
+    control = erased_sets(FOUND, (3, 50), k=2)
+    sets = language_sets(neurons, (3, 50), control, k=2)
+    assert list(sets["neurons"].unique()) == ["en", "nl", "random"]
+    for language, found in neurons.items():
+        own = erased_sets(found, (3, 50), k=2).query("neurons == 'knowledge'")
+        assert pairs(sets, language, "P1") == pairs(own, "knowledge", "P1")
+    assert pairs(sets, "random", "P1") == pairs(control, "same-layer", "P1")
 
 
 #: erased P1, asked about a, b (P1) and c, d (P2); erased P2, asked about c, d, a. One prompt of each but a:
@@ -270,6 +314,44 @@ def test_languages_grid_by_hand():
     found = pd.concat([EFFECTS.assign(neurons="en"), EFFECTS.assign(neurons="ja", after=EFFECTS["before"])])
     grid = languages_grid(found).set_index("source")["value"]
     assert grid["en"] == pytest.approx(2.75 / 2 * np.log(2)) and grid["ja"] == 0
+
+
+def test_means_of_the_grid_by_hand():
+    cells = [
+        ("en", "en", 1.0),
+        ("en", "nl", 0.2),
+        ("nl", "nl", 2.0),
+        ("nl", "en", 0.4),
+        ("random", "en", 0.1),
+    ]
+    grid = pd.concat(
+        [table(cells, ["source", "language", "value"]).assign(to="zero")]
+        + [table([("en", "en", 5.0)], ["source", "language", "value"]).assign(to="unknown")]
+    )
+    means = means_of_grid(grid)
+    assert list(means) == ["same language", "other language", "random"] and list(means.index) == [
+        "zero",
+        "unknown",
+    ]
+    assert means.loc["zero"].tolist() == pytest.approx([1.5, 0.3, 0.1])
+    assert means.loc["unknown", "same language"] == 5 and np.isnan(means.loc["unknown", "random"])
+
+
+def test_first_choices_are_counted_of_erased_relations_only():
+    said = ["Rome", "Rome", "Oslo", "Bonn", "Rome"]
+    effects = pd.DataFrame({"predicted": said, "to": ["zero"] * 4 + ["unknown"], "erased": "P1"})
+    effects["relation"] = ["P1", "P1", "P1", "P2", "P1"]
+    found = first_choices(effects)
+    assert found.loc["zero"].tolist() == ["Rome (2)", "Oslo (1)"] and found.loc["unknown", 1] == "Rome (1)"
+    assert first_choices(effects, 1).shape == (2, 1)
+
+
+def test_another_relations_neurons_stand_beside_a_relations_own():
+    suffered = summarise_erasing(EFFECTS, per="relation")
+    beside = as_another_relation(suffered)
+    assert set(beside["neurons"]) == {"another relation"} and set(beside["asked"]) == {OWN}
+    theirs = suffered[suffered["asked"] == OTHERS]
+    assert beside["value"].tolist() == theirs["value"].tolist() and len(beside)
 
 
 def test_sharing_by_hand():

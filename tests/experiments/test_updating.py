@@ -20,14 +20,20 @@ from kn_utils import attribute, load_facts, load_model, plots
 from kn_utils.data.facts import Facts
 from kn_utils.data.prompts import make_prompts
 from kn_utils.experiments.effects import EvaluationError
-from kn_utils.experiments.update_choice import alias_prompts, questions, sample_updates, translate_updates
+from kn_utils.experiments.update_choice import (
+    alias_prompts,
+    questions,
+    sample_updates,
+    sweep_cases,
+    translate_updates,
+)
 from kn_utils.experiments.updating import Bystanders, across_languages, ask_after, evaluate_updates
 from kn_utils.model.answers import answer_probability
 from kn_utils.model.edits import FineTune, ValueEdit
 from kn_utils.model.interventions import fine_tune, update_fact
-from kn_utils.neurons.choose import strongest
+from kn_utils.neurons.choose import random_neurons, strongest
 from kn_utils.neurons.refine import refine_bags
-from kn_utils.statistics.updates import summarise_updates
+from kn_utils.statistics.updates import language_maps, language_reach, still_new, summarise_updates
 
 
 @pytest.fixture(scope="module")
@@ -668,6 +674,70 @@ def test_across_languages_against_doing_it_by_hand(asked):
         assert row.new_after == pytest.approx(wanted[0], rel=1e-9, abs=0) and row.success == (
             wanted[2] == wanted[3]
         )
+
+
+def test_a_sweep_varies_one_setting_at_a_time(neurons):
+    """The edit's own setting is among those of each sweep, once; random neurons stand beside each."""
+    edit, shape = ValueEdit(2, 8, signed=True), (5, 40)
+    by_number = {1: neurons.groupby("fact").head(1), 3: neurons}
+    cases = sweep_cases(edit, neurons, by_number, shape, l1=(0, 2), l2=(1, 4), seed=3)
+    kinds = ("knowledge", "same-layer")
+    places = [("l2", 1), ("l2", 4), ("l2", 8), ("l1", 0), ("l1", 2)]
+    places += [("number of neurons", 1), ("number of neurons", 3)]
+    assert list(cases) == [(*place, kind) for place in places for kind in kinds]
+    for (setting, at, kind), case in cases.items():
+        own = by_number[at] if setting == "number of neurons" else neurons
+        control = random_neurons(own, shape, same_layers=True, seed=3)
+        pd.testing.assert_frame_equal(case["neurons"], own if kind == "knowledge" else control)
+        l1, l2 = (at if setting == name else getattr(edit, name) for name in ("l1", "l2"))
+        assert case["edit"] == ValueEdit(l1, l2, signed=True) and case["kind"] == kind
+
+
+def test_how_far_an_edit_reaches_by_hand():
+    rows = [
+        # fact, through, language, same, changed, success
+        ("a", "en", "en", True, True, True),
+        ("a", "en", "nl", True, True, True),
+        ("a", "en", "ja", False, True, False),
+        ("b", "en", "en", True, True, False),
+        ("b", "en", "ja", False, False, False),
+        ("b", "ja", "en", False, True, True),
+        ("b", "all", "en", None, True, True),
+    ]
+    crossed = pd.DataFrame(rows, columns=["fact", "through", "language", "same", "changed", "success"])
+    crossed = crossed.astype({"same": "boolean"}).assign(neurons="knowledge")
+    reach = language_reach(crossed).set_index("where")
+    assert reach["value"].to_dict() == {
+        "asked in the language itself": 0.5,
+        "asked in another language": 0.5,  # a: one of two, b: one of two
+        "asked in another language, written differently": 0.25,  # a: none, b: one of two
+    }
+    assert reach["n"].tolist() == [2, 2, 2]
+    maps = {
+        title: table.set_index(["through", "language"])["value"]
+        for title, table in language_maps(crossed).items()
+    }
+    assert maps["the new answer"].to_dict() == {
+        ("en", "en"): 0.5,
+        ("en", "nl"): 1.0,
+        ("en", "ja"): 0.0,
+        ("ja", "en"): 1.0,
+        ("all", "en"): 1.0,
+    }
+    assert maps["another answer than before"]["en", "ja"] == 0.5
+    assert maps["the new answer, written differently"].to_dict() == {("en", "ja"): 0.0, ("ja", "en"): 1.0}
+    alike = crossed[crossed["same"].fillna(True)]
+    assert list(language_maps(alike)) == ["the new answer", "another answer than before"]
+    assert language_maps(crossed.iloc[:0]) == {} and language_reach(crossed.iloc[:0]).empty
+
+
+def test_only_what_was_answered_rightly_before_is_counted():
+    rows = [("a", True, True), ("a", True, False), ("a", False, True), ("b", True, True), ("c", False, False)]
+    answers = pd.DataFrame(rows, columns=["fact", "known", "success"]).assign(
+        neurons="knowledge", where="here"
+    )
+    found = still_new(answers)
+    assert found[["neurons", "where", "value", "n"]].to_numpy().tolist() == [["knowledge", "here", 0.75, 2]]
 
 
 def test_nothing_to_cross_gives_an_empty_table(words, marked):

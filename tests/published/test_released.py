@@ -23,7 +23,7 @@ from kn_utils.data.facts import DataError
 from kn_utils.neurons.refine import Refined, refine_bags
 from kn_utils.published import reanalysis, released
 from kn_utils.published import recomputed as published
-from kn_utils.published.printed import printed
+from kn_utils.published.printed import beside, printed, printed_as_ours
 
 MODEL = "bert-base-multilingual-uncased"
 ARGUMENTS = {"bert_model": MODEL, "do_lower_case": False, "get_base": False, "batch_size": 20}
@@ -421,6 +421,40 @@ def test_printed_numbers_are_a_clean_table():
         StudyError, match="no printed numbers of 'Smith'; known: Cai, Dai et al. 2022, Chen et al. 2024"
     ):
         printed("Smith")
+
+
+def test_the_papers_numbers_have_the_names_of_ours():
+    ours = printed_as_ours("Dai et al. 2022")
+    values = ours.set_index(["measure", "neurons", "where", "relation"])["value"]
+    assert len(values) == len(printed("Dai et al. 2022")) and values.index.is_unique
+    mean = ("mean over relations", "mean of relations")
+    for measure, kind, value in [
+        ("silenced", "knowledge", -29.03),
+        ("doubled", "knowledge", 31.17),
+        ("silenced", "activation", -1.47),
+        ("doubled", "activation", -1.27),
+    ]:
+        assert values[f"change of P(right answer), {measure}", kind, *mean] == value
+    assert values["success rate", "knowledge", "", "sampled facts"] == 34.4
+    rises = printed_as_ours("Dai et al. 2022", "perplexity rise, slots zero")
+    assert set(rises["where"]) == {"erased relation", "other relations"} and len(rises) == 8
+    with pytest.raises(StudyError, match="no printed numbers of Dai et al. 2022 are called 'rise'; known: "):
+        printed_as_ours("Dai et al. 2022", "rise")
+
+
+def test_ours_stand_beside_the_papers_in_its_unit():
+    rows = [
+        ("success rate", "knowledge", "", 0.5, 0.4, 0.6, 9),
+        ("perplexity within, rise", "random", "", 2.0, 1.0, 3.0, 9),
+        ("success rate", "knowledge", "any known fact", 0.7, 0.6, 0.8, 9),
+    ]
+    numbers = pd.DataFrame(rows, columns=["measure", "neurons", "where", "value", "low", "high", "n"])
+    both = beside(numbers, "Dai et al. 2022").set_index("measure")
+    assert both[["paper", "value", "low", "high"]].T.to_dict("list") == {
+        "success rate": [34.4, 50.0, 40.0, 60.0],
+        "perplexity within, rise": [10.1, 2.0, 1.0, 3.0],
+    }
+    assert both.loc["success rate", "model"] == "BERT base cased"
 
 
 def test_the_stored_table_two_rounds_to_the_printed_one():

@@ -32,7 +32,8 @@ facts_per_relation: int | None = 20
 BODY = """\
 import json, pathlib
 folder = pathlib.Path(out)
-rows = [{"name": language, "value": 0.25, "low": 0.125, "high": 0.5, "n": facts_per_relation}]
+name = {"measure": language, "neurons": "", "where": ""}
+rows = [name | {"value": 0.25, "low": 0.125, "high": 0.5, "n": facts_per_relation}]
 _ = (folder / "summary_NAME.json").write_text(json.dumps({"title": "Table of NAME", "rows": rows}))
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import pandas as pd
 import pytest
 
 from kn_utils.base import ROOT, StudyError
@@ -20,8 +21,24 @@ ORIGIN = {
     "revision": None,
 }
 ROWS = [
-    {"name": "success", "value": 0.61, "low": 0.5, "high": 0.7, "n": 80},
-    {"name": "perplexity ratio", "value": 2.2, "low": None, "high": None, "n": 80},
+    {
+        "measure": "success",
+        "neurons": "knowledge",
+        "where": "",
+        "value": 0.61,
+        "low": 0.5,
+        "high": 0.7,
+        "n": 80,
+    },
+    {
+        "measure": "perplexity ratio",
+        "neurons": "",
+        "where": "held out",
+        "value": 2.2,
+        "low": None,
+        "high": None,
+        "n": 80,
+    },
 ]
 WITH = [
     name
@@ -79,10 +96,12 @@ def test_nothing_or_a_mixture_is_refused(runs, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "line"),
     [
-        ("value", 0.62, "06: 'success': value 0.62, stored 0.61"),
-        ("low", None, "06: 'success': low nan, stored 0.5"),
-        ("n", 81, "06: 'success': n 81, stored 80"),
-        ("name", "other", "06: 'other' is only in the run"),
+        ("value", 0.62, "06: 'success, knowledge': value 0.62, stored 0.61"),
+        ("low", None, "06: 'success, knowledge': low nan, stored 0.5"),
+        ("n", 81, "06: 'success, knowledge': n 81, stored 80"),
+        ("measure", "other", "06: 'other, knowledge' is only in the run"),
+        ("neurons", "", "06: 'success' is only in the run"),
+        ("where", "here", "06: 'success, knowledge' is only in the stored results"),
     ],
 )
 def test_a_changed_number_is_told(key, value, line, runs):
@@ -100,17 +119,28 @@ def test_rounding_is_no_change(runs):
     assert results.differences(results.gather(runs), wanted) == []
 
 
-def test_headlines_are_shown_with_interval_and_number(runs, monkeypatch):
-    lines = [("06", "success", "edits that succeed", "%"), ("07", "perplexity ratio", "cost", "")]
-    monkeypatch.setattr(results, "HEADLINES", lines)
-    text = results.markdown(results.gather(runs)).splitlines()
+def headlines(*lines: tuple[str, ...]) -> pd.DataFrame:
+    return pd.DataFrame(lines, columns=["notebook", "measure", "neurons", "where", "label", "unit"])
+
+
+def test_headlines_are_shown_with_interval_and_number(runs):
+    chosen = headlines(
+        ("06", "success", "knowledge", "", "edits that succeed", "%"),
+        ("07", "perplexity ratio", "", "held out", "cost", ""),
+    )
+    text = results.markdown(results.gather(runs), chosen).splitlines()
     assert text[2:] == [
         "| edits that succeed | 61.0 % | 50.0 to 70.0 | 80 | `06` |",
         "| cost | 2.20 |  | 80 | `07` |",
     ]
-    monkeypatch.setattr(results, "HEADLINES", [("06", "failure", "", "")])
-    with pytest.raises(StudyError, match="no number 'failure'"):
-        results.markdown(results.gather(runs))
+    with pytest.raises(StudyError, match="notebook 06 has no number 'success, random'"):
+        results.markdown(results.gather(runs), headlines(("06", "success", "random", "", "", "")))
+
+
+def test_headlines_name_each_number_once():
+    chosen = results.headlines()
+    assert not chosen.duplicated(["notebook", "measure", "neurons", "where"]).any()
+    assert (chosen[["notebook", "measure", "label"]] != "").all().all()
 
 
 def test_pictures_are_those_of_the_notebooks_own_languages(tmp_path):

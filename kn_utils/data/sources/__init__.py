@@ -73,8 +73,15 @@ def load_facts(
         raise DataError(f"data set {name!r}, {first['loc'][0]}={first['input']!r}: {first['msg']}.") from None
 
 
-def load_passages(dataset: str = "mini", relations: list[str] | None = None) -> pd.DataFrame:
+def load_passages(
+    dataset: str = "mini", relations: list[str] | None = None, *, missing_ok: bool = False
+) -> pd.DataFrame:
     """Sentences about a data set's facts.
+
+    Args:
+        dataset: its name.
+        relations: only these.
+        missing_ok: a data set without such sentences is not refused but has an empty table.
 
     Returns:
         ``passage, relation, fact, kind, text``; ``kind`` is ``both`` (subject and object are in the
@@ -89,6 +96,8 @@ def load_passages(dataset: str = "mini", relations: list[str] | None = None) -> 
         ['both', 'head', 'neither']
     """
     name, _ = parse(dataset)
+    if name not in PASSAGES and missing_ok:
+        return pd.DataFrame(columns=["passage", "relation", "fact", "kind", "text"], dtype="str")
     if name not in PASSAGES:
         raise DataError(f"data set {name!r} has no passages; these have: {', '.join(PASSAGES)}.")
     return PASSAGES[name](relations)
