@@ -267,7 +267,7 @@ class Study(KeepsResults):
     def strongest(
         self, k: int, method: str = "integrated-gradients", prompts: pd.DataFrame | None = None
     ) -> pd.DataFrame:
-        """The ``k`` neurons of each fact with the highest mean score (:func:`kn_utils.neurons.choose.strongest`).
+        """The ``k`` neurons of each fact with the highest mean score.
 
         Those that are common in its relation are left out; ``prompts`` asks for some of the facts only.
         """
