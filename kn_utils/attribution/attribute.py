@@ -7,9 +7,8 @@ The integral itself is :mod:`kn_utils.attribution.kernel`, its error
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,131 +19,14 @@ from tqdm.auto import tqdm
 
 from ..base import QUIET
 from ..model.language_model import LanguageModel
-from ..model.rows import Row
 from ..store.code import code_version
 from ..store.origin import fingerprint
 from ..store.tables import load_table
-from .batching import Batch, Room, batches, memory_budget
-from .error_control import LEVELS, TOLERANCE, Controlled, Sampled, Task, check_tolerance, first_pass, sample
-from .kernel import PassResult, check_options, chosen_layers, integrate
-from .quadrature import AttributionError, quadrature
-from .reading import read_neurons
+from .batching import memory_budget
+from .error_control import LEVELS
+from .quadrature import AttributionError
+from .settings import Settings
 from .streaming import Collected, Job, Parts, ScoreTables, prompts_file, score_batch, side_by_side
-
-METHODS = ("integrated-gradients", "activation")
-#: Points of a fixed rule where nothing else is said.
-STEPS = 4
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What scores depend on besides model and prompts: the arguments of :func:`attribute`."""
-
-    method: str = "integrated-gradients"
-    rule: str = "auto"
-    steps: int | None = None
-    tolerance: float | None = None
-    baseline: str = "zero"
-    multiplier: str = "difference"
-    norm: str = "free"
-    layers: tuple[int, ...] | None = None
-    precision: str | None = None
-    batch_size: int | None = None
-    unknown: str = "refuse"
-    keep: float = 0.1
-    gap: bool = False
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise AttributionError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}.")
-        if self.tolerance is not None and self.steps is not None:
-            raise AttributionError("steps fixes the number of points, tolerance the error: give one of them.")
-        if self.rule != "auto" or self.steps is not None:
-            # refuses what it does not know
-            quadrature(self.fixed, STEPS if self.steps is None else self.steps)
-
-    @property
-    def fixed(self) -> str:
-        """The rule of a fixed number of points that ``auto`` with ``steps`` means."""
-        return "gauss-legendre" if self.rule == "auto" else self.rule
-
-    @property
-    def points(self) -> int:
-        """Points of a first or only pass."""
-        if self.method == "activation":
-            return 0
-        return 1 if self.rule == "gradient" else STEPS if self.steps is None else self.steps
-
-    def chosen(self, model: LanguageModel) -> list[int]:
-        return chosen_layers(model, self.layers)
-
-    def resolved(self, model: LanguageModel) -> Settings:
-        """``auto`` decided for this model: the gradient where no path has an integral, else a tolerance; a
-        fixed rule where ``steps`` asks for one."""
-        check_options(model, self.baseline, self.multiplier, self.norm)
-        check_tolerance(self.tolerance, self.rule, model, self.norm)
-        if self.rule != "auto" or self.method == "activation":
-            return replace(self, gap=self.gap and self.rule != "gradient")
-        if self.steps is not None:
-            return replace(self, rule=self.fixed)
-        if model.norms_output and self.norm == "free":
-            return replace(self, rule="gradient", gap=False)
-        return replace(self, tolerance=TOLERANCE if self.tolerance is None else self.tolerance)
-
-    def scorer(self, model: LanguageModel) -> Room | Controlled:
-        """What scores rows, in as many passes as memory and tolerance ask for."""
-        settings, layers = self.resolved(model), self.chosen(model)
-        first = Room(partial(settings.score, model), layers)
-        if settings.tolerance is None or settings.method == "activation":
-            return first
-        return Controlled(first, partial(settings.sample, model), layers, model.n_layers, settings.tolerance)
-
-    def score(self, model: LanguageModel, rows: list[Row], layers: list[int]) -> PassResult:
-        """Scores of rows at layers, by one pass."""
-        if self.method == "activation":
-            values, p = read_neurons(model, rows, self.precision)
-            return PassResult(values[:, layers], p, None)
-        path = {"baseline": self.baseline, "precision": self.precision}
-        if self.rule == "auto":
-            return first_pass(
-                model,
-                rows,
-                layers,
-                multiplier=self.multiplier,
-                held=self.norm == "held",
-                change=self.gap,
-                **path,
-            )
-        return integrate(
-            model,
-            rows,
-            rule=self.rule,
-            steps=STEPS if self.steps is None else self.steps,
-            multiplier=self.multiplier,
-            norm=self.norm,
-            layers=layers,
-            gap=self.gap,
-            **path,
-        )
-
-    def sample(self, model: LanguageModel, tasks: list[Task]) -> Sampled:
-        """What lies along the paths that the tasks ask for, in as many passes as memory asks for."""
-        path = {"baseline": self.baseline, "held": self.norm == "held", "precision": self.precision}
-        return Room(lambda tasks, _: sample(model, tasks, multiplier=self.multiplier, **path), [0])(tasks)
-
-    def batches(
-        self, model: LanguageModel, prompts: pd.DataFrame, budget: int | None = None
-    ) -> Iterator[Batch]:
-        """The table's batches: of ``batch_size`` rows, else of ``budget`` tokens in the widest layer."""
-        if self.batch_size is not None:
-            return batches(model, prompts, lambda length: 1, self.batch_size, self.unknown)
-        copies = self.resolved(model).points * len(self.chosen(model))
-
-        def tokens(length: int) -> int:
-            many = 1 + copies * (length if self.baseline == "replacement-each" else 1)
-            return many + length if model.causal else many * length
-
-        return batches(model, prompts, tokens, budget or memory_budget(model, self.precision), self.unknown)
 
 
 def attribution_map(

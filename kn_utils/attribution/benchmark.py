@@ -35,10 +35,10 @@ from ..model.loading import choose_device, load_model
 from ..store.code import code_version
 from ..store.files import save_json
 from ..store.origin import git_commit
-from .attribute import Settings
 from .batching import Batch
 from .judging import agreement
 from .published_procedure import published
+from .settings import Settings
 from .streaming import score_batch
 
 _SMALL = {"hidden_size": 160, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 768}

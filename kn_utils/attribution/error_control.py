@@ -40,7 +40,7 @@ from numpy.polynomial.polynomial import polyder
 from ..model.language_model import LanguageModel
 from ..model.rows import Row
 from .kernel import PassResult, Paths, finite, travel
-from .quadrature import AttributionError, quadrature
+from .quadrature import quadrature
 from .reading import exact_type
 from .walk import everywhere
 
@@ -341,18 +341,3 @@ def _largest(scores: torch.Tensor, prompt: list[int]) -> torch.Tensor:
             largest.append(scores[start:i].mean(0).abs().amax().expand(i - start))
             start = i
     return torch.cat(largest)
-
-
-def check_tolerance(tolerance: float | None, rule: str, model: LanguageModel, norm: str) -> None:
-    """Refuse a tolerance that is none, or that a rule or a model cannot have."""
-    if tolerance is None:
-        return
-    if not 0 < tolerance < 1:
-        raise AttributionError(f"tolerance={tolerance}; it is a share of the largest score, between 0 and 1.")
-    if rule != "auto":
-        raise AttributionError(f"rule={rule!r} has a fixed number of points; a tolerance needs rule='auto'.")
-    if model.norms_output and norm == "free":
-        raise AttributionError(
-            "this model normalises a feed-forward output before it is added, so the papers' path has no "
-            "integral and no tolerance can be met: use rule='gradient', or norm='held'."
-        )

@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 
 from ..model.language_model import LanguageModel
-from .attribute import Settings, attribution_map, refuse_nothing
+from .attribute import attribution_map, refuse_nothing
+from .settings import Settings
 from .streaming import score_batch
 
 

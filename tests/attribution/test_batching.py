@@ -13,12 +13,13 @@ import pytest
 import torch
 from conftest import make_model
 
-from kn_utils.attribution import attribute as attribution
 from kn_utils.attribution import batching
-from kn_utils.attribution.attribute import Settings, attribute, attribution_map, score_tables
+from kn_utils.attribution import settings as settings_room
+from kn_utils.attribution.attribute import attribute, attribution_map, score_tables
 from kn_utils.attribution.batching import Room, batches, free_memory, is_out_of_memory, memory_budget
 from kn_utils.attribution.kernel import PassResult, integrate
 from kn_utils.attribution.quadrature import AttributionError
+from kn_utils.attribution.settings import Settings
 from kn_utils.model.language_model import LanguageModel
 from kn_utils.model.rows import Row
 
@@ -241,7 +242,7 @@ def test_the_processor_s_own_words_are_recognised():
 def test_attribute_recovers_from_a_small_memory(bert, prompts, monkeypatch, capsys, quick):
     fixed = {"rule": "gauss-legendre", "steps": 4}
     whole = attribute(bert, prompts, batch_size=64, progress=False, **fixed)
-    monkeypatch.setattr(attribution, "integrate", _refusing(7))
+    monkeypatch.setattr(settings_room, "integrate", _refusing(7))
     found = attribute(bert, prompts, batch_size=64, progress=False, **fixed)
     pd.testing.assert_frame_equal(found, whole, rtol=1e-6)
     assert "out of memory with" in capsys.readouterr().err

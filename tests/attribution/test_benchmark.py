@@ -10,7 +10,6 @@ from conftest import make_model
 from oracles import plain_scores
 
 from kn_utils.attribution import benchmark
-from kn_utils.attribution.attribute import Settings
 from kn_utils.attribution.benchmark import (
     exact_scores,
     kernel,
@@ -21,6 +20,7 @@ from kn_utils.attribution.benchmark import (
 )
 from kn_utils.attribution.kernel import integrate
 from kn_utils.attribution.quadrature import quadrature
+from kn_utils.attribution.settings import Settings
 from kn_utils.model.loading import load_model
 
 TINY = {

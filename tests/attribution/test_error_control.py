@@ -15,10 +15,12 @@ from torch import nn
 
 from kn_utils.attribution import attribute as attribution
 from kn_utils.attribution import error_control
-from kn_utils.attribution.attribute import Settings, attribute, attribution_map, score_tables
+from kn_utils.attribution import settings as settings_room
+from kn_utils.attribution.attribute import attribute, attribution_map, score_tables
 from kn_utils.attribution.error_control import LEVELS, Samples, error_of, first_error, first_pass
 from kn_utils.attribution.kernel import integrate
 from kn_utils.attribution.quadrature import AttributionError, quadrature
+from kn_utils.attribution.settings import Settings
 from kn_utils.model.language_model import LanguageModel
 from kn_utils.model.rows import Row
 
@@ -290,7 +292,7 @@ def test_a_small_memory_changes_nothing(prompts, monkeypatch, capsys):
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return own(model, tasks, **path)
 
-    monkeypatch.setattr(attribution, "sample", limited)
+    monkeypatch.setattr(settings_room, "sample", limited)
     found = attribute(model, prompts, batch_size=8, progress=False)
     pd.testing.assert_frame_equal(found, whole, rtol=1e-6)
     assert "out of memory" in capsys.readouterr().err

@@ -24,7 +24,7 @@ import os, signal, sys, time
 sys.path.insert(0, {tests!r})
 import pandas as pd
 import torch
-from kn_utils.attribution import attribute as attribution, batching, streaming
+from kn_utils.attribution import attribute as attribution, batching, settings, streaming
 from kn_utils.attribution.kernel import integrate
 
 torch.set_num_threads(1)
@@ -51,7 +51,7 @@ def faulty(model, rows, **options):
     return integrate(model, rows, **options)
 
 
-attribution.integrate = faulty
+settings.integrate = faulty
 batching.WINDOW = streaming.WINDOW = 20
 
 
@@ -111,7 +111,7 @@ sys.path.insert(0, {tests!r})
 import pandas as pd
 import torch
 from conftest import make_model
-from kn_utils.attribution import attribute as attribution, batching, streaming
+from kn_utils.attribution import attribute as attribution, batching, settings, streaming
 
 torch.set_num_threads(1)
 batching.WINDOW = streaming.WINDOW = 100

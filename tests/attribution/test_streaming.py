@@ -20,6 +20,7 @@ import torch
 
 from kn_utils.attribution import attribute as attribution
 from kn_utils.attribution import batching, streaming
+from kn_utils.attribution import settings as settings_room
 from kn_utils.attribution.attribute import attribute, score_tables
 from kn_utils.attribution.kernel import integrate
 from kn_utils.attribution.quadrature import AttributionError
@@ -59,7 +60,7 @@ class Passes:
         self, monkeypatch, stop_before: int = sys.maxsize, error: type[BaseException] = KeyboardInterrupt
     ):
         self.rows, self.passes, self.stop_before, self.error = 0, 0, stop_before, error
-        monkeypatch.setattr(attribution, "integrate", self)
+        monkeypatch.setattr(settings_room, "integrate", self)
 
     def __call__(self, model, rows, **options):
         if self.passes == self.stop_before:
@@ -264,7 +265,7 @@ def _watched(monkeypatch) -> set[Path]:
 
 
 def _rows_by_batch(model, prompts, size) -> list[list]:
-    found = attribution.Settings(batch_size=size).batches(model, prompts)
+    found = settings_room.Settings(batch_size=size).batches(model, prompts)
     return [[row for rows in batch.rows for row in rows] for batch in found]
 
 
@@ -389,8 +390,10 @@ def test_batches_are_cut_as_in_the_run_that_is_taken_up(bert, asked, tmp_path, m
     attribute(bert, asked, out=out, **options)
     assert out.read_bytes() == whole.read_bytes()
     assert prompts_file(out).read_bytes() == prompts_file(whole).read_bytes()
-    cut = list(attribution.Settings(steps=2).batches(bert, asked, 300))
-    assert count.passes == len(cut) - 1 > len(list(attribution.Settings(steps=2).batches(bert, asked, 2000)))
+    cut = list(settings_room.Settings(steps=2).batches(bert, asked, 300))
+    assert (
+        count.passes == len(cut) - 1 > len(list(settings_room.Settings(steps=2).batches(bert, asked, 2000)))
+    )
 
 
 @pytest.mark.parametrize("write", ["write_table", "ParquetWriter"])
@@ -500,7 +503,7 @@ def test_prompts_of_an_earlier_run_count_as_done_but_not_for_the_speed(bert, ask
         Bar.now += per_prompt * len({row.prompt for row in rows})
         return integrate(model, rows, **options)
 
-    monkeypatch.setattr(attribution, "integrate", slowly)
+    monkeypatch.setattr(settings_room, "integrate", slowly)
     attribute(bert, asked, out=out, **{**SETTINGS, "progress": True})
     bar = Bar.last
     assert (bar.initial, bar.n, bar.total) == (earlier, len(asked), len(asked))
