@@ -159,6 +159,19 @@ class Study(KeepsResults):
         prompts = self.prompts(language) if prompts is None else prompts
         return self._answers("probabilities", language, prompts)
 
+    @property
+    def rule(self) -> dict[str, Any]:
+        """The rule of the scores, as ``attribute`` takes it: that of the parameters.
+
+        But their default, four points in every layer, is exact enough for the bundled model alone. Any other
+        model gets what has a known error: ``auto``, which is the gradient where paths have no integral.
+        """
+        p = self.parameters
+        usual = (p.rule, p.steps) == ("gauss-legendre", 4)
+        if p.rule in ("auto", "gradient") or (usual and p.model != "mini"):
+            return {"rule": p.rule if p.rule == "gradient" else "auto"}
+        return {"rule": p.rule, "steps": p.steps}
+
     def scores(
         self,
         language: str | None = None,
@@ -190,7 +203,7 @@ class Study(KeepsResults):
         p, name = self.parameters, "scores" if method == "integrated-gradients" else f"scores-{method}"
         options: dict[str, Any] = {"method": method, "keep": p.keep, "precision": p.precision}
         if method == "integrated-gradients":
-            options |= {"rule": p.rule, "steps": p.steps, "baseline": p.baseline, "multiplier": p.multiplier}
+            options |= self.rule | {"baseline": p.baseline, "multiplier": p.multiplier}
         prompts = self.prompts(language) if prompts is None else prompts
         path = self.folder(language) / "tables" / f"{name}.parquet"
         origin = full_origin(self.origin() | options, attribute, load_model, make_prompts)

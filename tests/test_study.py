@@ -340,3 +340,16 @@ def test_the_summary_holds_named_numbers(tmp_path):
     content = json.loads(path.read_text(encoding="utf-8"))
     empty = {"measure": "P", "neurons": "", "where": "", "value": 1.0, "low": 0.25, "high": None, "n": 3}
     assert content["title"] == "Title" and content["rows"] == [empty | {"where": "here", "value": 0.5}, empty]
+
+
+def test_only_the_bundled_model_is_content_with_four_points(tmp_path):
+    plain = {"relation": "P36", "out": str(tmp_path)}
+    four = {"rule": "gauss-legendre", "steps": 4}
+    assert Study(StudyParameters(**plain)).rule == four
+    assert Study(StudyParameters(**plain, model="/some/folder")).rule == {"rule": "auto"}
+    assert Study(StudyParameters(**plain, model="/some/folder", steps=20, rule="right")).rule == {
+        "rule": "right",
+        "steps": 20,
+    }
+    for rule in ("auto", "gradient"):
+        assert Study(StudyParameters(**plain, rule=rule)).rule == {"rule": rule}

@@ -54,7 +54,9 @@ class StudyParameters(BaseModel):
     wordings: int | None = Field(None, ge=1)
     batch_size: int | None = Field(None, ge=1)
 
-    rule: Literal["right", "left", "midpoint", "gauss-legendre"] = "gauss-legendre"
+    rule: Literal["auto", "gradient", "right", "left", "midpoint", "gauss-legendre", "clenshaw-curtis"] = (
+        "gauss-legendre"
+    )
     steps: int = Field(4, ge=1, le=1000)
     baseline: Literal["zero", "replacement", "replacement-each"] = "zero"
     multiplier: Literal["difference", "activation"] = "difference"
