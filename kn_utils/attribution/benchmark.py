@@ -1,5 +1,5 @@
 """The kernel beside the published procedure: same model, prompts and device, in one run (``python -m
-kn_utils.benchmark``).
+kn_utils.attribution.benchmark``).
 
 The published procedure is written plainly: for every layer a forward pass of ``steps`` copies of the text
 over all its tokens, and the gradient back to that layer. Methods take turns, so that a machine that slows
@@ -237,7 +237,9 @@ def sample_prompts(model: LanguageModel, count: int) -> pd.DataFrame:
 
 
 def main(arguments: list[str] | None = None) -> pd.DataFrame:
-    parser = argparse.ArgumentParser(prog="python -m kn_utils.benchmark", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m kn_utils.attribution.benchmark", description=__doc__.splitlines()[0]
+    )
     parser.add_argument(
         "--model", default="random-small", help=f"{', '.join(SHAPES)}, mini, a folder or a Hub id"
     )

@@ -25,7 +25,7 @@ STEPS = 4
 
 @dataclass(frozen=True)
 class Settings:
-    """What scores depend on besides model and prompts: the arguments of :func:`attribute`."""
+    """What scores depend on besides model and prompts: the arguments of :func:`kn_utils.attribute`."""
 
     method: str = "integrated-gradients"
     rule: str = "auto"

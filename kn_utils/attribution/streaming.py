@@ -185,7 +185,7 @@ def _told(what: str) -> Iterator[None]:
 
 
 class Settings(Protocol):
-    """What scores depend on besides model and prompts (:class:`kn_utils.attribution.Settings`)."""
+    """What scores depend on besides model and prompts (:class:`kn_utils.attribution.settings.Settings`)."""
 
     keep: float
 

@@ -15,7 +15,7 @@ def convergence(table: pd.DataFrame) -> Figure:
     """Error of quadrature rules against their number of points: median and middle 80 %.
 
     Args:
-        table: :func:`kn_utils.attribution.attribute.convergence`.
+        table: :func:`kn_utils.attribution.judging.convergence`.
     """
     figure, axes = plt.subplots(figsize=(6.5, 3.6))
     for (rule, part), marker, style in zip(

@@ -19,15 +19,13 @@ import pytest
 from kn_utils.base import ROOT
 
 NAME = re.compile(r"(?<![\w./-])kn_utils(?:\.[A-Za-z_]\w*)+(?![\w/])")
-ROLE = re.compile(r":(?:mod|func|class|meth|data|attr):`\.?([A-Za-z_][\w.]*)`")
+ROLE = re.compile(r":(?:mod|func|class|meth|data):`\.?([A-Za-z_][\w.]*)`")
 PROGRAM = re.compile(r"-m (kn_utils[\w.]*\w)")
 IMPORT = re.compile(r"from (kn_utils[\w.]*) import ([\w, ]+)")
 #: A file of ours; ``*`` and ``<...>`` stand for others and are no names.
 PLACE = re.compile(
     r"(?<![\w./<*-])(?:kn_utils|tests|notebooks|figures|data/mini|data/published)/[\w./-]*\.\w+\b(?![/*<])"
 )
-#: They are being written again; until they follow.
-NOT_YET = ("kn_utils/attribution/",)
 
 
 def listed(pattern: str) -> list[Path]:
@@ -58,10 +56,8 @@ def texts() -> Iterator[tuple[str, str]]:
     for path in listed("notebooks/*.ipynb"):
         yield str(path.relative_to(ROOT)), prose_of_notebook(path)
     for path in [*listed("kn_utils/*.py"), *listed("data/*.py"), ROOT / "Snakefile"]:
-        name = str(path.relative_to(ROOT))
-        if not name.startswith(NOT_YET):
-            text = path.read_text(encoding="utf-8")
-            yield name, prose_of_program(text) if path.suffix == ".py" else text
+        text = path.read_text(encoding="utf-8")
+        yield str(path.relative_to(ROOT)), prose_of_program(text) if path.suffix == ".py" else text
 
 
 def there(name: str) -> bool:
@@ -137,10 +133,10 @@ def documented(tree: ast.Module) -> Iterator[tuple[str, list[str]]]:
     return walk(tree, [])
 
 
-FILES = [name for name in (str(path.relative_to(ROOT)) for path in listed("kn_utils/*.py"))]
+FILES = [str(path.relative_to(ROOT)) for path in listed("kn_utils/*.py")]
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(NOT_YET)])
+@pytest.mark.parametrize("name", FILES)
 def test_roles_of_docstrings_lead_somewhere(name):
     path = ROOT / name
     parts = Path(name).with_suffix("").parts
