@@ -92,9 +92,6 @@ def store(tokenizer: Any, name: str, datasets: dict[str, str]) -> None:
     save_json(note, STORED.with_suffix(".json"))
 
 
-stored = stored_report  # notebook 02's name for it
-
-
 def main() -> None:
     """Store the figures again; the command line says from which files."""
     from transformers import AutoTokenizer, BertTokenizer

@@ -61,9 +61,6 @@ def versions_and_machine() -> pd.DataFrame:
     return pd.DataFrame({"here": here})
 
 
-machine = versions_and_machine  # notebook 00's name for it
-
-
 def fingerprint(*contents: pd.DataFrame | Path) -> str:
     """A short digest of tables or files, by what is in them."""
     digest = hashlib.sha256()
