@@ -282,7 +282,8 @@ class Study(KeepsResults):
     ) -> pd.DataFrame:
         """The ``k`` neurons of each fact with the highest mean score.
 
-        Those that are common in its relation are left out; ``prompts`` asks for some of the facts only.
+        Those that are common in its relation are left out (:func:`kn_utils.neurons.choose.strongest`);
+        ``prompts`` asks for some of the facts only.
         """
         neurons, bags, _ = self.refined(method=method)
         asked = self.prompts() if prompts is None else prompts
