@@ -55,7 +55,7 @@ class BlockEnd:
 
         Args:
             output: what the block gave there, (row, hidden).
-            normed: what :attr:`norm` received there, (row, hidden); ``None`` without one.
+            normed: what ``norm`` received there, (row, hidden); ``None`` without one.
             move: of the neurons, (row, neuron).
             held: the norm of the second map's output keeps the scale that it had.
 

@@ -311,7 +311,7 @@ def test_taken_up_in_the_middle_it_ends_with_the_same_files(prompts, tmp_path, m
         return own(*arguments, **path)
 
     with monkeypatch.context() as here, pytest.raises(KeyboardInterrupt):
-        here.setattr(attribution, "sample", breaking)
+        here.setattr(settings_room, "sample", breaking)
         attribute(model, prompts, out=out, **options)
     attribute(model, prompts, out=out, **options)
     same_files(out, whole)
