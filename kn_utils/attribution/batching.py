@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from ..model.language_model import LanguageModel
+from ..model.memory import is_out_of_memory
 from ..model.rows import Row
 from .kernel import PassResult
 from .quadrature import AttributionError
@@ -151,11 +152,3 @@ class Room:
 
 def _least(learnt: dict[int, int], length: int, default: int) -> int:
     return min((some for known, some in learnt.items() if known <= length), default=default)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA, MPS and the processor's allocator each say it in their own way."""
-    said = str(error)
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        words in said for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )

@@ -16,11 +16,12 @@ from conftest import make_model
 from kn_utils.attribution import batching
 from kn_utils.attribution import settings as settings_room
 from kn_utils.attribution.attribute import attribute, attribution_map, score_tables
-from kn_utils.attribution.batching import Room, batches, free_memory, is_out_of_memory, memory_budget
+from kn_utils.attribution.batching import Room, batches, free_memory, memory_budget
 from kn_utils.attribution.kernel import PassResult, integrate
 from kn_utils.attribution.quadrature import AttributionError
 from kn_utils.attribution.settings import Settings
 from kn_utils.model.language_model import LanguageModel
+from kn_utils.model.memory import is_out_of_memory
 from kn_utils.model.rows import Row
 
 WORDS = ["France", "Berlin", "of", "the", "capital", "India"]
