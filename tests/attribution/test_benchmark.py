@@ -142,7 +142,7 @@ def test_the_command_writes_all_that_it_measured(tiny, tmp_path, capsys, padded)
     assert (by["ratio"] * by["seconds"]).tolist() == pytest.approx([by.loc["published", "seconds"]] * len(by))
     ours = by.loc[[name for name in names if name.startswith("kernel")]]
     assert (ours["gflop"] > 0).all() and (ours["share"] > 0).all()
-    assert by.loc["kernel, papers' rule", "gflop"] > 2 * by.loc["kernel, default", "gflop"]
+    assert by.loc["kernel, papers' rule", "gflop"] > 1.2 * by.loc["kernel, default", "gflop"]
     assert by.loc["kernel, default, with its gap", "gflop"] > by.loc["kernel, default", "gflop"]
     assert by.loc[names[:2], "gflop"].isna().all()
     assert by.loc[names, "jaccard"].between(0, 1).all()
