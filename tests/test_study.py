@@ -71,7 +71,7 @@ def test_the_completeness_gap_is_computed_only_where_it_is_asked_for(tmp_path, a
     assert without.prompts["gap"].isna().all()
     with_gap = study(tmp_path, facts_per_relation=4)
     found = with_gap.score_tables(gap=True)
-    truth = score_tables(with_gap.model, with_gap.prompts(), gap=True, progress=False)
+    truth = score_tables(with_gap.model, with_gap.prompts(), steps=4, gap=True, progress=False)
     pd.testing.assert_frame_equal(found.prompts, truth.prompts, check_exact=False, rtol=1e-6, atol=1e-12)
     pd.testing.assert_frame_equal(found.scores, truth.scores, check_exact=False, rtol=1e-5)
     # it stays with the scores, which serve both questions from then on
