@@ -2,7 +2,8 @@
 
 The integral itself is :mod:`kn_utils.attribution.kernel`, its error
 :mod:`kn_utils.attribution.error_control`; batches, memory and long runs are
-:mod:`kn_utils.attribution.streaming`."""
+:mod:`kn_utils.attribution.streaming`.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ from ..store.tables import load_table
 from .batching import memory_budget
 from .error_control import LEVELS
 from .quadrature import AttributionError
-from .settings import Settings
-from .streaming import Collected, Job, Parts, ScoreTables, prompts_file, score_batch, side_by_side
+from .settings import ScoreSettings
+from .streaming import Collected, Parts, ScoreTables, ScoringJob, prompts_file, score_batch, side_by_side
 
 
 def attribution_map(
@@ -56,7 +57,7 @@ def attribution_map(
         >>> attribution_map(load_model("mini"), prompts).shape
         torch.Size([2, 6, 768])
     """
-    settings = Settings(
+    settings = ScoreSettings(
         method,
         rule,
         steps,
@@ -72,7 +73,7 @@ def attribution_map(
     return torch.stack(_maps(model, prompts, settings)).float()
 
 
-def _maps(model: LanguageModel, prompts: pd.DataFrame, settings: Settings) -> list[torch.Tensor]:
+def _maps(model: LanguageModel, prompts: pd.DataFrame, settings: ScoreSettings) -> list[torch.Tensor]:
     refuse_nothing(prompts)
     room = settings.scorer(model)
     maps: dict[int, torch.Tensor] = {}
@@ -82,6 +83,7 @@ def _maps(model: LanguageModel, prompts: pd.DataFrame, settings: Settings) -> li
 
 
 def refuse_nothing(prompts: pd.DataFrame) -> None:
+    """Raise an error of one line where there are no prompts."""
     if prompts.empty:
         raise AttributionError(
             "no prompts: the table is empty. Is there a fact of this relation with a label in this language?"
@@ -154,7 +156,7 @@ def attribute(
         >>> scores.columns.tolist(), scores["prompt"].nunique()
         (['prompt', 'layer', 'neuron', 'score'], 2)
     """
-    settings = Settings(
+    settings = ScoreSettings(
         method,
         rule,
         steps,
@@ -176,14 +178,15 @@ def attribute(
 def score_tables(
     model: LanguageModel, prompts: pd.DataFrame, *, progress: bool = True, **settings: Any
 ) -> ScoreTables:
-    """The scores of :func:`attribute` and a table per prompt: ``prompt, probability, maximum`` score, and the
-    largest over layers of ``gap`` (NaN: not asked), of the estimated ``error`` over the maximum (NaN: a fixed
-    rule) and of ``points`` taken.
+    """The scores of :func:`attribute`, and a table per prompt.
+
+    That one holds ``prompt, probability, maximum`` score, and the largest over layers of ``gap`` (NaN: not
+    asked), of the estimated ``error`` over the maximum (NaN: a fixed rule) and of ``points`` taken.
 
     Args:
-        settings: as :func:`attribute` takes them (:class:`Settings`).
+        settings: as :func:`attribute` takes them (:class:`ScoreSettings`).
     """
-    made = _scored(model, prompts, Settings(**settings), progress)
+    made = _scored(model, prompts, ScoreSettings(**settings), progress)
     assert isinstance(made, ScoreTables)  # no file was asked for
     return made
 
@@ -191,7 +194,7 @@ def score_tables(
 def _scored(
     model: LanguageModel,
     prompts: pd.DataFrame,
-    settings: Settings,
+    settings: ScoreSettings,
     progress: bool,
     out: str | Path | None = None,
     origin: dict[str, Any] | None = None,
@@ -216,7 +219,7 @@ def _scored(
         budget = sink.budget
     elif devices is not None:
         raise AttributionError("several devices leave their scores in a file: give its name as out.")
-    job = Job(model, prompts, settings, budget, sink)
+    job = ScoringJob(model, prompts, settings, budget, sink)
     with tqdm(total=len(prompts), unit="prompt", desc=settings.method, disable=not progress or QUIET) as bar:
         try:
             for done, fresh in job.run() if devices is None else side_by_side(job, devices):

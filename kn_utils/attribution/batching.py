@@ -1,5 +1,4 @@
-"""Batches: prompts that go through the model together, as many as suit device and memory, and halves when
-these do not fit."""
+"""Batches: as many prompts together as suit device and memory, and halves when these do not fit."""
 
 from __future__ import annotations
 
@@ -8,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -15,7 +15,6 @@ import torch
 from ..model.language_model import LanguageModel
 from ..model.memory import is_out_of_memory
 from ..model.rows import Row
-from .kernel import PassResult
 from .quadrature import AttributionError
 
 WINDOW = 1024  # prompts whose rows and scores are in memory together
@@ -25,8 +24,7 @@ DEVICE_TOKENS = 2**16  # on an accelerator; products of this size keep it busy
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts (by number) and their rows (one per piece of the answer), and the window of the table that they
-    are from."""
+    """Prompts (by number), their rows (one per piece of the answer), and their window of the table."""
 
     window: int
     number: int
@@ -35,6 +33,7 @@ class Batch:
 
     @property
     def name(self) -> str:
+        """Sorts as batches are made."""
         return f"{self.window:06d}-{self.number:06d}"
 
 
@@ -45,8 +44,7 @@ def batches(
     budget: int,
     unknown: str = "refuse",
 ) -> Iterator[Batch]:
-    """Prompts of similar length together, the sum over their rows of ``cost(row's length)`` at most
-    ``budget``.
+    """Prompts of similar length together, whose rows' costs by length add up to at most ``budget``.
 
     A prompt that costs more is a batch of its own. Only :data:`WINDOW` prompts are encoded at a time.
     """
@@ -55,7 +53,8 @@ def batches(
         for row in model.encode(prompts.iloc[first : first + WINDOW], unknown):
             rows.setdefault(first + row.prompt, []).append(row)
         order = sorted(rows, key=lambda prompt: (len(rows[prompt][-1].ids), prompt))
-        number, chosen, size = 0, [], 0
+        number, size = 0, 0
+        chosen: list[int] = []
         for prompt in order:
             # The longest comes last, and the others are padded to it.
             size, price = size + len(rows[prompt]), cost(len(rows[prompt][-1].ids))
@@ -69,8 +68,9 @@ def batches(
 def memory_budget(
     model: LanguageModel, precision: str | None = None, device: torch.device | None = None
 ) -> int:
-    """Tokens of the widest layer that fit into half of a device's free memory, by a model of what a pass
-    keeps to go back.
+    """Tokens of the widest layer that fit into half of a device's free memory.
+
+    By a model of what a pass keeps to go back.
 
     Per layer and token: about twelve vectors of the hidden size and three of the neurons. The batch grows
     evenly on its way up, so a token of the widest layer stands for half a token in every layer. Per row: the
@@ -98,22 +98,25 @@ def free_memory(device: torch.device) -> float:
         return 2.0**31
 
 
-class Room:
-    """Scores rows in as many passes as memory asks for; what it learns from one batch holds for texts as long
-    or longer.
+class Halving:
+    """Scores rows in as many passes as memory asks for.
+
+    What it learns from one batch holds for texts as long or longer.
 
     Args:
-        score: (rows, layers) -> scores of these rows at these layers.
+        score: (rows, layers) -> scores of these rows at these layers; rows are whatever has ``ids``, scores
+            whatever can be ``joined``.
         layers: the layers that are asked for.
     """
 
-    def __init__(self, score: Callable[[list[Row], list[int]], PassResult], layers: list[int]) -> None:
+    def __init__(self, score: Callable[[list[Any], list[int]], Any], layers: list[int]) -> None:
         self.score, self.layers = score, layers
         #: Length of the longest text -> how many rows, and how many layers of one row, are tried at once.
         self.most_rows: dict[int, int] = {}
         self.most_layers: dict[int, int] = {}
 
-    def __call__(self, rows: list[Row], layers: list[int] | None = None) -> PassResult:
+    def __call__(self, rows: list[Any], layers: list[int] | None = None) -> Any:
+        """Scores of these rows, at all layers or some."""
         layers = layers or self.layers
         longest = max(len(row.ids) for row in rows)
         some = _least(self.most_rows, longest, len(rows))

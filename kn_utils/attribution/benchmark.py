@@ -1,5 +1,6 @@
-"""The kernel beside the published procedure: same model, prompts and device, in one run (``python -m
-kn_utils.attribution.benchmark``).
+"""The kernel beside the published procedure: same model, prompts and device, in one run.
+
+``python -m kn_utils.attribution.benchmark`` measures it.
 
 The published procedure is written plainly: for every layer a forward pass of ``steps`` copies of the text
 over all its tokens, and the gradient back to that layer. Methods take turns, so that a machine that slows
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from ..store.origin import git_commit
 from .batching import Batch
 from .judging import agreement
 from .published_procedure import published
-from .settings import Settings
+from .settings import ScoreSettings
 from .streaming import score_batch
 
 _SMALL = {"hidden_size": 160, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 768}
@@ -51,7 +53,7 @@ SHAPES = {
 PARAREL = 253_448  # prompts of PARAREL_en
 
 
-def kernel(model: LanguageModel, batches: list[Batch], settings: Settings) -> list[torch.Tensor]:
+def kernel(model: LanguageModel, batches: list[Batch], settings: ScoreSettings) -> list[torch.Tensor]:
     """Scores (layer, neuron) per prompt by the kernel, in the order of the prompts."""
     room = settings.scorer(model)
     found: dict[int, torch.Tensor] = {}
@@ -79,7 +81,7 @@ def compare(
         per prompt, ``share`` of the machine's matrix-product rate), and what else was measured.
     """
     rows = model.encode(prompts)
-    papers, ours = Settings(rule="right", steps=20, gap=False), Settings(gap=False)
+    papers, ours = ScoreSettings(rule="right", steps=20, gap=False), ScoreSettings(gap=False)
     plain = {
         "published": lambda: [published(model, row, "right", 20) for row in rows],
         "published, head at the blank": lambda: [
@@ -92,7 +94,7 @@ def compare(
     named |= {f"kernel, default, {precision}": replace(ours, precision=precision) for precision in precisions}
     for name, settings in named.items():
         cut = list(settings.batches(model, prompts))
-        fast[name] = lambda cut=cut, settings=settings: kernel(model, cut, settings)
+        fast[name] = partial(kernel, model, cut, settings)
     methods = plain | fast
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     shares: dict[str, list[float]] = {name: [] for name in fast}
@@ -151,7 +153,7 @@ def compare(
 def exact_scores(model: LanguageModel, prompts: pd.DataFrame, points: int = 32) -> list[torch.Tensor]:
     """The integral by a fine Gauss-Legendre rule in float64, on the CPU."""
     whole = LanguageModel(copy.deepcopy(model.model).cpu().double(), model.tokenizer)
-    settings = Settings(steps=points, gap=False, batch_size=1)
+    settings = ScoreSettings(steps=points, gap=False, batch_size=1)
     return kernel(whole, list(settings.batches(whole, prompts)), settings)
 
 
@@ -161,8 +163,7 @@ def _means(found: list[torch.Tensor], truth: list[torch.Tensor]) -> dict[str, fl
 
 
 def product_rate(model: LanguageModel, rows: int = 3000) -> float:
-    """Floating-point operations per second of a product of (rows, hidden) and (hidden, neurons): the best of
-    three."""
+    """Operations per second of a product of (rows, hidden) and (hidden, neurons): the best of three."""
     hidden = model.embeddings.shape[1]
     a = torch.randn(rows, hidden, device=model.device, dtype=model.dtype)
     b = torch.randn(hidden, model.n_neurons, device=model.device, dtype=model.dtype)
@@ -181,8 +182,7 @@ def _time(call: Callable[[], Any], device: torch.device) -> float:
 
 @contextmanager
 def _peak(device: torch.device) -> Iterator[list[float | None]]:
-    """Memory in MiB that the block takes at most beyond what is taken before it; ``None`` where the system
-    does not say."""
+    """Most memory in MiB that the block takes beyond what is taken; ``None`` where nobody says."""
     gc.collect()
     found: list[float | None] = [None]
     if device.type == "cuda":
@@ -207,8 +207,10 @@ def _status(name: str) -> int:
 
 
 def random_model(shape: str, device: torch.device) -> LanguageModel:
-    """A model of one of :data:`SHAPES` with random weights and the bundled tokenizer (its ids lie inside
-    every vocabulary)."""
+    """A model of one of :data:`SHAPES` with random weights and the bundled tokenizer.
+
+    Its ids lie inside every vocabulary.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
     kind, changes = SHAPES[shape]
@@ -219,8 +221,7 @@ def random_model(shape: str, device: torch.device) -> LanguageModel:
 
 
 def sample_prompts(model: LanguageModel, count: int) -> pd.DataFrame:
-    """Prompts of the bundled wordings in all languages, their lengths spread like all prompts'; answers of
-    one piece."""
+    """Prompts of the bundled wordings in all languages, of all lengths; answers of one piece."""
     names = ("entities", "facts", "templates")
     data = Facts("mini", **{name: read_table(DATA / "mini" / f"{name}.csv", name) for name in names})
     prompts = make_prompts(data, "all").sample(frac=1, random_state=0)
@@ -237,6 +238,7 @@ def sample_prompts(model: LanguageModel, count: int) -> pd.DataFrame:
 
 
 def main(arguments: list[str] | None = None) -> pd.DataFrame:
+    """The command: measure, print, and write what was measured."""
     parser = argparse.ArgumentParser(
         prog="python -m kn_utils.attribution.benchmark", description=__doc__.splitlines()[0]
     )
@@ -314,8 +316,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def measured(folder: Path = ROOT / "figures") -> pd.DataFrame:
-    """What is stored in ``figures/benchmark_*.json``: the tables of :func:`compare`, with ``model`` and
-    ``device``."""
+    """The stored tables of :func:`compare` (``figures/benchmark_*.json``), with ``model`` and ``device``."""
     tables = []
     for path in sorted(folder.glob("benchmark_*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))

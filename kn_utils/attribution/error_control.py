@@ -1,5 +1,7 @@
-"""Integrals whose error is known: a cheap rule for all layers, an estimate of its error, and more points only
-for the rows and layers where that is too large.
+"""Integrals whose error is known.
+
+A cheap rule for all layers, an estimate of its error, and more points only for the rows and layers where that
+is too large.
 
 *The first pass* takes four Gauss-Legendre points in every layer. What it leaves behind gives an estimate at
 no cost: along a layer's path, at the four nodes a_k, every neuron's contribution (w - b) dP/dw, hence P's
@@ -34,13 +36,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.polynomial import chebyshev, legendre
+from numpy.polynomial import legendre
 from numpy.polynomial.polynomial import polyder
 
 from ..model.language_model import LanguageModel
 from ..model.rows import Row
 from .kernel import PassResult, Paths, finite, travel
-from .quadrature import quadrature
+from .quadrature import quadrature, running_integral
 from .reading import exact_type
 from .walk import everywhere
 
@@ -58,10 +60,12 @@ class Samples:
     slope: torch.Tensor
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Samples:
+        """The same change made to all three."""
         return Samples(change(self.contributions), change(self.p), change(self.slope))
 
     @staticmethod
     def together(parts: Sequence[Samples], join: Callable[..., torch.Tensor], dim: int = 0) -> Samples:
+        """Several joined, by ``torch.cat`` or ``torch.stack``."""
         names = ("contributions", "p", "slope")
         return Samples(*(join([getattr(part, name) for part in parts], dim) for name in names))
 
@@ -76,6 +80,7 @@ class Task:
 
     @property
     def ids(self) -> list[int]:
+        """The row's, by whose number batches are cut."""
         return self.row.ids
 
 
@@ -87,6 +92,7 @@ class Sampled:
 
     @staticmethod
     def joined(parts: list[Sampled], dim: int) -> Sampled:
+        """One result from those of several passes."""
         return Sampled([one for part in parts for one in part.samples])
 
 
@@ -153,8 +159,10 @@ def first_pass(
 
 
 def first_error(by_node: Samples, end: torch.Tensor) -> torch.Tensor:
-    """Estimated largest error of a row's scores by four Gauss-Legendre points, (row,); of samples (node, row,
-    ...) and P(w)."""
+    """Estimated largest error of a row's scores by four Gauss-Legendre points, (row,).
+
+    Of samples (node, row, ...) and P(w).
+    """
     dtype, device = end.dtype, end.device
     contributions_of, slope_of = (torch.as_tensor(x, dtype=dtype, device=device) for x in _transforms())
     scale = torch.stack(
@@ -172,8 +180,12 @@ def first_error(by_node: Samples, end: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _transforms() -> tuple[np.ndarray, np.ndarray]:
-    """From values at four Gauss-Legendre nodes to their Legendre coefficients, (degree, node); from P and P'
-    at the nodes and P(1) to the coefficients of P', degrees 0 to 7, (degree, 9)."""
+    """What gives Legendre coefficients of samples at the four nodes.
+
+    Returns:
+        from values at the nodes to their coefficients, (degree, node); from P and P' at the nodes and P(1) to
+        the coefficients of P', degrees 0 to 7, (degree, 9).
+    """
     nodes, weights = quadrature("gauss-legendre", FIRST)
     degree = np.arange(FIRST)
     values = (2 * degree[:, None] + 1) * weights * legendre.legvander(2 * nodes - 1, FIRST - 1).T
@@ -194,24 +206,16 @@ def error_of(found: Samples) -> torch.Tensor:
     points = found.p.shape[1]
     scores = []
     for every in (1, 2, 4):
-        weights = quadrature("clenshaw-curtis", (points - 1) // every + 1)[1]
-        weights = torch.as_tensor(weights, dtype=dtype, device=device)
+        rule = quadrature("clenshaw-curtis", (points - 1) // every + 1)[1]
+        weights = torch.as_tensor(rule, dtype=dtype, device=device)
         scores.append((found.contributions[:, ::every] * weights[:, None]).sum(1))
     last, before = ((scores[i] - scores[i + 1]).abs().amax(-1) for i in (0, 1))
     tiny = torch.finfo(dtype).tiny
     moved = last * (last / (before + tiny)).clamp(max=1)
-    running = torch.as_tensor(_running_integral(points), dtype=dtype, device=device)
+    running = torch.as_tensor(running_integral(points), dtype=dtype, device=device)
     apart = ((found.slope[:, None] * running).sum(-1) - (found.p - found.p[:, :1])).abs().amax(1)
     share = found.contributions.abs().amax((1, 2)) / (found.slope.abs().amax(1) + tiny)
     return torch.maximum(moved, apart * share.clamp(max=1))
-
-
-@cache
-def _running_integral(points: int) -> np.ndarray:
-    """From values at Clenshaw-Curtis points to the integral from 0 to each of the points, (point, point)."""
-    x = 2 * quadrature("clenshaw-curtis", points)[0] - 1
-    coefficients = np.linalg.inv(chebyshev.chebvander(x, points - 1))
-    return chebyshev.chebval(x, chebyshev.chebint(coefficients, lbnd=-1) / 2).T
 
 
 @dataclass
@@ -240,8 +244,9 @@ class _Pair:
 
 
 class Controlled:
-    """Scores rows so that no score's error is above a share of its prompt's largest score, as far as the
-    estimates are right and ``LEVELS`` suffice.
+    """Scores rows so that no score's error is above a share of its prompt's largest score.
+
+    As far as the estimates are right and ``LEVELS`` suffice.
 
     Args:
         first: scores rows at all layers, with estimates (:func:`first_pass`).
@@ -262,12 +267,13 @@ class Controlled:
         self.layers, self.n_layers, self.tolerance = layers, n_layers, tolerance
 
     def __call__(self, rows: list[Row]) -> PassResult:
+        """Scores of these rows, their estimated errors and points."""
         part = self.first(rows)
         prompt = [row.prompt for row in rows]
         while True:
             limit = self.tolerance * _largest(part.scores, prompt)
-            over = part.error / limit.clamp(min=torch.finfo(limit.dtype).tiny)[:, None]
-            over = torch.where(part.points < LEVELS[-1], over, 0).cpu().numpy()
+            error = part.error / limit.clamp(min=torch.finfo(limit.dtype).tiny)[:, None]
+            over: Any = torch.where(part.points < LEVELS[-1], error, 0).cpu().numpy()
             if not (over > 1).any():
                 return part
             # More points also change the largest scores, by which the others are measured: then look again.
@@ -292,12 +298,13 @@ class Controlled:
 
     def _write(self, part: PassResult, pairs: list[_Pair], points: int, limit: torch.Tensor) -> list[bool]:
         """Scores of pairs with equally many points into ``part``; which of them are above their limit."""
-        found = Samples.together([pair.samples for pair in pairs], torch.stack)
+        samples = [pair.samples for pair in pairs if pair.samples is not None]  # all of them by now
+        found = Samples.together(samples, torch.stack)
         i, j = (
             torch.tensor(x, device=limit.device) for x in zip(*((p.row, p.place) for p in pairs), strict=True)
         )
-        weights = quadrature("clenshaw-curtis", points)[1]
-        weights = torch.as_tensor(weights, dtype=limit.dtype, device=limit.device)
+        rule = quadrature("clenshaw-curtis", points)[1]
+        weights = torch.as_tensor(rule, dtype=limit.dtype, device=limit.device)
         part.scores[i, j] = (found.contributions * weights[:, None]).sum(1)
         part.error[i, j] = error_of(found)
         part.points[i, j] = points

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import torch
 
 from ..model.language_model import LanguageModel
 from .attribute import attribution_map, refuse_nothing
-from .settings import Settings
+from .settings import ScoreSettings
 from .streaming import score_batch
 
 
@@ -29,7 +30,7 @@ def convergence(
         ``rule, steps, prompt, error`` (largest difference of a score over the prompt's largest score) and
         ``jaccard`` (of the neurons at or above ``threshold`` of the maximum, with the fine rule's).
     """
-    path = {"baseline": baseline, "batch_size": batch_size}
+    path: dict[str, Any] = {"baseline": baseline, "batch_size": batch_size}
     fine = attribution_map(model, prompts, rule="gauss-legendre", steps=reference, **path)
     tables = []
     for rule, steps in rules:
@@ -72,7 +73,7 @@ def completeness(
         ``prompt, layer, change`` (P(w) - P(b), in probability) and ``gap`` (sum of the scores minus that).
     """
     refuse_nothing(prompts)
-    settings = Settings(rule=rule, steps=steps, baseline=baseline, batch_size=batch_size, gap=True)
+    settings = ScoreSettings(rule=rule, steps=steps, baseline=baseline, batch_size=batch_size, gap=True)
     room, tables = settings.scorer(model), []
     for batch in settings.batches(model, prompts):
         part = score_batch(room, batch)

@@ -1,5 +1,4 @@
-"""The attribution kernel: integrated gradients of every layer's neurons at the blank, in one pass through the
-model.
+"""The attribution kernel: integrated gradients of every layer's neurons at the blank, in one pass.
 
 For layer l the whole vector of neurons at the blank moves from a baseline b to its value w (equation 6 of Dai
 et al. 2022):
@@ -26,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -43,21 +43,23 @@ NORMS = ("free", "held")
 
 @dataclass(frozen=True)
 class PassResult:
-    """Of a batch of rows: scores (row, layer, neuron), P(answer) (row,), completeness gap (row, layer) or
-    ``None``; where errors are controlled, the estimated error of a score and the points taken (row,
-    layer)."""
+    """Of a batch of rows: scores (row, layer, neuron), P(answer) (row,), and what was asked of their errors.
+
+    The completeness gap (row, layer) or ``None``; where errors are controlled, the estimated error of a score
+    and the points taken (row, layer).
+    """
 
     scores: torch.Tensor
     probability: torch.Tensor
-    gap: torch.Tensor | None
-    error: torch.Tensor | None = None
-    points: torch.Tensor | None = None
+    gap: Any  # a tensor, or None where it was not asked for; so are the next two
+    error: Any = None
+    points: Any = None
 
     @staticmethod
     def joined(parts: list[PassResult], dim: int) -> PassResult:
         """One result from those of several groups of rows (``dim`` 0) or of layers (1)."""
 
-        def together(name: str) -> torch.Tensor | None:
+        def together(name: str) -> Any:
             values = [getattr(part, name) for part in parts]
             return None if values[0] is None else torch.cat(values, dim)
 
@@ -153,6 +155,7 @@ def integrate(
     gaps, place = None, [order.index(layer) for layer in chosen]
     if gap:
         sums = torch.stack([integral(paths.contributions(layer)).sum(-1) for layer in order])
+        assert paths.change is not None  # it was asked for
         gaps = (sums - paths.change).T[:, place]
     return finite(PassResult(torch.stack(scores, 1)[:, place], paths.probability, gaps))
 
@@ -234,8 +237,12 @@ def travel(
 def _gradients(
     run: Run, walk: Walk, wanted: torch.Tensor
 ) -> tuple[tuple[torch.Tensor, ...], dict[int, torch.Tensor]]:
-    """P(answer) of the base rows and of each layer's copies, (row,) and (path * copy,); every layer's
-    gradients of P with respect to its points, (path * copy, neuron)."""
+    """P(answer) and its gradients, by one pass there and back.
+
+    Returns:
+        P of the base rows (row,) and of each layer's copies (path * copy,); every layer's gradients of P with
+        respect to its points, (path * copy, neuron).
+    """
     size = len(wanted)
     with torch.enable_grad():
         logits = run(walk)

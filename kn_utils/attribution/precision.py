@@ -1,5 +1,4 @@
-"""Precision of the matrix products: exact in the weights' type, TF32, or bfloat16 with everything else in
-float32.
+"""Precision of the matrix products: the weights' own, TF32, or bfloat16 with all else in float32.
 
 In bfloat16 only the products are rounded (8 bits of mantissa); residual stream, normalisations, softmax and
 path points stay float32. Weights are converted once and kept beside the originals until these are edited
@@ -27,8 +26,9 @@ class PrecisionError(StudyError):
 
 @contextmanager
 def computing_in(model: LanguageModel, precision: str | None = None) -> Iterator[None]:
-    """Inside, matrix products of ``model`` run in ``precision``; ``None`` is the weights' own type, without
-    TF32. Attention is not cuDNN's.
+    """Inside, matrix products of ``model`` run in ``precision``, and attention is not cuDNN's.
+
+    ``None`` is the weights' own type, without TF32.
 
     Raises:
         PrecisionError: unknown name; TF32 off CUDA; bfloat16 or float32 asked of weights in another type.

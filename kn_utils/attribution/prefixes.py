@@ -1,5 +1,4 @@
-"""How rows enter the walk: whole texts, or for a left-to-right model the blank's token alone behind a prefix
-that is computed once."""
+"""How rows enter the walk: whole texts, or the blank's token alone behind a prefix computed once."""
 
 from __future__ import annotations
 
@@ -37,8 +36,7 @@ def _whole_texts(model: LanguageModel, rows: list[Row]) -> Run:
 
 
 def _last_tokens(model: LanguageModel, rows: list[Row]) -> Run:
-    """A left-to-right model: the prefixes once, without gradients; then the last tokens, which grow into
-    copies."""
+    """A left-to-right model: the prefixes once; then the last tokens, which grow into copies."""
     inputs, at, _ = model.batch(rows)
     ids, longest = inputs["input_ids"], inputs["input_ids"].shape[1]
     last = {"input_ids": ids.gather(1, at.unsqueeze(1)), "use_cache": True}
@@ -68,26 +66,27 @@ def _last_tokens(model: LanguageModel, rows: list[Row]) -> Run:
 
 
 class PrefixCache(DynamicCache):
-    """Keys and values of the prefixes; lent to a walk, it gives every row of the batch those of its base row
-    and keeps nothing."""
+    """Keys and values of the prefixes.
+
+    Lent to a walk, it gives every row of the batch those of its base row and keeps nothing.
+    """
 
     lent_to: Walk | None = None
 
     def end_together(self, short: torch.Tensor) -> None:
-        """Move each text's keys and values to the right by its padding, (row,): distances to the last token
-        then hold."""
+        """Move keys and values to the right by a text's padding (row,): distances to its end then hold."""
+        layer: Any  # one that keeps keys and values
         for layer in self.layers:
             place = torch.arange(layer.keys.shape[2], device=short.device)
             index = (place - short.unsqueeze(1)).clamp(min=0)[:, None, :, None].expand_as(layer.keys)
             layer.keys, layer.values = layer.keys.gather(2, index), layer.values.gather(2, index)
 
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> Any:
+    def update(self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """Keys and values of a layer for the tokens that come in, with those kept before them."""
         if self.lent_to is None:
-            return super().update(keys, values, layer_idx, *args, **kwargs)
-        kept = self.layers[layer_idx] if layer_idx < len(self.layers) else None
+            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        kept: Any = self.layers[layer_idx] if layer_idx < len(self.layers) else None
         if kept is None or getattr(kept, "keys", None) is None:  # texts of one token
-            return keys, values
-        both, rows = ((kept.keys, keys), (kept.values, values)), self.lent_to.rows
+            return key_states, value_states
+        both, rows = ((kept.keys, key_states), (kept.values, value_states)), self.lent_to.rows
         return tuple(torch.cat([old if len(old) == len(new) else old[rows], new], -2) for old, new in both)

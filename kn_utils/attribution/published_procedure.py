@@ -1,5 +1,4 @@
-"""The published procedure written plainly, to compare with: layer by layer a forward pass of copies of the
-text."""
+"""The published procedure written plainly, to compare with: layer by layer a pass of copies of the text."""
 
 from __future__ import annotations
 

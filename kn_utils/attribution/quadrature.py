@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
+from numpy.polynomial import chebyshev
 
 from ..base import StudyError
 
@@ -42,8 +45,10 @@ def quadrature(rule: str = "gauss-legendre", steps: int = 4) -> tuple[np.ndarray
 
 
 def _clenshaw_curtis(points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Chebyshev's extreme points; the integral of the cosine series through them (Clenshaw and Curtis
-    1960)."""
+    """Chebyshev's extreme points, and the integral of the cosine series through them.
+
+    Clenshaw and Curtis (1960).
+    """
     if points < 2:
         raise AttributionError(f"steps={points}; clenshaw-curtis needs both ends of the path, so at least 2.")
     n = points - 1
@@ -54,3 +59,11 @@ def _clenshaw_curtis(points: int) -> tuple[np.ndarray, np.ndarray]:
     weights = np.cos(np.outer(angle, even)) @ terms / n
     weights[[0, -1]] /= 2
     return (1 - np.cos(angle)) / 2, weights
+
+
+@cache
+def running_integral(points: int) -> np.ndarray:
+    """From values at Clenshaw-Curtis points to the integral from 0 to each of the points, (point, point)."""
+    x = 2 * quadrature("clenshaw-curtis", points)[0] - 1
+    coefficients = np.linalg.inv(chebyshev.chebvander(x, points - 1))
+    return chebyshev.chebval(x, chebyshev.chebint(coefficients, lbnd=-1) / 2).T

@@ -35,8 +35,11 @@ def read_neurons(
 def path_starts(
     model: LanguageModel, rows: list[Row], layers: list[int], baseline: str
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Where the paths start, (path, row, layer, neuron), ``None`` for zero; and each path's share in the
-    mean, (path, row)."""
+    """Where the paths start, and each path's share in the mean.
+
+    Returns:
+        (path, row, layer, neuron), ``None`` for zero; (path, row).
+    """
     dtype = exact_type(model)
     whole = torch.ones(1, len(rows), dtype=dtype, device=model.device)
     if baseline == "zero":

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pandas as pd
 
 from ..model.language_model import LanguageModel
 from ..model.rows import Row
-from .batching import Batch, Room, batches, memory_budget
+from .batching import Batch, Halving, batches, memory_budget
 from .error_control import TOLERANCE, Controlled, Sampled, Task, first_pass, sample
 from .kernel import PassResult, check_options, chosen_layers, integrate
 from .quadrature import AttributionError, quadrature
@@ -24,7 +25,7 @@ STEPS = 4
 
 
 @dataclass(frozen=True)
-class Settings:
+class ScoreSettings:
     """What scores depend on besides model and prompts: the arguments of :func:`kn_utils.attribute`."""
 
     method: str = "integrated-gradients"
@@ -63,11 +64,14 @@ class Settings:
         return 1 if self.rule == "gradient" else STEPS if self.steps is None else self.steps
 
     def chosen(self, model: LanguageModel) -> list[int]:
+        """The layers asked for."""
         return chosen_layers(model, self.layers)
 
-    def resolved(self, model: LanguageModel) -> Settings:
-        """``auto`` decided for this model: the gradient where no path has an integral, else a tolerance; a
-        fixed rule where ``steps`` asks for one."""
+    def resolved(self, model: LanguageModel) -> ScoreSettings:
+        """The same with ``auto`` decided for this model.
+
+        The gradient where no path has an integral, else a tolerance; a fixed rule with ``steps``.
+        """
         check_options(model, self.baseline, self.multiplier, self.norm)
         check_tolerance(self.tolerance, self.rule, model, self.norm)
         if self.rule != "auto" or self.method == "activation":
@@ -78,10 +82,10 @@ class Settings:
             return replace(self, rule="gradient", gap=False)
         return replace(self, tolerance=TOLERANCE if self.tolerance is None else self.tolerance)
 
-    def scorer(self, model: LanguageModel) -> Room | Controlled:
+    def scorer(self, model: LanguageModel) -> Halving | Controlled:
         """What scores rows, in as many passes as memory and tolerance ask for."""
         settings, layers = self.resolved(model), self.chosen(model)
-        first = Room(partial(settings.score, model), layers)
+        first = Halving(partial(settings.score, model), layers)
         if settings.tolerance is None or settings.method == "activation":
             return first
         return Controlled(first, partial(settings.sample, model), layers, model.n_layers, settings.tolerance)
@@ -91,7 +95,7 @@ class Settings:
         if self.method == "activation":
             values, p = read_neurons(model, rows, self.precision)
             return PassResult(values[:, layers], p, None)
-        path = {"baseline": self.baseline, "precision": self.precision}
+        path: dict[str, Any] = {"baseline": self.baseline, "precision": self.precision}
         if self.rule == "auto":
             return first_pass(
                 model,
@@ -116,8 +120,12 @@ class Settings:
 
     def sample(self, model: LanguageModel, tasks: list[Task]) -> Sampled:
         """What lies along the paths that the tasks ask for, in as many passes as memory asks for."""
-        path = {"baseline": self.baseline, "held": self.norm == "held", "precision": self.precision}
-        return Room(lambda tasks, _: sample(model, tasks, multiplier=self.multiplier, **path), [0])(tasks)
+        path: dict[str, Any] = {
+            "baseline": self.baseline,
+            "held": self.norm == "held",
+            "precision": self.precision,
+        }
+        return Halving(lambda tasks, _: sample(model, tasks, multiplier=self.multiplier, **path), [0])(tasks)
 
     def batches(
         self, model: LanguageModel, prompts: pd.DataFrame, budget: int | None = None

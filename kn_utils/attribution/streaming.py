@@ -1,5 +1,6 @@
-"""Scores of many prompts: written as they come, taken up again where a run broke off, by one process or
-several.
+"""Scores of many prompts: written as they come, taken up again where a run broke off.
+
+By one process or several.
 
 Prompts are taken in *windows* of consecutive prompts, and sorted by length inside a window; so memory does
 not depend on how many there are. The scores of a finished batch are a parquet file beside the result (its
@@ -20,7 +21,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import parent_process
 from pathlib import Path
 from queue import Empty
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,7 @@ from ..store.tables import load_table, save_table
 from .batching import WINDOW, Batch
 from .kernel import PassResult
 from .quadrature import AttributionError
+from .settings import ScoreSettings
 
 
 class ScoreTables(NamedTuple):
@@ -59,12 +61,14 @@ class Collected:
         self.notes: list[pd.DataFrame] = []
 
     def has(self, batch: Batch) -> bool:
+        """Whether it is scored already."""
         return False
 
     def close(self, window: int) -> None:
-        pass
+        """Nothing to join."""
 
     def add(self, batch: Batch, scores: pd.DataFrame, notes: pd.DataFrame) -> None:
+        """Keep a finished batch."""
         self.scores.append(scores)
         self.notes.append(notes)
 
@@ -90,12 +94,14 @@ class Parts:
             _remove(self.folder)  # before the new plan is there: no old part may be taken for one of its own
             save_json(note, plan)
         #: Batches are cut as in the run that is taken up: another cut would round differently.
-        self.budget: int = note["budget"] if changed else stored["budget"]
+        self.budget: int = note["budget"] if changed or stored is None else stored["budget"]
 
     def has(self, batch: Batch) -> bool:
+        """Whether its scores are on disk."""
         return any(self._file("", name).is_file() for name in (batch.name, f"{batch.window:06d}"))
 
     def add(self, batch: Batch, scores: pd.DataFrame, notes: pd.DataFrame) -> None:
+        """Write a finished batch."""
         save_table(notes, self._file("notes-", batch.name))
         save_table(scores, self._file("", batch.name))  # last: it says that both are there
 
@@ -111,8 +117,7 @@ class Parts:
                 self._file(kind, name).unlink()
 
     def assemble(self, prompts: pd.DataFrame, origin: dict[str, Any]) -> Path:
-        """Two files, window by window in the order of the prompts: scores, and per prompt; the folder is
-        removed."""
+        """Two files in the order of the prompts, scores and per prompt; the folder is removed."""
         windows = range(-(-len(prompts) // WINDOW))
         for window in windows:
             self.close(window)
@@ -184,36 +189,20 @@ def _told(what: str) -> Iterator[None]:
         ) from error
 
 
-class Settings(Protocol):
-    """What scores depend on besides model and prompts (:class:`kn_utils.attribution.settings.Settings`)."""
-
-    keep: float
-
-    @property
-    def points(self) -> int: ...
-
-    def chosen(self, model: LanguageModel) -> list[int]: ...
-
-    def scorer(self, model: LanguageModel) -> Callable[[list[Row]], PassResult]: ...
-
-    def batches(self, model: LanguageModel, prompts: pd.DataFrame, budget: int) -> Iterator[Batch]: ...
-
-
 @dataclass(frozen=True)
-class Job:
+class ScoringJob:
     """A table of prompts to score into a sink, or one process's share of it: every n-th batch."""
 
     model: LanguageModel
     prompts: pd.DataFrame
-    settings: Settings
+    settings: ScoreSettings
     budget: int
     sink: Collected | Parts
     number: int = 0
     of: int = 1
 
     def run(self) -> Iterator[tuple[int, bool]]:
-        """Score batch by batch; yields how many prompts are done, and whether just now or by an earlier
-        run."""
+        """Score batch by batch; yields how many prompts are done, and whether just now or earlier."""
         layers = self.settings.chosen(self.model)
         room = self.settings.scorer(self.model)
         window = 0
@@ -231,12 +220,11 @@ class Job:
 
 
 def score_batch(room: Callable[[list[Row]], PassResult], batch: Batch) -> PassResult:
-    """Per prompt: the mean over its answer's pieces of scores, gap and error, the product of their
-    probabilities, the most points."""
+    """Of each prompt, from its answer's pieces: mean scores, gap and error, product of P, most points."""
     part = room([row for rows in batch.rows for row in rows])
     sizes = [len(rows) for rows in batch.rows]
 
-    def mean(values: torch.Tensor | None) -> torch.Tensor | None:
+    def mean(values: Any) -> Any:
         return None if values is None else torch.stack([piece.mean(0) for piece in values.split(sizes)])
 
     points = part.points
@@ -280,7 +268,7 @@ def _tables(
     return kept, pd.DataFrame(notes)
 
 
-def side_by_side(job: Job, devices: Sequence[str]) -> Iterator[tuple[int, bool]]:
+def side_by_side(job: ScoringJob, devices: Sequence[str]) -> Iterator[tuple[int, bool]]:
     """One process per device; each scores every n-th batch and leaves it in the parts."""
     context = torch.multiprocessing.get_context("spawn")
     queue = context.Queue()
@@ -326,12 +314,15 @@ def side_by_side(job: Job, devices: Sequence[str]) -> Iterator[tuple[int, bool]]
                 worker.join()
 
 
-def _work(job: Job, device: str, threads: int, queue: Any) -> None:
+def _work(job: ScoringJob, device: str, threads: int, queue: Any) -> None:
     try:
         torch.set_num_threads(threads)
         job.model.model.to(device)
         for done in job.run():
-            if not parent_process().is_alive():  # killed: it can neither stop us nor use what we make
+            parent = parent_process()
+            if (
+                parent is not None and not parent.is_alive()
+            ):  # killed: it can neither stop us nor use what we make
                 return
             queue.put(done)
         queue.put(None)

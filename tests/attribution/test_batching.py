@@ -16,10 +16,10 @@ from conftest import make_model
 from kn_utils.attribution import batching
 from kn_utils.attribution import settings as settings_room
 from kn_utils.attribution.attribute import attribute, attribution_map, score_tables
-from kn_utils.attribution.batching import Room, batches, free_memory, memory_budget
+from kn_utils.attribution.batching import Halving, batches, free_memory, memory_budget
 from kn_utils.attribution.kernel import PassResult, integrate
 from kn_utils.attribution.quadrature import AttributionError
-from kn_utils.attribution.settings import Settings
+from kn_utils.attribution.settings import ScoreSettings
 from kn_utils.model.language_model import LanguageModel
 from kn_utils.model.memory import is_out_of_memory
 from kn_utils.model.rows import Row
@@ -161,7 +161,7 @@ def rows(small) -> list[Row]:
 def test_a_pass_that_does_not_fit_is_made_in_smaller_ones(most, error, small, rows, capsys, quick):
     whole = integrate(small, rows, steps=2, gap=True)
     score = Limited(small, most, error)
-    found = Room(score, [0, 1, 2])(rows)
+    found = Halving(score, [0, 1, 2])(rows)
     for name in ("scores", "probability", "gap"):
         torch.testing.assert_close(getattr(found, name), getattr(whole, name), rtol=1e-6, atol=1e-12)
     lines = capsys.readouterr().err.splitlines()
@@ -179,7 +179,7 @@ def test_a_pass_that_does_not_fit_is_made_in_smaller_ones(most, error, small, ro
 @pytest.mark.parametrize("most", [12, 2, 1])
 def test_what_did_not_fit_is_not_tried_again(most, small, rows, quick):
     score = Limited(small, most)
-    room = Room(score, [0, 1, 2])
+    room = Halving(score, [0, 1, 2])
     rows = [row for row in rows if len(row.ids) == len(rows[-1].ids)] * 8
     room(rows)
     assert score.refused > 0
@@ -201,7 +201,7 @@ def test_a_text_that_fits_nowhere_is_one_clear_error(small, rows, quick):
         "take fewer steps, precision='bfloat16', or a device with more memory"
     )
     with pytest.raises(AttributionError, match=wanted):
-        Room(Limited(small, 0), [0, 1, 2])(rows)
+        Halving(Limited(small, 0), [0, 1, 2])(rows)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_text_that_fits_nowhere_is_one_clear_error(small, rows, quick):
 def test_other_errors_pass_unchanged(error, small, rows):
     score = Limited(small, 5, error)
     with pytest.raises(type(error)) as caught:
-        Room(score, [0, 1, 2])(rows)
+        Halving(score, [0, 1, 2])(rows)
     assert caught.value is error and len(score.calls) == 1
 
 
@@ -228,7 +228,7 @@ def test_the_tensors_of_a_failed_pass_are_gone_before_the_next(small, rows):
         held.append(weakref.ref(large))
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    Room(score, [0, 1, 2])(rows)
+    Halving(score, [0, 1, 2])(rows)
     assert len(held) == 1
 
 
@@ -290,11 +290,11 @@ def test_a_batch_of_attribute_keeps_to_the_budget(small, monkeypatch):
     prompts = random_prompts(40, 3)
     gpt2 = make_model("gpt2")
     for model, tokens in ((small, lambda n: 13 * n), (gpt2, lambda n: 13 + n)):
-        for batch in Settings().batches(model, prompts, 2000):
+        for batch in ScoreSettings().batches(model, prompts, 2000):
             longest = max(len(row.ids) for rows in batch.rows for row in rows)
             assert sum(map(len, batch.rows)) * tokens(longest) <= 2000 or len(batch.prompts) == 1
-        assert len(list(Settings().batches(model, prompts, 2000))) > len(
-            list(Settings().batches(model, prompts, 9000))
+        assert len(list(ScoreSettings().batches(model, prompts, 2000))) > len(
+            list(ScoreSettings().batches(model, prompts, 9000))
         )
 
 

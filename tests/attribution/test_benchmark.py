@@ -20,7 +20,7 @@ from kn_utils.attribution.benchmark import (
 )
 from kn_utils.attribution.kernel import integrate
 from kn_utils.attribution.quadrature import quadrature
-from kn_utils.attribution.settings import Settings
+from kn_utils.attribution.settings import ScoreSettings
 from kn_utils.model.loading import load_model
 
 TINY = {
@@ -74,7 +74,7 @@ def test_padding_and_head_are_what_the_model_computes(bert, prompts):
 
 
 def test_the_kernel_of_the_table_is_the_kernel(bert, prompts):
-    settings = Settings(gap=False, batch_size=2)
+    settings = ScoreSettings(gap=False, batch_size=2)
     single = prompts.iloc[[0, 2, 1]].reset_index(drop=True).assign(answer="Paris"[:1])
     rows = bert.encode(single)
     assert [row.prompt for row in rows] == [0, 1, 2]

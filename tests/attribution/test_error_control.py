@@ -20,7 +20,7 @@ from kn_utils.attribution.attribute import attribute, attribution_map, score_tab
 from kn_utils.attribution.error_control import LEVELS, Samples, error_of, first_error, first_pass
 from kn_utils.attribution.kernel import integrate
 from kn_utils.attribution.quadrature import AttributionError, quadrature
-from kn_utils.attribution.settings import Settings
+from kn_utils.attribution.settings import ScoreSettings
 from kn_utils.model.language_model import LanguageModel
 from kn_utils.model.rows import Row
 
@@ -39,7 +39,7 @@ def sharpened(kind: str, by: float) -> LanguageModel:
 def errors(model: LanguageModel, rows: list[Row], points: int = 256, **options):
     """Per row and layer: true and estimated errors over the row's largest score, and the points."""
     rows = [Row(i, row.ids, row.position, row.target) for i, row in enumerate(rows)]
-    found = Settings(**options).scorer(model)(rows)
+    found = ScoreSettings(**options).scorer(model)(rows)
     fixed = {name: value for name, value in options.items() if name in ("baseline", "multiplier", "norm")}
     truth = torch.cat(
         [integrate(model, [row], rule="gauss-legendre", steps=points, **fixed).scores for row in rows]
@@ -213,7 +213,7 @@ def test_more_points_go_where_the_path_is_sharp_and_nowhere_else():
     rows = random_rows(model, [3 + i % 6 for i in range(24)])
     rows = [Row(i, row.ids, row.position, row.target) for i, row in enumerate(rows)]
     four = integrate(model, rows, rule="gauss-legendre", steps=4).scores
-    found = Settings().scorer(model)(rows)
+    found = ScoreSettings().scorer(model)(rows)
     refined = found.points > 4
     assert 0 < refined.double().mean() < 0.5
     assert torch.equal(found.scores[~refined], four[~refined])
@@ -322,7 +322,7 @@ def test_rounded_products(precision, prompts):
     model = make_model("bert", torch.float32)
     exact = LanguageModel(copy.deepcopy(model.model).double(), model.tokenizer)
     rows = random_rows(model, [6] * 8)
-    found = Settings(precision=precision).scorer(model)(rows)
+    found = ScoreSettings(precision=precision).scorer(model)(rows)
     truth = integrate(exact, rows, steps=32).scores
     off = (found.scores.double() - truth).abs().amax((1, 2)) / truth.abs().amax((1, 2))
     assert off.max() < {"bfloat16": 5e-2, "float32": 1e-2}[precision]

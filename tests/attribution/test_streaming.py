@@ -265,7 +265,7 @@ def _watched(monkeypatch) -> set[Path]:
 
 
 def _rows_by_batch(model, prompts, size) -> list[list]:
-    found = settings_room.Settings(batch_size=size).batches(model, prompts)
+    found = settings_room.ScoreSettings(batch_size=size).batches(model, prompts)
     return [[row for rows in batch.rows for row in rows] for batch in found]
 
 
@@ -390,9 +390,11 @@ def test_batches_are_cut_as_in_the_run_that_is_taken_up(bert, asked, tmp_path, m
     attribute(bert, asked, out=out, **options)
     assert out.read_bytes() == whole.read_bytes()
     assert prompts_file(out).read_bytes() == prompts_file(whole).read_bytes()
-    cut = list(settings_room.Settings(steps=2).batches(bert, asked, 300))
+    cut = list(settings_room.ScoreSettings(steps=2).batches(bert, asked, 300))
     assert (
-        count.passes == len(cut) - 1 > len(list(settings_room.Settings(steps=2).batches(bert, asked, 2000)))
+        count.passes
+        == len(cut) - 1
+        > len(list(settings_room.ScoreSettings(steps=2).batches(bert, asked, 2000)))
     )
 
 
