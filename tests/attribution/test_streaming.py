@@ -470,7 +470,7 @@ def test_weights_that_are_nan_stop_the_run_and_keep_the_parts(bert, asked, unbro
             finally:
                 weight[0, 0] = kept
 
-        here.setattr(attribution, "integrate", failing)
+        here.setattr(settings_room, "integrate", failing)
         attribute(bert, asked, out=out, **SETTINGS)
     assert not out.exists() and len(_finished(out)) == 3
     attribute(bert, asked, out=out, **SETTINGS)
