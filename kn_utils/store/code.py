@@ -32,7 +32,7 @@ def code_version(*made_by: Callable[..., object]) -> str:
         12
     """
     names = [_Name(maker.__module__, maker.__qualname__.partition(".")[0]) for maker in made_by]
-    return _digest(names or [_Name(name, "*") for name in _every_module()])
+    return _digest(tuple(names or [_Name(name, "*") for name in _every_module()]))
 
 
 def source_version(source: str) -> str:
@@ -40,7 +40,7 @@ def source_version(source: str) -> str:
     program, module = ast.parse(source), _Module.of(source, PACKAGE)
     named = set(_references(program, module, ""))
     reached = [name for name in named if isinstance(name, _Name) and name.module]
-    return hashlib.sha256(f"{_text(program)} {_digest(reached)}".encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{_text(program)} {_digest(tuple(reached))}".encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ def _every_module() -> Iterator[str]:
         yield ".".join([PACKAGE, *(parts[:-1] if parts[-1] == "__init__" else parts)])
 
 
-def _digest(names: list[_Name]) -> str:
+@cache
+def _digest(names: tuple[_Name, ...]) -> str:
     """A digest of the definitions of these names and of all that these reach."""
     waiting, seen, texts = list(names), set(), set()
     while waiting:

@@ -134,7 +134,7 @@ for many in (400, 2000):
     print(many, peak())
 """
 
-TESTS = str(Path(__file__).parent)
+TESTS = str(Path(__file__).parents[1])
 
 
 def script(folder: Path, body: str) -> str:

@@ -16,7 +16,7 @@ from kn_utils.published.side_by_side import (
     table_2_beside,
     table_2_printed,
 )
-from kn_utils.published.tokenizer import datasets, stored
+from kn_utils.published.tokenizer import datasets, stored_report
 
 
 def test_table_2_is_as_printed():
@@ -67,7 +67,7 @@ def test_tables_and_numbers_are_stored_with_their_origin(tmp_path):
 
 
 def test_the_data_sets_of_the_tokenizer_are_listed():
-    _, origin = stored()
+    _, origin = stored_report()
     rows = datasets(origin).set_index("dataset")
     assert list(rows.index) == list(origin["datasets"])
     for name, made in origin["datasets"].items():

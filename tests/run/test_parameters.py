@@ -41,7 +41,7 @@ def test_an_unknown_name_is_refused_and_the_known_are_listed():
         ),
         ("steps", 0, "parameter steps=0: Input should be greater than or equal to 1"),
         ("steps", "many", "parameter steps='many': Input should be a valid integer"),
-        ("rule", "simpson", "parameter rule='simpson': Input should be 'right'"),
+        ("rule", "simpson", "parameter rule='simpson': Input should be 'auto', 'gradient', 'right'"),
         ("share", 1.5, r"parameter share=1\.5: Input should be less than or equal to 1"),
         ("keep", 0, "parameter keep=0: Input should be greater than 0"),
         ("factor", -1, "parameter factor=-1: "),
