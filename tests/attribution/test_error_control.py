@@ -48,6 +48,7 @@ def errors(model: LanguageModel, rows: list[Row], points: int = 256, **options):
     return (found.scores - truth).abs().amax(2) / largest, found.error / largest, found.points
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [1.0, 1.5, 2.5])
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_keep_to_the_tolerance_on_random_models(kind, by):
@@ -142,6 +143,7 @@ PATHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PATHS)
 def test_four_points_see_that_a_sharp_path_needs_more(name):
     p, neurons = PATHS[name]
@@ -152,6 +154,7 @@ def test_four_points_see_that_a_sharp_path_needs_more(name):
     assert estimated > 0.01 * truth.abs().max(), (true, estimated)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PATHS)
 def test_no_rule_is_taken_for_exact_before_it_is(name):
     """At every number of points: where the error is above a hundredth, so is the estimate."""
@@ -220,6 +223,7 @@ def test_more_points_go_where_the_path_is_sharp_and_nowhere_else():
     assert not torch.equal(found.scores[refined], four[refined])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [0.05, 0.01])
 def test_a_jump_in_one_layer(width):
     model = jumping(0, width)
@@ -282,6 +286,7 @@ def test_batching_changes_nothing(kind, prompts):
     assert max(a.prompts["points"]) > 4
 
 
+@pytest.mark.slow
 def test_a_small_memory_changes_nothing(prompts, monkeypatch, capsys):
     model = sharpened("bert", 2.0)
     whole = attribute(model, prompts, batch_size=8, progress=False)
