@@ -189,7 +189,7 @@ class Study(KeepsResults):
         *,
         gap: bool = False,
     ) -> ScoreTables:
-        """Scores, and the table per prompt: ``prompt, probability, maximum, gap``.
+        """Scores, and the table per prompt: ``prompt, probability, maximum, gap, error, points``.
 
         They are streamed to disk, so a broken run goes on; only prompts whose scores are not stored yet are
         computed, and with ``gap`` those that were stored without their completeness gap.

@@ -18,8 +18,6 @@ from .quadrature import AttributionError, quadrature
 from .reading import read_neurons
 
 METHODS = ("integrated-gradients", "activation")
-
-
 #: Points of a fixed rule where nothing else is said.
 STEPS = 4
 
