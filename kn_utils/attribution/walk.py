@@ -53,7 +53,7 @@ class Walk:
     @contextmanager
     def installed(self, model: LanguageModel, at: torch.Tensor) -> Iterator[None]:
         """Inside, a forward pass of ``model`` grows; ``at`` is the blank's position in each base row."""
-        if any(second._forward_pre_hooks for second in model.seconds):
+        if model.hooked:
             raise AttributionError(
                 "neurons are being suppressed or amplified, or read by a hook of yours: attribution inside "
                 "such a block would mix both. Leave it first."

@@ -205,7 +205,7 @@ def _texts(
     alone.
     """
     # Inside suppress and amplify each piece is asked at a blank of its own as well.
-    apart = any(second._forward_pre_hooks for second in model.seconds)
+    apart = model.hooked
     for number, rows in enumerate(questions):
         act = None if acting is None else acting[number]
         nested = model.causal and not apart and not isinstance(act, Scaling)
@@ -240,7 +240,7 @@ def _shared(model: LanguageModel, texts: Sequence[_Text]) -> tuple[list[tuple[in
     find each row's blank themselves, none is shared.
     """
     ids = [tuple(text.ids) for text in texts]
-    if any(second._forward_pre_hooks for second in model.seconds):
+    if model.hooked:
         return ids, torch.arange(len(ids), device=model.device)
     distinct = list(dict.fromkeys(ids))
     place = {text: n for n, text in enumerate(distinct)}

@@ -77,6 +77,11 @@ class LanguageModel:
         return self.seconds[0].weight.device
 
     @property
+    def hooked(self) -> bool:
+        """Whether neurons are being read or changed by hooks, such as those of ``suppress``."""
+        return any(second._forward_pre_hooks for second in self.seconds)
+
+    @property
     def norms_output(self) -> bool:
         """Whether blocks normalise a feed-forward output before adding it (no integral then)."""
         return self.architecture.normed_output is not None
