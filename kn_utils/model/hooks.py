@@ -24,7 +24,8 @@ import torch
 from torch import nn
 
 from ..base import StudyError
-from .language_model import LanguageModel, by_row
+from .blocks import by_row
+from .language_model import LanguageModel
 
 #: What replaces a layer's neurons at the blanks: (their values (row, neuron)) -> new values of the same
 #: shape.

@@ -15,7 +15,6 @@ from torch import nn
 
 from .architectures import ARCHITECTURES, ModelError
 from .blocks import BlockEnd, check_blocks
-from .blocks import by_row as by_row
 from .rows import Row, encode
 
 if TYPE_CHECKING:
