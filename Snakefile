@@ -1,29 +1,33 @@
-# One rule: a notebook, run by papermill. Which notebooks, for which languages, needing what: GRID in kn_utils/run/plan.py.
+# One rule: a notebook, run by papermill. Which notebooks, for which languages, needing what: GRID in kn_utils/run/plan.py; which models: kn_utils/run/studies.py.
 #   ./run_all.sh                  checks the options, shows progress, sums up
 #   snakemake --cores 2 -n        the default study straight from here; executor plugins take it to a cluster
 import sys
 
 sys.path.insert(0, workflow.basedir)
-from kn_utils.run.plan import Plan
+from kn_utils.run.studies import from_config
 
-PLAN = Plan(**config)
+STUDIES = from_config(config)
 
 
-workdir: PLAN.runs
+workdir: STUDIES.runs
 
 
 def job(wildcards):
-    return PLAN.jobs[f"{wildcards.folder}/{wildcards.notebook}.ipynb"]
+    return STUDIES.jobs[f"{wildcards.folder}/{wildcards.notebook}.ipynb"]
+
+
+def plan(wildcards):
+    return STUDIES.owners[f"{wildcards.folder}/{wildcards.notebook}.ipynb"]
 
 
 rule all:
     input:
-        list(PLAN.jobs),
+        list(STUDIES.jobs),
 
 
 rule notebook:
     input:
-        lambda wildcards: [need.path for need in PLAN.needs(job(wildcards))],
+        lambda wildcards: [need.path for need in plan(wildcards).needs(job(wildcards))],
     output:
         "{folder}/{notebook}.ipynb",
     log:
@@ -32,14 +36,14 @@ rule notebook:
         notebook="[0-9][^/.]*",
     params:
         # Tracked: when it changes, the notebook runs again.
-        key=lambda wildcards: PLAN.key(job(wildcards)),
+        key=lambda wildcards: plan(wildcards).key(job(wildcards)),
         # Not tracked (they depend on the output): where things lie on this machine.
-        source=lambda wildcards, output: PLAN.source(job(wildcards)),
-        cwd=lambda wildcards, output: PLAN.notebooks,
-        options=lambda wildcards, output: PLAN.options(job(wildcards)),
+        source=lambda wildcards, output: plan(wildcards).source(job(wildcards)),
+        cwd=lambda wildcards, output: plan(wildcards).notebooks,
+        options=lambda wildcards, output: plan(wildcards).options(job(wildcards)),
         part=lambda wildcards, output: str(output[0]).removesuffix(".ipynb"),
         python=lambda wildcards, output: sys.executable,
-    threads: PLAN.threads
+    threads: STUDIES.threads
     shell:
         # The good name appears only when all went well, so a killed run leaves nothing that looks finished.
         "rm -f {params.part:q}.failed.ipynb && touch {params.part:q}.running.ipynb && "

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from torch import cuda
 
+from .asking import Asks
 from .attribution.attribute import attribute
 from .attribution.streaming import ScoreTables, prompts_file
-from .data.facts import Facts
-from .data.prompts import make_prompts
-from .data.sources import load_facts
-from .model.answers import answer_probability
-from .model.askable import askable
-from .model.language_model import LanguageModel
-from .model.loading import load_model, weights_digest
+from .data.prompts import draw, make_prompts
+from .model.loading import load_model
+from .model.typed import has_competitor
 from .neurons.choose import random_neurons, strongest
 from .neurons.refine import Refined, refine_bags
-from .run.kept import KeepsResults
-from .run.parameters import StudyParameters, run_folder
 from .store.growing import GrowingTable
-from .store.origin import fingerprint, full_origin
-from .store.tables import save_table
+from .store.origin import full_origin
 
 #: Threshold of the activation baseline (Dai et al.'s code; activations are less peaked than attributions).
 ACTIVATION_THRESHOLD = 0.5
 
 
-class Study(KeepsResults):
+class Study(Asks):
     """The tables of one model, data set, language and relation, under ``parameters.folder``.
 
     Every method that takes ``language`` uses the parameters' language unless told otherwise, so a notebook
@@ -45,141 +37,21 @@ class Study(KeepsResults):
         2
     """
 
-    made_by = (load_model,)
-
-    def __init__(self, parameters: StudyParameters) -> None:
-        self.parameters = parameters
-        relations = None if parameters.relation == "all" else [parameters.relation]
-        languages = None if parameters.language == "all" else [parameters.language]
-        # Refuses unknown names before a model is loaded.
-        load_facts(parameters.dataset, languages=languages, relations=relations)
-
-    @cached_property
-    def model(self) -> LanguageModel:
-        """The model that the parameters name, loaded when it is first asked for."""
-        p = self.parameters
-        return load_model(p.model, p.revision, device=p.device, dtype=self.dtype)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Layers, and neurons of each."""
-        return self.model.n_layers, self.model.n_neurons
-
-    @property
-    def dtype(self) -> str:
-        """The model's number format: ``float32``, unless the parameters say otherwise.
-
-        Under ``auto`` the bundled model, whose stored outputs are compared digit by digit, computes in
-        ``float64`` on the CPU.
-        """
-        p = self.parameters
-        small = p.model == "mini" and p.device in ("auto", "cpu") and p.precision is None
-        return ("float64" if small else "float32") if p.dtype == "auto" else p.dtype
-
-    @cached_property
-    def everything(self) -> Facts:
-        """All facts of the relation(s), all languages."""
-        p = self.parameters
-        relations = None if p.relation == "all" else [p.relation]
-        data = load_facts(p.dataset, relations=relations)
-        if p.language not in ("all", *data.languages):  # one that is not among the data set's usual ones
-            data = load_facts(p.dataset, languages=[p.language], relations=relations)
-        return data
-
-    @cached_property
-    def facts(self) -> Facts:
-        """Of those at most ``facts_per_relation`` of each relation, drawn by the seed."""
-        return self.everything.sample(self.parameters.facts_per_relation, self.parameters.seed)
-
-    @cached_property
-    def languages(self) -> list[str]:
-        """Those in which any of these facts can be asked for."""
-        asked = set(make_prompts(self.facts, "all", wordings=1)["language"])
-        return [name for name in self.facts.languages if name in asked]
-
-    def folder(self, language: str | None = None) -> Path:
-        """Where this language's tables lie: beside the run's own folder."""
-        p = self.parameters
-        if language in (None, p.language):
-            return p.folder
-        usual = run_folder(p.model, p.dataset, p.language, p.relation)
-        same = p.folder.resolve() == usual.resolve()
-        return run_folder(p.model, p.dataset, language, p.relation) if same else p.folder / language
-
-    def prompts(self, language: str | None = None) -> pd.DataFrame:
-        """The bags: a language's wordings, or for ``all`` one wording of each language.
-
-        The parameter ``wordings`` asks for another number.
-        """
-        language = language or self.parameters.language
-        wordings = self.parameters.wordings or (1 if language == "all" else None)
-        return self.askable(make_prompts(self.facts, language, wordings=wordings))
-
-    def askable(self, prompts: pd.DataFrame) -> pd.DataFrame:
-        """Those of these prompts that the model can be asked (:func:`kn_utils.model.askable.askable`)."""
-        can = (askable(self.model, prompts, self.everything)["reason"] == "").to_numpy()
-        return prompts[can].reset_index(drop=True)
-
-    def set_aside(self, language: str = "all") -> pd.DataFrame:
-        """How many prompts of all facts the model cannot be asked, and why.
-
-        Returns:
-            ``language, reason, prompts``; those that it can be asked are rows of no reason.
-        """
-        prompts = make_prompts(self.everything, language)
-        told = askable(self.model, prompts, self.everything).assign(language=prompts["language"].to_numpy())
-        return told.groupby(["language", "reason"], sort=False).size().rename("prompts").reset_index()
-
-    def halves(self, language: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Prompts to find neurons with, and prompts held out to measure their effect on, of the same facts.
-
-        Of one language every other wording (at most ``wordings`` each); of ``all`` each language's first
-        wordings, and the next.
-        """
-        language = language or self.parameters.language
-        if language == "all":
-            each = self.parameters.wordings or 1
-            both = self.askable(make_prompts(self.facts, "all", wordings=2 * each))
-            first = both["prompt"].isin(make_prompts(self.facts, "all", wordings=each)["prompt"])
-        else:
-            both = self.askable(make_prompts(self.facts, language))
-            place = both.groupby("fact", sort=False).cumcount()
-            first = place % 2 == 0
-            if self.parameters.wordings:
-                both = both[place < 2 * self.parameters.wordings]
-        first = first.reindex(both.index)
-        return both[first].reset_index(drop=True), both[~first].reset_index(drop=True)
-
-    def recall(self) -> pd.DataFrame:
-        """:func:`kn_utils.answer_probability` of every prompt in every wording of every language."""
-        return self._answers("recall", "all", self.askable(make_prompts(self.facts, "all")))
-
-    def probabilities(self, language: str | None = None, prompts: pd.DataFrame | None = None) -> pd.DataFrame:
-        """:func:`kn_utils.answer_probability` of :meth:`prompts`, or of others of this language."""
-        prompts = self.prompts(language) if prompts is None else prompts
-        return self._answers("probabilities", language, prompts)
-
     @property
     def rule(self) -> dict[str, Any]:
-        """The rule of the scores, as ``attribute`` takes it: that of the parameters.
-
-        But their default, four points in every layer, is exact enough for the bundled model alone. Any other
-        model gets what has a known error: ``auto``, which is the gradient where paths have no integral.
-        """
-        p = self.parameters
-        usual = (p.rule, p.steps) == ("gauss-legendre", 4)
-        if p.rule in ("auto", "gradient") or (usual and p.model != "mini"):
-            return {"rule": p.rule if p.rule == "gradient" else "auto"}
-        return {"rule": p.rule, "steps": p.steps}
+        """The rule of the scores, as :func:`kn_utils.attribute` takes it."""
+        return {"rule": self.parameters.rule, "steps": self.parameters.steps}
 
     def scores(
         self,
         language: str | None = None,
         method: str = "integrated-gradients",
         prompts: pd.DataFrame | None = None,
+        *,
+        target: str | None = None,
     ) -> pd.DataFrame:
         """Attribution scores of :meth:`prompts`, or of others of this language."""
-        return self.score_tables(language, method, prompts).scores
+        return self.score_tables(language, method, prompts, target=target).scores
 
     def score_tables(
         self,
@@ -187,6 +59,7 @@ class Study(KeepsResults):
         method: str = "integrated-gradients",
         prompts: pd.DataFrame | None = None,
         *,
+        target: str | None = None,
         gap: bool = False,
     ) -> ScoreTables:
         """Scores, and the table per prompt: ``prompt, probability, maximum, gap, error, points``.
@@ -198,13 +71,20 @@ class Study(KeepsResults):
             language: another than the parameters'.
             method: ``"integrated-gradients"``, or ``"activation"``: the baseline.
             prompts: others than :meth:`prompts`, of this language.
+            target: ``"answer"`` or ``"typed"`` (P of the answer among its candidates; prompts whose answer
+                has no competitor are left out); ``None``: the parameters'.
             gap: whether the completeness gap is needed.
         """
-        p, name = self.parameters, "scores" if method == "integrated-gradients" else f"scores-{method}"
+        p = self.parameters
+        prompts = self._scored(self.prompts(language) if prompts is None else prompts, method, target)
         options: dict[str, Any] = {"method": method, "keep": p.keep, "precision": p.precision}
-        if method == "integrated-gradients":
+        name = "scores"
+        if method == "activation":
+            name = "scores-activation"
+        else:
             options |= self.rule | {"baseline": p.baseline, "multiplier": p.multiplier}
-        prompts = self.prompts(language) if prompts is None else prompts
+            if (target or p.target) == "typed":
+                name, options["target"] = "scores-typed", "typed"
         path = self.folder(language) / "tables" / f"{name}.parquet"
         origin = full_origin(self.origin() | options, attribute, load_model, make_prompts)
         columns = ["gap"] if gap and method == "integrated-gradients" else []
@@ -214,6 +94,8 @@ class Study(KeepsResults):
             every = [f"cuda:{i}" for i in range(cuda.device_count())] if p.device == "cuda:all" else None
             out = path if held is None else path.with_name(f"{name}.more.parquet")
             place: dict[str, Any] = {"out": out, "origin": origin, "devices": every}
+            if "target" in options:
+                place["candidates"] = self.candidates(missing)
             attribute(self.model, missing, **options, gap=bool(columns), batch_size=p.batch_size, **place)
             if held is not None:
                 growing.append(out, prompts_file(out))
@@ -222,17 +104,26 @@ class Study(KeepsResults):
         tables.scores.attrs["keep"] = p.keep  # a guard, no more: it refuses thresholds below what is there
         return tables
 
+    def _scored(self, prompts: pd.DataFrame, method: str, target: str | None) -> pd.DataFrame:
+        """Those of these prompts that have scores: for a typed target, whose answer has a competitor."""
+        if method == "activation" or (target or self.parameters.target) != "typed":
+            return prompts
+        competes = has_competitor(self.model, prompts, self.candidates(prompts)).to_numpy(bool)
+        return prompts[competes].reset_index(drop=True)
+
     def neurons(
         self,
         language: str | None = None,
         method: str = "integrated-gradients",
         prompts: pd.DataFrame | None = None,
+        *,
+        target: str | None = None,
     ) -> pd.DataFrame:
         """Refined knowledge neurons, or those of the activation baseline (``method="activation"``).
 
         ``prompts`` takes other bags than :meth:`prompts`.
         """
-        return self.refined(language, method, prompts).neurons
+        return self.refined(language, method, prompts, target=target).neurons
 
     def bags(
         self,
@@ -248,13 +139,15 @@ class Study(KeepsResults):
         language: str | None = None,
         method: str = "integrated-gradients",
         prompts: pd.DataFrame | None = None,
+        *,
+        target: str | None = None,
     ) -> Refined:
         """Knowledge neurons, bags, and how the share moved, of the same arguments as :meth:`neurons`."""
         p = self.parameters
-        prompts = self.prompts(language) if prompts is None else prompts
+        prompts = self._scored(self.prompts(language) if prompts is None else prompts, method, target)
         least = 0 if method == "integrated-gradients" else ACTIVATION_THRESHOLD
         threshold = max(p.threshold, least)
-        scores = self.scores(language, method, prompts)
+        scores = self.scores(language, method, prompts, target=target)
         return refine_bags(scores, prompts, threshold=threshold, share=p.share, keep=p.keep)
 
     def random(self, like: pd.DataFrame, *, same_layers: bool = False) -> pd.DataFrame:
@@ -289,26 +182,47 @@ class Study(KeepsResults):
         asked = self.prompts() if prompts is None else prompts
         return strongest(self.scores(method=method), asked, neurons, bags, k)
 
-    def origin(self) -> dict[str, Any]:
-        """Where the numbers come from; stored with every table."""
-        p = self.parameters
-        data = self.everything
-        return {
-            "model": p.model,
-            "revision": p.revision,
-            "weights": weights_digest(p.model),
-            "dtype": self.dtype,
-            "dataset": p.dataset,
-            "data": fingerprint(data.entities, data.facts, data.templates),
-            "relation": p.relation,
-        }
+    def equal_sets(
+        self,
+        k: int,
+        language: str | None = None,
+        prompts: pd.DataFrame | None = None,
+        *,
+        target: str | None = None,
+        method: str = "integrated-gradients",
+    ) -> pd.DataFrame:
+        """The ``k`` neurons of each fact with the highest mean score, common ones among them.
 
-    def _answers(self, name: str, language: str | None, prompts: pd.DataFrame) -> pd.DataFrame:
-        path = self.folder(language) / "tables" / f"{name}.parquet"
-        origin = full_origin(self.origin(), answer_probability, load_model, make_prompts)
+        So that sets of one size can be compared, a fact with fewer than ``k`` scores is left out; other
+        arguments as :meth:`neurons` takes them.
 
-        def compute(held: pd.DataFrame | None, missing: pd.DataFrame) -> None:
-            made = [held, answer_probability(self.model, missing, batch_size=self.parameters.batch_size)]
-            save_table(pd.concat(made, ignore_index=True), path, origin)
+        Returns:
+            ``fact, relation, layer, neuron, score``.
+        """
+        asked = self._scored(self.prompts(language) if prompts is None else prompts, method, target)
+        scores = self.scores(language, method, asked, target=target)
+        best = strongest(scores, asked, None, None, k)
+        return best[best.groupby("fact")["fact"].transform("size") == k].reset_index(drop=True)
 
-        return GrowingTable(path, origin).completed(prompts, compute)[0]
+    def controlled(self, language: str, target: str, k: int = 5, facts: int | None = 8) -> dict[str, Any]:
+        """What :func:`kn_utils.experiments.controls.effects_of_controls` needs: sets of ``k`` neurons.
+
+        They are found with every other wording of at most ``facts`` facts of each relation; one of the
+        wordings that had no say is drawn of each fact to measure their effect on.
+
+        Returns:
+            ``prompts, candidates, before, strongest, active``; without a row where no fact of this language
+            has wordings for both and ``k`` scores.
+        """
+        seed = self.parameters.seed
+        chosen = self.facts.sample(facts, seed).facts["fact"]
+        found, held = (half[half["fact"].isin(chosen)] for half in self.halves(language))
+        found = found[found["fact"].isin(held["fact"])].reset_index(drop=True)
+        if found.empty:
+            none = pd.DataFrame(columns=["fact", "relation", "layer", "neuron"])
+            return {"prompts": held, "candidates": [], "before": None, "strongest": none, "active": none}
+        own = self.equal_sets(k, language, found, target=target)
+        active = self.equal_sets(k, language, found, method="activation")
+        asked = draw(held[held["fact"].isin(own["fact"])], seed=seed)
+        given: dict[str, Any] = {"candidates": self.candidates(asked), "before": self.answers(asked)}
+        return {"prompts": asked, **given, "strongest": own, "active": active}

@@ -6,9 +6,12 @@ import torch
 
 
 def probability_with(
-    model, ids: list[int], position: int, target: int, layer: int, neurons: torch.Tensor
+    model, ids: list[int], position: int, target, layer: int, neurons: torch.Tensor
 ) -> torch.Tensor:
-    """P(target) with a layer's neurons at the blank set to a vector; one unpadded forward pass."""
+    """P(target) with a layer's neurons at the blank set to a vector; one unpadded forward pass.
+
+    The target is a piece, or what makes a probability of those of all pieces.
+    """
 
     def put(_, args):
         value = args[0].clone()
@@ -20,7 +23,8 @@ def probability_with(
         logits = model.model(input_ids=torch.tensor([ids])).logits[0, position]
     finally:
         handle.remove()
-    return logits.softmax(-1)[target]
+    p = logits.softmax(-1)
+    return target(p) if callable(target) else p[target]
 
 
 def neurons_at(model, ids: list[int], position: int, layer: int) -> torch.Tensor:
@@ -37,7 +41,7 @@ def neurons_at(model, ids: list[int], position: int, layer: int) -> torch.Tensor
 
 
 def plain_scores(
-    model, ids: list[int], position: int, target: int, points: list[float], weights: list[float]
+    model, ids: list[int], position: int, target, points: list[float], weights: list[float]
 ) -> torch.Tensor:
     """Equation 6 of Dai et al. as a loop over layers and points: (layer, neuron)."""
     layers = []

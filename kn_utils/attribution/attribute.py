@@ -45,6 +45,8 @@ def attribution_map(
     precision: str | None = None,
     batch_size: int | None = None,
     unknown: str = "refuse",
+    target: str = "answer",
+    candidates: Sequence[Sequence[str]] | None = None,
 ) -> torch.Tensor:
     """Scores of every neuron for a few prompts: float32, shape (prompt, layer, neuron), on the CPU.
 
@@ -69,25 +71,13 @@ def attribution_map(
         precision,
         batch_size,
         unknown,
+        target=target,
     )
-    return torch.stack(_maps(model, prompts, settings)).float()
-
-
-def _maps(model: LanguageModel, prompts: pd.DataFrame, settings: ScoreSettings) -> list[torch.Tensor]:
-    refuse_nothing(prompts)
-    room = settings.scorer(model)
+    asked, room = settings.asked(model, prompts, candidates), settings.scorer(model)
     maps: dict[int, torch.Tensor] = {}
-    for batch in settings.batches(model, prompts):
+    for batch in settings.batches(model, asked):
         maps |= dict(zip(batch.prompts, score_batch(room, batch).scores.cpu(), strict=True))
-    return [maps[number] for number in range(len(prompts))]
-
-
-def refuse_nothing(prompts: pd.DataFrame) -> None:
-    """Raise an error of one line where there are no prompts."""
-    if prompts.empty:
-        raise AttributionError(
-            "no prompts: the table is empty. Is there a fact of this relation with a label in this language?"
-        )
+    return torch.stack([maps[number] for number in range(len(prompts))]).float()
 
 
 def attribute(
@@ -107,6 +97,8 @@ def attribute(
     precision: str | None = None,
     batch_size: int | None = None,
     unknown: str = "refuse",
+    target: str = "answer",
+    candidates: Sequence[Sequence[str]] | None = None,
     progress: bool = True,
     out: str | Path | None = None,
     origin: dict[str, Any] | None = None,
@@ -133,6 +125,11 @@ def attribute(
         batch_size: rows (pieces of answers) per pass; ``None`` suits device and memory. It changes speed, not
             scores. A pass that runs out of memory is made again in halves.
         unknown: ``"allow"`` to attribute to the unknown token where an answer cannot be written.
+        target: what the scores are of: ``answer``, P of the answer; ``typed``, P of the answer among its
+            candidates, a product over the places where these part
+            (:func:`kn_utils.model.typed.typed_answers`), whose maps are averaged as pieces' are.
+        candidates: of each prompt, its answer among them (``typed``);
+            ``None``: :func:`kn_utils.model.typed.candidates_of` the prompts.
         out: a parquet file to stream to. Finished batches are on disk before the next begins; the same call
             after an interruption goes on where it stopped and ends with the same file.
         origin: stored in ``out``'s metadata.
@@ -170,23 +167,32 @@ def attribute(
         unknown,
         keep,
         gap,
+        target,
     )
-    made = _scored(model, prompts, settings, progress, out, origin, devices)
+    asked = settings.asked(model, prompts, candidates)
+    made = _scored(model, asked, settings, progress, out, origin, devices)
     return made.scores if isinstance(made, ScoreTables) else made
 
 
 def score_tables(
-    model: LanguageModel, prompts: pd.DataFrame, *, progress: bool = True, **settings: Any
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    *,
+    candidates: Sequence[Sequence[str]] | None = None,
+    progress: bool = True,
+    **settings: Any,
 ) -> ScoreTables:
     """The scores of :func:`attribute`, and a table per prompt.
 
-    That one holds ``prompt, probability, maximum`` score, and the largest over layers of ``gap`` (NaN: not
-    asked), of the estimated ``error`` over the maximum (NaN: a fixed rule) and of ``points`` taken.
+    That one holds ``prompt, probability`` (what the scores are of), ``maximum`` score, and the largest over
+    layers of ``gap`` (NaN: not asked), of the estimated ``error`` over the maximum (NaN: a fixed rule) and of
+    ``points`` taken.
 
     Args:
-        settings: as :func:`attribute` takes them (:class:`ScoreSettings`).
+        candidates, settings: as :func:`attribute` takes them (:class:`ScoreSettings`).
     """
-    made = _scored(model, prompts, ScoreSettings(**settings), progress)
+    chosen = ScoreSettings(**settings)
+    made = _scored(model, chosen.asked(model, prompts, candidates), chosen, progress)
     assert isinstance(made, ScoreTables)  # no file was asked for
     return made
 
@@ -201,7 +207,6 @@ def _scored(
     devices: Sequence[str] | None = None,
 ) -> ScoreTables | Path:
     settings = settings.resolved(model)
-    refuse_nothing(prompts)
     device = model.device if devices is None else torch.device(devices[0])
     budget = memory_budget(model, settings.precision, device)
     sink: Collected | Parts = Collected()

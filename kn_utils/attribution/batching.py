@@ -38,19 +38,19 @@ class Batch:
 
 
 def batches(
-    model: LanguageModel,
+    encode: Callable[[pd.DataFrame], list[Row]],
     prompts: pd.DataFrame,
     cost: Callable[[int], int],
     budget: int,
-    unknown: str = "refuse",
 ) -> Iterator[Batch]:
     """Prompts of similar length together, whose rows' costs by length add up to at most ``budget``.
 
-    A prompt that costs more is a batch of its own. Only :data:`WINDOW` prompts are encoded at a time.
+    A prompt that costs more is a batch of its own. Only :data:`WINDOW` prompts are encoded at a time, by
+    ``encode``.
     """
     for window, first in enumerate(range(0, len(prompts), WINDOW)):
         rows: dict[int, list[Row]] = {}
-        for row in model.encode(prompts.iloc[first : first + WINDOW], unknown):
+        for row in encode(prompts.iloc[first : first + WINDOW]):
             rows.setdefault(first + row.prompt, []).append(row)
         order = sorted(rows, key=lambda prompt: (len(rows[prompt][-1].ids), prompt))
         number, size = 0, 0

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from ..model.language_model import LanguageModel
-from .attribute import attribution_map, refuse_nothing
+from .attribute import attribution_map
 from .settings import ScoreSettings
 from .streaming import score_batch
 
@@ -72,10 +72,9 @@ def completeness(
     Returns:
         ``prompt, layer, change`` (P(w) - P(b), in probability) and ``gap`` (sum of the scores minus that).
     """
-    refuse_nothing(prompts)
     settings = ScoreSettings(rule=rule, steps=steps, baseline=baseline, batch_size=batch_size, gap=True)
-    room, tables = settings.scorer(model), []
-    for batch in settings.batches(model, prompts):
+    asked, room, tables = settings.asked(model, prompts), settings.scorer(model), []
+    for batch in settings.batches(model, asked):
         part = score_batch(room, batch)
         for number, scores, gap in zip(batch.prompts, part.scores.cpu(), part.gap.cpu(), strict=True):
             change = scores.sum(1) - gap

@@ -35,6 +35,7 @@ from .precision import computing_in
 from .prefixes import Run, entered
 from .quadrature import AttributionError, quadrature
 from .reading import BASELINES, exact_type, path_starts
+from .targets import Target
 from .walk import Plan, Walk, everywhere
 
 MULTIPLIERS = ("difference", "activation")
@@ -122,7 +123,8 @@ def integrate(
     """Integrated gradients of a batch of rows, all layers in one pass (see the module's text).
 
     Args:
-        rows: from ``model.encode``; one row is one piece of one answer.
+        rows: from ``model.encode``, one per piece of an answer; or from
+            :func:`kn_utils.model.typed.typed_rows`, whose pieces compete with a few others.
         rule, steps: see :func:`kn_utils.attribution.quadrature.quadrature`.
         baseline: where the path starts: ``zero``; ``replacement``, the mean over the row's tokens of the
             neurons' values with that token replaced by the mask (left-to-right models: the end-of-text
@@ -210,17 +212,16 @@ def travel(
         plan: which rows at which places of which layers' paths, see :class:`kn_utils.attribution.walk.Walk`.
         change: also find P(w) - P(b) of all rows in the plan's layers, by a pass without gradients.
     """
-    wanted = torch.tensor([[row.target] for row in rows], device=model.device)
-    size, layers = len(rows), sorted(plan)
-    with computing_in(model, precision):
+    size, layers, target = len(rows), sorted(plan), Target(model, rows)
+    with computing_in(model, precision), target.installed():
         starts, share = path_starts(model, rows, layers, baseline)
         run = entered(model, rows)
         walk = Walk(plan, starts, held)
-        p, gradients = _gradients(run, walk, wanted)
+        p, gradients = _gradients(run, walk, target)
         moved = None
         if change:  # P at the paths' starts: (layer, path, row) behind the base rows
             ends = everywhere(torch.zeros(1, dtype=walk.dtype, device=model.device), size, layers)
-            first = _probabilities(run, Walk(ends, starts, held), wanted)
+            first = _probabilities(run, Walk(ends, starts, held), target)
             moved = first[:size] - (first[size:].view(len(layers), len(share), size) * share).sum(1)
     return Paths(
         p[0],
@@ -235,7 +236,7 @@ def travel(
 
 
 def _gradients(
-    run: Run, walk: Walk, wanted: torch.Tensor
+    run: Run, walk: Walk, target: Target
 ) -> tuple[tuple[torch.Tensor, ...], dict[int, torch.Tensor]]:
     """P(answer) and its gradients, by one pass there and back.
 
@@ -243,19 +244,15 @@ def _gradients(
         P of the base rows (row,) and of each layer's copies (path * copy,); every layer's gradients of P with
         respect to its points, (path * copy, neuron).
     """
-    size = len(wanted)
+    size = len(target.rows)
     with torch.enable_grad():
         logits = run(walk)
     with torch.no_grad():
-        # d log P / d logits = one-hot - softmax: written down, it spares several passes over them
-        slope = logits.detach().to(walk.dtype).softmax(-1)
-        wanted = wanted[walk.rows]
-        p = slope.gather(1, wanted)
-        slope.scatter_add_(1, wanted, torch.full_like(p, -1.0))
+        every, slope = target.descent(logits.detach().to(walk.dtype), walk.rows)
         slope[:size] = 0
     leaves = [walk.leaves[layer] for layer in walk.layers]
     found = torch.autograd.grad(logits, leaves, slope.to(logits.dtype))
-    p = p[:, 0].split([size, *map(len, leaves)])
+    p = every.split([size, *map(len, leaves)])
     gradients = {
         layer: -points[:, None] * one.to(points.dtype)
         for layer, points, one in zip(walk.layers, p[1:], found, strict=True)
@@ -263,8 +260,7 @@ def _gradients(
     return p, gradients
 
 
-def _probabilities(run: Run, walk: Walk, wanted: torch.Tensor) -> torch.Tensor:
+def _probabilities(run: Run, walk: Walk, target: Target) -> torch.Tensor:
     """P(answer) of every row of the grown batch."""
     with torch.no_grad():
-        p = run(walk).to(walk.dtype).softmax(-1)
-        return p.gather(1, wanted[walk.rows]).squeeze(1)
+        return target.probability(run(walk).to(walk.dtype), walk.rows)

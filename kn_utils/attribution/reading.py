@@ -12,6 +12,7 @@ from ..model.language_model import LanguageModel
 from ..model.rows import Row
 from .precision import computing_in
 from .quadrature import AttributionError
+from .targets import Target
 
 BASELINES = ("zero", "replacement", "replacement-each")
 
@@ -25,11 +26,12 @@ def read_neurons(
     model: LanguageModel, rows: list[Row], precision: str | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Activations at the blank (row, layer, neuron) and P(answer) (row,), without gradients."""
-    inputs, at, wanted = model.batch(rows)
-    exact = exact_type(model)
-    with torch.no_grad(), computing_in(model, precision), read_at(model, at) as values:
-        p = model.logits(inputs, at).to(exact).softmax(-1)
-    return torch.stack(values, 1).to(exact), p[torch.arange(len(rows), device=at.device), wanted]
+    inputs, at, _ = model.batch(rows)
+    exact, target = exact_type(model), Target(model, rows)
+    with torch.no_grad(), computing_in(model, precision), target.installed(), read_at(model, at) as values:
+        logits = model.logits(inputs, at).to(exact)
+    p = target.probability(logits, torch.arange(len(rows), device=at.device))
+    return torch.stack(values, 1).to(exact), p
 
 
 def path_starts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from .error_control import TOLERANCE, Controlled, Sampled, Task, first_pass, sam
 from .kernel import PassResult, check_options, chosen_layers, integrate
 from .quadrature import AttributionError, quadrature
 from .reading import read_neurons
+from .targets import TARGETS, rows_of, with_candidates
 
 METHODS = ("integrated-gradients", "activation")
 #: Points of a fixed rule where nothing else is said.
@@ -39,10 +40,17 @@ class ScoreSettings:
     unknown: str = "refuse"
     keep: float = 0.1
     gap: bool = False
+    target: str = "answer"
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise AttributionError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}.")
+        if self.target not in TARGETS:
+            raise AttributionError(f"unknown target {self.target!r}; known: {', '.join(TARGETS)}.")
+        if self.target == "typed" and self.unknown != "refuse":
+            raise AttributionError(
+                "target='typed' tells answers apart by their pieces: it needs unknown='refuse'."
+            )
         if self.tolerance is not None and self.steps is not None:
             raise AttributionError("steps fixes the number of points, tolerance the error: give one of them.")
         if self.rule != "auto" or self.steps is not None:
@@ -129,15 +137,33 @@ class ScoreSettings:
         self, model: LanguageModel, prompts: pd.DataFrame, budget: int | None = None
     ) -> Iterator[Batch]:
         """The table's batches: of ``batch_size`` rows, else of ``budget`` tokens in the widest layer."""
+        encode = partial(rows_of, model)
+        if self.target == "answer":
+            encode = partial(model.encode, unknown=self.unknown)
         if self.batch_size is not None:
-            return batches(model, prompts, lambda length: 1, self.batch_size, self.unknown)
+            return batches(encode, prompts, lambda length: 1, self.batch_size)
         copies = self.resolved(model).points * len(self.chosen(model))
 
         def tokens(length: int) -> int:
             many = 1 + copies * (length if self.baseline == "replacement-each" else 1)
             return many + length if model.causal else many * length
 
-        return batches(model, prompts, tokens, budget or memory_budget(model, self.precision), self.unknown)
+        return batches(encode, prompts, tokens, budget or memory_budget(model, self.precision))
+
+    def asked(
+        self, model: LanguageModel, prompts: pd.DataFrame, candidates: Sequence[Sequence[str]] | None = None
+    ) -> pd.DataFrame:
+        """The prompts as batches are made of them: for the typed target with their candidates."""
+        if prompts.empty:
+            raise AttributionError(
+                "no prompts: the table is empty. Is there a fact of this relation with a label in this "
+                "language?"
+            )
+        if self.target == "typed":
+            return with_candidates(model, prompts, candidates)
+        if candidates is not None:
+            raise AttributionError("candidates are for target='typed'; the plain target has none.")
+        return prompts
 
 
 def check_tolerance(tolerance: float | None, rule: str, model: LanguageModel, norm: str) -> None:

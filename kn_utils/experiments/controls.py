@@ -17,16 +17,14 @@ them do is the form's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ..base import StudyError
-from ..model.answers import Scaling
 from ..model.language_model import LanguageModel
-from ..model.typed import typed_answers
-from ..neurons.choose import lent, pairs_by_fact, random_neurons
-from .effects import BOTH
+from ..neurons.choose import lent, random_neurons
+from .effects import BOTH, effects_by_kind
 
 OWN, GENERIC, ACTIVE, RANDOM = "own", "generic", "most active", "random, same layers"
 #: The neurons of another fact: name -> (its relation, its answer), both the same or other than the prompt's.
@@ -102,65 +100,61 @@ def generic_neurons(neurons: pd.DataFrame, k: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def controlled_effects(
+def effects_of_controls(
     model: LanguageModel,
     prompts: pd.DataFrame,
     candidates: Sequence[Sequence[str]],
-    sets: Mapping[str, pd.DataFrame],
+    strongest: pd.DataFrame,
+    *,
+    active: pd.DataFrame | None = None,
+    operations: Mapping[str, float] = BOTH,
+    before: pd.DataFrame | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Ask every prompt with each of the :func:`control_sets` of its fact scaled.
+
+    Args:
+        model, prompts, candidates, before, batch_size: as :func:`kn_utils.effects` takes them.
+        strongest, active, seed: as :func:`control_sets` takes them.
+        operations: name -> factor.
+
+    Returns:
+        :func:`kn_utils.effects` with candidates, by ``neurons`` (:data:`CONTROLS`).
+    """
+    shape = (model.n_layers, model.n_neurons)
+    sets = control_sets(strongest, prompts, shape, active=active, seed=seed)
+    options: dict[str, Any] = {"operations": operations, "before": before, "batch_size": batch_size}
+    return effects_by_kind(model, prompts, sets, candidates=candidates, **options)
+
+
+def effects_between_languages(
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    candidates: Sequence[Sequence[str]],
+    strongest: pd.DataFrame,
     *,
     operations: Mapping[str, float] = BOTH,
     before: pd.DataFrame | None = None,
     batch_size: int | None = None,
-    progress: bool = True,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Ask every prompt with each set of neurons scaled.
+    """Ask prompts of many languages with the neurons that one language found, for this fact and for others.
 
     Args:
-        model: which to ask.
-        prompts: :func:`kn_utils.make_prompts`.
-        candidates: per prompt (:func:`kn_utils.model.typed.candidates_of`).
-        sets: name -> neurons by the fact that they act on.
-        operations: name -> factor.
-        before: :func:`kn_utils.model.typed.typed_answers` of the prompts, where it is known already.
-        batch_size: texts per pass; ``None`` suits the device.
-        progress: whether bars are shown.
+        prompts: of any languages.
+        strongest: every fact's k strongest neurons, found in one language.
+        model, candidates, operations, before, batch_size, seed: as :func:`effects_of_controls` takes them.
 
     Returns:
-        ``prompt, fact, relation, language, operation, neurons`` and, of the answer, ``before, after`` (P),
-        ``typed_before, typed_after`` (P among its candidates), ``right_before, right_after,
-        typed_right_before, typed_right_after`` (whether it is the first choice).
-
-    Raises:
-        ControlsError: no sets.
+        as :func:`effects_of_controls`; ``neurons`` is own, another answer or another relation. Another fact
+        is one whose answer no language of ``prompts`` spells like the fact's own.
     """
-    prompts = prompts.reset_index(drop=True)
-    if before is None:
-        before = typed_answers(model, prompts, candidates, batch_size=batch_size, progress=progress)
-    tables = []
-    for name, neurons in sets.items():
-        pairs = pairs_by_fact(neurons)
-        place = np.flatnonzero(prompts["fact"].isin(list(pairs)))
-        asked = prompts.iloc[place].reset_index(drop=True)
-        chosen, known = [candidates[int(i)] for i in place], before.iloc[place].reset_index(drop=True)
-        for operation, factor in operations.items():
-            acting = [Scaling(pairs[fact], factor) for fact in asked["fact"]]
-            after = typed_answers(
-                model,
-                asked,
-                chosen,
-                acting,
-                batch_size=batch_size,
-                label=f"{operation}, {name}",
-                progress=progress,
-            )
-            table = asked[["prompt", "fact", "relation", "language"]]
-            table = table.assign(operation=operation, neurons=name)
-            for when, answers in (("before", known), ("after", after)):
-                table[when] = answers["probability"]
-                table[f"typed_{when}"] = answers["typed_probability"]
-                table[f"right_{when}"] = answers["correct"]
-                table[f"typed_right_{when}"] = answers["typed_correct"]
-            tables.append(table)
-    if not tables:
-        raise ControlsError("no sets of neurons; lower the threshold or ask for more facts.")
-    return pd.concat(tables, ignore_index=True)
+    columns = ["fact", "relation", "layer", "neuron"]
+    sets = {OWN: strongest[columns]}
+    for name in ("another answer", "another relation"):
+        relation, answer = OTHERS[name]
+        sets[name] = lent(sets[OWN], prompts, relation=relation, answer=answer, seed=seed)
+    sets = {name: neurons for name, neurons in sets.items() if len(neurons)}
+    options: dict[str, Any] = {"operations": operations, "before": before, "batch_size": batch_size}
+    return effects_by_kind(model, prompts, sets, candidates=candidates, **options)

@@ -9,30 +9,13 @@ import numpy as np
 import pandas as pd
 
 from ..base import StudyError
-from ..model.answers import Scaling, answer_probability, answers, questions_of
+from ..model.answers import Scaling, answer_probability, answers, as_answered, questions_of
 from ..model.language_model import LanguageModel
-from ..neurons.choose import other_fact, pairs_by_fact
+from ..model.typed import typed_answers
+from ..neurons.choose import pairs_by_fact
 
 #: The two interventions of the papers, and what they multiply neurons by.
 BOTH = {"suppress": 0.0, "amplify": 2.0}
-
-#: Columns of a table of effects.
-EFFECTS = [
-    "prompt",
-    "fact",
-    "relation",
-    "language",
-    "operation",
-    "factor",
-    "neurons",
-    "before",
-    "after",
-    "right_before",
-    "right_after",
-    "predicted_before",
-    "predicted_after",
-    "changed",
-]
 
 
 class EvaluationError(StudyError):
@@ -52,7 +35,7 @@ def effects(
     operation: str = "suppress",
     factor: float | None = None,
     kind: str = "knowledge",
-    source: Sequence[str | None] | None = None,
+    candidates: Sequence[Sequence[str]] | None = None,
     before: pd.DataFrame | None = None,
     batch_size: int | None = None,
 ) -> pd.DataFrame:
@@ -61,20 +44,24 @@ def effects(
     Args:
         model: which to ask.
         prompts: :func:`kn_utils.make_prompts`.
-        neurons: ``fact, layer, neuron``, such as :func:`kn_utils.refine` gives.
+        neurons: ``fact, layer, neuron``, such as :func:`kn_utils.refine` gives: those that act on the fact's
+            prompts (:func:`kn_utils.neurons.choose.lent` puts another fact's in their place).
         operation: ``suppress`` (factor 0) or ``amplify`` (factor 2 unless given).
         kind: what the neurons are (knowledge, activation, random), for the table.
-        source: the fact whose neurons act on each prompt (:func:`other_fact`); its own when left out.
-        before: :func:`answer_probability` of the prompts, where it is known already.
+        candidates: per prompt what its answer competes with (:func:`kn_utils.model.typed.candidates_of`), to
+            read it among these as well.
+        before: :func:`answer_probability` of the prompts, or with candidates
+            :func:`kn_utils.model.typed.typed_answers`, where it is known already.
 
     Returns:
         ``prompt, fact, relation, language, operation, factor, neurons, before, after`` for the prompts whose
-        source has a neuron (before and after: P of the right answer); ``right_before, right_after``: whether
+        fact has a neuron (before and after: P of the right answer); ``right_before, right_after``: whether
         the right answer is the first choice; ``predicted_before, predicted_after``: the first choice as text,
-        and ``changed``: whether it is another one.
+        and ``changed``: whether it is another one. With candidates also ``typed_before, typed_after`` (P
+        among them) and ``typed_right_before, typed_right_after``.
 
     Raises:
-        EvaluationError: no prompt whose source has a neuron; ``before`` or ``source`` of other prompts.
+        EvaluationError: no prompt whose fact has a neuron; ``before`` of other prompts.
 
     Example:
         >>> import pandas as pd
@@ -93,33 +80,37 @@ def effects(
         )
     factor = BOTH[operation] if factor is None else factor
     sets = pairs_by_fact(neurons)
-    sources = prompts["fact"].to_numpy() if source is None else np.asarray(source, dtype=object)
-    if len(sources) != len(prompts):
-        raise EvaluationError(f"{len(sources)} sources for {len(prompts)} prompts; each prompt needs one.")
-    has = np.array([fact in sets for fact in sources], dtype=bool)
-    asked = prompts[has].reset_index(drop=True)
+    place = np.flatnonzero(prompts["fact"].isin(list(sets)))
+    asked = prompts.iloc[place].reset_index(drop=True)
     if asked.empty:
         raise EvaluationError("none of these prompts' facts has a neuron; lower the threshold or the share.")
-    known = answer_probability(model, asked, batch_size=batch_size) if before is None else before[has]
-    acting = [Scaling(sets[fact], factor) for fact in sources[has]]
-    after = answers(
-        model, questions_of(model, asked), acting, batch_size=batch_size, label=f"{operation}, {kind}"
-    )
-    table = pd.DataFrame(
-        {
-            **{name: asked[name] for name in ("prompt", "fact", "relation", "language")},
-            "operation": operation,
-            "factor": float(factor),
-            "neurons": kind,
-            "before": known["probability"].to_numpy(),
-            "after": after["p"],
-            "right_before": known["correct"].to_numpy(),
-            "right_after": after["right"],
-            "predicted_before": known["predicted"].to_numpy(),
-            "predicted_after": [model.tokenizer.decode(list(pieces)) for pieces in after["first"]],
-        }
-    )
+    among = None if candidates is None else [candidates[int(i)] for i in place]
+    acting = [Scaling(sets[fact], factor) for fact in asked["fact"]]
+    known = _before(model, asked, among, batch_size) if before is None else before.iloc[place]
+    asking: dict[str, Any] = {"batch_size": batch_size, "label": f"{operation}, {kind}"}
+    after = _answered(model, asked, among, acting, asking)
+    table = asked[["prompt", "fact", "relation", "language"]]
+    table = table.assign(operation=operation, factor=float(factor), neurons=kind)
+    names = {"": "probability", "right_": "correct", "predicted_": "predicted"}
+    if among is not None:
+        names |= {"typed_": "typed_probability", "typed_right_": "typed_correct"}
+    for name, column in names.items():
+        for when, told in (("before", known), ("after", after)):
+            table[f"{name}{when}"] = told[column].to_numpy()
     return table.assign(changed=table["predicted_before"] != table["predicted_after"])
+
+
+def _answered(
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    candidates: Sequence[Sequence[str]] | None,
+    acting: Sequence[Scaling],
+    asking: dict[str, Any],
+) -> pd.DataFrame:
+    """Answers under interventions, over the vocabulary, and among candidates where there are some."""
+    if candidates is not None:
+        return typed_answers(model, prompts, candidates, acting, **asking)
+    return as_answered(model, prompts, answers(model, questions_of(model, prompts), acting, **asking))
 
 
 def cases_by_kind(kinds: Mapping[str, pd.DataFrame], asked: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -155,13 +146,13 @@ def effects_of_operations(
     *,
     kind: str = "knowledge",
     operations: Mapping[str, float] = BOTH,
-    source: Sequence[str | None] | None = None,
+    candidates: Sequence[Sequence[str]] | None = None,
     before: pd.DataFrame | None = None,
     batch_size: int | None = None,
 ) -> pd.DataFrame:
     """:func:`effects` of one kind of neurons under every operation (name -> factor), one below the other."""
-    before = answer_probability(model, prompts, batch_size=batch_size) if before is None else before
-    options: dict[str, Any] = {"kind": kind, "source": source, "before": before, "batch_size": batch_size}
+    options: dict[str, Any] = {"kind": kind, "candidates": candidates, "batch_size": batch_size}
+    options["before"] = _before(model, prompts, candidates, batch_size) if before is None else before
     return pd.concat(
         [
             effects(model, prompts, neurons, operation=operation, factor=factor, **options)
@@ -171,27 +162,37 @@ def effects_of_operations(
     )
 
 
+def _before(
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    candidates: Sequence[Sequence[str]] | None,
+    batch_size: int | None,
+) -> pd.DataFrame:
+    if candidates is not None:
+        return typed_answers(model, prompts, candidates, batch_size=batch_size)
+    return answer_probability(model, prompts, batch_size=batch_size)
+
+
 def effects_by_kind(
     model: LanguageModel,
     prompts: pd.DataFrame,
     kinds: Mapping[str, pd.DataFrame],
     *,
     operations: Mapping[str, float] = BOTH,
-    source: Sequence[str | None] | None = None,
+    candidates: Sequence[Sequence[str]] | None = None,
     before: pd.DataFrame | None = None,
     batch_size: int | None = None,
 ) -> pd.DataFrame:
     """:func:`effects_of_operations` of every kind of neurons, one below the other.
 
     Args:
-        model, prompts, source, before, batch_size: as :func:`effects` takes them.
+        model, prompts, candidates, before, batch_size: as :func:`effects` takes them.
         kinds: name -> neurons. Those that :func:`cases_by_kind` leaves out are not there.
         operations: name -> factor.
     """
-    acting = pd.DataFrame({"fact": prompts["fact"].to_numpy() if source is None else source})
-    cases = cases_by_kind(kinds, acting)
-    before = answer_probability(model, prompts, batch_size=batch_size) if before is None else before
-    options: dict[str, Any] = {"operations": operations, "source": source}
+    cases = cases_by_kind(kinds, prompts)
+    before = _before(model, prompts, candidates, batch_size) if before is None else before
+    options: dict[str, Any] = {"operations": operations, "candidates": candidates}
     options |= {"before": before, "batch_size": batch_size}
     tables = [effects_of_operations(model, prompts, **case, **options) for case in cases.values()]
     return pd.concat(tables, ignore_index=True)
@@ -223,43 +224,3 @@ def effects_in_held_out(
     )
     inside = table["prompt"].isin(found["prompt"])
     return table.assign(where=np.where(inside, "wordings that found the neurons", "wordings held out"))
-
-
-def effects_of_other_facts(
-    model: LanguageModel,
-    prompts: pd.DataFrame,
-    kinds: Mapping[str, pd.DataFrame],
-    own: pd.DataFrame | None = None,
-    *,
-    operations: Mapping[str, float] = BOTH,
-    before: pd.DataFrame | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Is it the fact, its relation or its answer that neurons carry?
-
-    Prompts are asked under the neurons of one other fact each.
-
-    Args:
-        kinds: name -> neurons; the other facts are drawn (:func:`other_fact`) among those of the first kind.
-        own: effects of the facts' own neurons: those of the first kind on the same prompts are put beside, as
-            kind ``its own``.
-
-    Returns:
-        effects with ``relation_is, answer_is``: ``same`` or ``other`` than the prompt's. Combinations without
-        a pair of facts are not there (one relation only, or every answer another); with none at all the table
-        is empty.
-    """
-    first = next(iter(kinds))
-    tables = [pd.DataFrame(columns=["relation_is", "answer_is", *EFFECTS])]
-    for relation, answer in (("same", "other"), ("other", "other"), ("same", "same"), ("other", "same")):
-        source = other_fact(prompts, kinds[first], relation=relation, answer=answer, seed=seed)
-        if source is None:
-            continue
-        asked: dict[str, Any] = {"source": source, "before": before, "batch_size": batch_size}
-        parts = [effects_by_kind(model, prompts, kinds, operations=operations, **asked)]
-        if own is not None:
-            beside = own[own["prompt"].isin(parts[0]["prompt"]) & (own["neurons"] == first)]
-            parts.append(beside.assign(neurons="its own"))
-        tables.append(pd.concat(parts).assign(relation_is=relation, answer_is=answer))
-    return pd.concat(tables[1:] or tables, ignore_index=True)

@@ -184,3 +184,34 @@ def typed_rows(
                     rows.append(Row(number, own.ids, own.position, piece, own.among))
         questions.append(rows)
     return questions
+
+
+def has_competitor(
+    model: LanguageModel, prompts: pd.DataFrame, candidates: Sequence[Sequence[str]] | None = None
+) -> pd.Series:
+    """Whether a prompt's answer competes with another of its candidates, in the order of ``prompts``.
+
+    One that does not is certain, whatever the model knows: only other candidates with other pieces compete,
+    and for a masked model with as many.
+
+    Example:
+        >>> from kn_utils import load_facts, load_model, make_prompts
+        >>> prompts = make_prompts(load_facts(relations=["P36"]), "en")
+        >>> candidates = candidates_of(prompts.head(2), prompts)
+        >>> has_competitor(load_model("mini"), prompts.head(2), candidates).tolist()
+        [True, True]
+    """
+    given = candidates_of(prompts) if candidates is None else candidates
+
+    def pieces(prompt: pd.DataFrame, name: str) -> list[int]:
+        table = prompt.assign(answer=name)
+        rows = encode(model.tokenizer, table, causal=model.causal, max_length=model.max_length)
+        return [row.target for row in rows]
+
+    found = []
+    for number, names in enumerate(given):
+        prompt = prompts.iloc[[number]]
+        own = pieces(prompt, prompt["answer"].iloc[0])
+        others = (pieces(prompt, name) for name in names)  # one by one: the first that competes will do
+        found.append(any(one != own and (model.causal or len(one) == len(own)) for one in others))
+    return pd.Series(found, prompts.index, dtype=bool, name="has_competitor")

@@ -86,8 +86,8 @@ def _uncommon(neurons: pd.DataFrame, bags: pd.DataFrame, common: float) -> pd.Se
 def strongest(
     scores: pd.DataFrame,
     prompts: pd.DataFrame,
-    neurons: pd.DataFrame,
-    bags: pd.DataFrame,
+    neurons: pd.DataFrame | None,
+    bags: pd.DataFrame | None,
     k: int,
     common: float = 0.1,
 ) -> pd.DataFrame:
@@ -97,7 +97,7 @@ def strongest(
         scores: ``prompt, layer, neuron, score``; those that were too small to be kept count as 0.
         prompts: the prompts that they belong to.
         neurons, bags, common: those that are common among these refined neurons of these bags are left out
-            (:func:`uncommon`).
+            (:func:`uncommon`); ``None``: none is.
         k: so many for each fact.
 
     Returns:
@@ -107,8 +107,9 @@ def strongest(
     table = held.groupby(["fact", "relation", "layer", "neuron"], sort=False)["score"].sum().reset_index()
     table["score"] /= table["fact"].map(prompts.groupby("fact").size())
     where = ["relation", "layer", "neuron"]
-    common_ones = neurons[~_uncommon(neurons, bags, common)]
-    table = table[~pd.MultiIndex.from_frame(table[where]).isin(pd.MultiIndex.from_frame(common_ones[where]))]
+    if neurons is not None and bags is not None:
+        common_ones = pd.MultiIndex.from_frame(neurons.loc[~_uncommon(neurons, bags, common), where])
+        table = table[~pd.MultiIndex.from_frame(table[where]).isin(common_ones)]
     table = table.sort_values(["score", "layer", "neuron"], ascending=[False, True, True])
     best = table.groupby("fact", sort=False).head(k)
     return best.sort_values(["fact", "layer", "neuron"]).reset_index(drop=True)

@@ -4,9 +4,10 @@ Readable without colour: each kind of neuron has its own lightness and its own m
 """
 
 from .activating import activation_kinds, activations
+from .controls import controls, excess_between_languages
 from .data import answer_pieces, coverage, recall
 from .edits import edit_languages, edit_rates, edit_sweep
-from .effects import changes, doses, languages
+from .effects import changes, doses
 from .erasing import erased, erased_languages, erased_sweep
 from .scores import attribution, benchmark, convergence, settled_shares
 from .statistics import between_languages, layers, settings, sharing
@@ -21,6 +22,7 @@ __all__ = [
     "benchmark",
     "between_languages",
     "changes",
+    "controls",
     "convergence",
     "coverage",
     "doses",
@@ -28,9 +30,9 @@ __all__ = [
     "edit_rates",
     "edit_sweep",
     "erased",
+    "excess_between_languages",
     "erased_languages",
     "erased_sweep",
-    "languages",
     "layers",
     "recall",
     "save",

@@ -5,9 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from .theme import KINDS, points
 
@@ -65,47 +63,4 @@ def doses(table: pd.DataFrame) -> Figure:
     )
     figure.suptitle("The effect against the dose (95 % intervals over facts)", x=0.01, ha="left")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    return figure
-
-
-def languages(table: pd.DataFrame) -> Figure:
-    """Change of P(right answer) in a language through the neurons found in another.
-
-    Darker = a larger change in the direction that the operation should have (less when silenced, more when
-    amplified); the frame marks neurons and prompts of the same language.
-    """
-    rows, columns = (list(dict.fromkeys(table[name])) for name in ("found", "language"))
-    figure, both = plt.subplots(
-        1, 2, figsize=(1.9 + 1.15 * len(columns), 1.4 + 0.36 * len(rows)), sharey=True
-    )
-    for axes, (operation, name) in zip(both, OPERATIONS.items(), strict=True):
-        part = table[table["operation"] == operation]
-        part = 100 * part.pivot(index="found", columns="language", values="value").reindex(
-            index=rows, columns=columns
-        )
-        part = part.round(1) + 0.0  # no -0.0
-        shade = part * (-1 if operation == "suppress" else 1)
-        sns.heatmap(
-            shade,
-            annot=part,
-            fmt="+.1f",
-            cmap="Greys",
-            vmin=0,
-            linewidths=0.5,
-            cbar=False,
-            ax=axes,
-            annot_kws={"size": 8},
-        )
-        for place, language in enumerate(columns):
-            if language in rows:
-                box = Rectangle(
-                    (place, rows.index(language)), 1, 1, fill=False, edgecolor="black", linewidth=2
-                )
-                axes.add_patch(box)
-        axes.set(xlabel="language of the prompts", ylabel="", title=name)
-        axes.tick_params(axis="y", rotation=0)
-    both[0].set_ylabel("neurons found in")
-    figure.suptitle(
-        "Change of P(right answer) in %, across languages (framed: the same one)", x=0.01, ha="left"
-    )
     return figure

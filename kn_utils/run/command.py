@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
@@ -24,20 +23,22 @@ from filelock import FileLock, Timeout
 
 from ..base import ROOT, RUNS, StudyError
 from .numbers import as_text
-from .plan import NotebookRun, Plan, Refused
+from .plan import NotebookRun, Refused
+from .studies import DEFAULTS, Studies, plans
 
 #: Marks the processes of a run, so that what a killed run left behind can be found again.
 MARK = "KN_STUDY_RUNS"
 
 
-def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
-    """The plan that the options ask for, and the options."""
+def read_options(argv: list[str]) -> tuple[Studies, argparse.Namespace]:
+    """The studies that the options ask for, and the options."""
     parser = argparse.ArgumentParser(prog="run_all.sh", description="Run the notebooks that are out of date.")
     add = parser.add_argument
-    add("--model", default="mini", help="mini (bundled), a local folder, or a Hugging Face id")
+    add("--model", action="append", default=[], metavar="NAME", help="a name, folder, or Hugging Face id")
+    add("--models", help="several names with commas between them; default: " + ",".join(DEFAULTS))
     add("--revision", help="commit of a Hugging Face model")
     add("--dataset", default="mini", help="mini (bundled), or a published data set")
-    add("--language", action="append", metavar="L", help="may be repeated; default: en and all")
+    add("--language", action="append", metavar="L", help="may be repeated; default: the model's own")
     add(
         "--relation", action="append", metavar="P", help="such as P36; may be repeated; default: all together"
     )
@@ -62,30 +63,34 @@ def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
         asked.jobs = 1 if on_gpu else max(min(2, cores), cores // 2)
     if asked.jobs < 1:
         parser.error("argument --jobs: at least 1")
-    if asked.model != "mini" and Path(asked.model).is_dir():  # notebooks run elsewhere
-        asked.model = str(Path(asked.model).absolute())
-    asked_for = {name: getattr(asked, name) for name in ("model", "revision", "dataset", "device", "facts")}
+    models = [*asked.model, *(name for name in (asked.models or "").split(",") if name)]
+    models = [  # notebooks run elsewhere
+        str(Path(name).absolute()) if name not in DEFAULTS and Path(name).is_dir() else name
+        for name in dict.fromkeys(models)
+    ]
+    asked_for = {name: getattr(asked, name) for name in ("revision", "dataset", "device", "facts")}
     settings = dict(option.partition("=")[::2] for option in asked.set)
     for name, value in settings.items():
         if not value:
             parser.error(f"argument --set: {name!r} should be NAME=VALUE")
-        if name in (*asked_for, "language", "relation", "facts_per_relation", "out"):
+        if name in (*asked_for, "model", "language", "relation", "facts_per_relation", "out"):
             parser.error(f"argument --set: {name} has an option of its own")
-    plan = Plan(
+    made = plans(
+        models,
         **asked_for,
-        languages=list(dict.fromkeys(asked.language or ["en", "all"])),
+        languages=list(dict.fromkeys(asked.language)) if asked.language else None,
         relations=list(dict.fromkeys(asked.relation or ["all"])),
         settings=settings,
-        select=asked.notebooks,
+        select=asked.notebooks or None,
         notebooks=str(Path(asked.notebooks_folder).absolute()),
         runs=str(Path(asked.runs).absolute()),
         threads=max(1, cores // asked.jobs),
     )
-    return plan, asked
+    return Studies(made), asked
 
 
 class Runner:
-    """Starts snakemake for a plan, tells what happens, and leaves nothing running behind.
+    """Starts snakemake for some studies, tells what happens, and leaves nothing running behind.
 
     Args:
         plan: what is to run.
@@ -95,7 +100,7 @@ class Runner:
         Refused: another run is at work in the same folder.
     """
 
-    def __init__(self, plan: Plan, jobs: int) -> None:
+    def __init__(self, plan: Studies, jobs: int) -> None:
         self.plan, self.jobs, self.runs = plan, jobs, Path(plan.runs)
         (self.runs / "logs").mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.runs / ".lock")  # freed by the system even when its holder is killed
@@ -107,7 +112,7 @@ class Runner:
             say("Stopped what an interrupted run had left running.")
         self.log = self.runs / "logs" / f"study-{time.strftime('%Y%m%d-%H%M%S')}.log"
         self.settings = self.runs / ".study.json"
-        self.settings.write_text(json.dumps(asdict(plan)), encoding="utf-8")
+        self.settings.write_text(json.dumps(plan.config()), encoding="utf-8")
 
     def snakemake(self, *more: str) -> list[str]:
         """The command that runs the plan."""
@@ -240,15 +245,14 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
-def execute(plan: Plan, asked: argparse.Namespace) -> int:
+def execute(plan: Studies, asked: argparse.Namespace) -> int:
     """Run what is out of date and tell what came of it; the exit status."""
     begun = time.monotonic()
     runner = Runner(plan, asked.jobs)
     ended: dict[NotebookRun, str] = {}
     try:
         todo = runner.stale()
-        what = f"{len(todo)} of {len(plan.jobs)} notebooks to run"
-        say(f"Model {plan.model}, data set {plan.dataset}: {what}.")
+        say(f"{plan.title}: {len(todo)} of {len(plan.jobs)} notebooks to run.")
         if asked.dry_run:
             for job in todo:
                 say(f"  {job.label.rstrip()}")

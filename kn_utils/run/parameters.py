@@ -45,6 +45,7 @@ class StudyParameters(BaseModel):
     revision: str | None = None
     dataset: str = Field("mini", min_length=1)
     language: str = Field("en", pattern=r"^[a-z][a-z-]*$")
+    languages: str | None = Field(None, pattern=r"^[a-z][a-z-]*(,[a-z][a-z-]*)*$")
     relation: str = Field("all", pattern=r"^(all|P[0-9]+)$")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+|:all)?)$")
     dtype: Literal["auto", "float32", "float64", "bfloat16"] = "auto"
@@ -54,10 +55,13 @@ class StudyParameters(BaseModel):
     wordings: int | None = Field(None, ge=1)
     batch_size: int | None = Field(None, ge=1)
 
+    known: int | None = Field(None, ge=1)
+
+    target: Literal["answer", "typed"] = "answer"
     rule: Literal["auto", "gradient", "right", "left", "midpoint", "gauss-legendre", "clenshaw-curtis"] = (
-        "gauss-legendre"
+        "auto"
     )
-    steps: int = Field(4, ge=1, le=1000)
+    steps: int | None = Field(None, ge=1, le=1000)
     baseline: Literal["zero", "replacement", "replacement-each"] = "zero"
     multiplier: Literal["difference", "activation"] = "difference"
     precision: Literal["float32", "tf32", "bfloat16"] | None = None
@@ -100,6 +104,11 @@ class StudyParameters(BaseModel):
         if unknown:
             raise ParameterError(_unknown(unknown, known))
         return cls.check(**{name: namespace[name] for name in known if name in namespace})
+
+    @property
+    def among(self) -> list[str] | None:
+        """The languages that there are, ``None``: all of the data set's."""
+        return self.languages.split(",") if self.languages else None
 
     @property
     def folder(self) -> Path:

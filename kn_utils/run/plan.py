@@ -73,7 +73,8 @@ class NotebookRun:
     def label(self) -> str:
         """What progress calls it, in columns."""
         relation = f" {self.relation}" * (self.relation != "all")
-        return f"{self.notebook:<20} {self.language:<4}{relation}"
+        model = self.folder.partition("/")[0]
+        return f"{model:<8}{self.notebook:<21} {self.language:<4}{relation}"
 
 
 @dataclass(frozen=True)

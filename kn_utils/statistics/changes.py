@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 
@@ -97,66 +94,3 @@ def answer_changes(effects: pd.DataFrame, by: list[str], *, seed: int = 0) -> pd
         if len(part)
     ]
     return pd.concat(tables, ignore_index=True)[["measure", *by, "value", "low", "high", "n"]]
-
-
-def mark_pairs(
-    effects: pd.DataFrame, found: Mapping[str, pd.DataFrame], prompts: pd.DataFrame
-) -> pd.DataFrame:
-    """What a fact's neurons from one language have in common with those of the language it is asked in.
-
-    Args:
-        effects: with a column ``found``, the language that the acting neurons come from, beside ``language``,
-            the prompt's.
-        found: language -> neurons, as :func:`kn_utils.refine` gives them; of every language in ``effects``.
-        prompts: hold the answers as they are written in each language.
-
-    Returns:
-        effects with ``shared``, how many neurons the fact has in both languages, and ``spelled``: ``alike``
-        or ``differently``, the answer in the two.
-    """
-    every = pd.concat([table.assign(found=name) for name, table in found.items()])
-    every = every[["fact", "layer", "neuron", "found"]]
-    both = every.merge(every.rename(columns={"found": "language"}), on=["fact", "layer", "neuron"])
-    shared = both.groupby(["fact", "found", "language"]).size()
-    answer = prompts.drop_duplicates(["fact", "language"]).set_index(["fact", "language"])["answer"]
-    here = answer.reindex(pd.MultiIndex.from_frame(effects[["fact", "language"]]))
-    there = answer.reindex(pd.MultiIndex.from_frame(effects[["fact", "found"]]))
-    pairs = pd.MultiIndex.from_frame(effects[["fact", "found", "language"]])
-    return effects.assign(
-        shared=shared.reindex(pairs, fill_value=0).to_numpy(),
-        spelled=np.where(here.to_numpy() == there.to_numpy(), "alike", "differently"),
-    )
-
-
-class LanguageChanges(NamedTuple):
-    """What neurons of one language change in prompts of another.
-
-    Attributes:
-        by_place: ``operation, neurons, where``: prompts in ``the language of the neurons`` or in ``another
-            language``.
-        by_shared: of the latter ``operation, spelled, shared``: is the answer spelled alike in the two, and
-            how many neurons has the fact in both (``0``, ``1``, ``2 or more``).
-    """
-
-    by_place: pd.DataFrame
-    by_shared: pd.DataFrame
-
-
-def changes_between_languages(
-    effects: pd.DataFrame, found: Mapping[str, pd.DataFrame], prompts: pd.DataFrame, *, seed: int = 0
-) -> LanguageChanges:
-    """:func:`relative_change` by what the language of the neurons and that of the prompt have in common.
-
-    Args:
-        effects, found, prompts: as :func:`mark_pairs` takes them; neurons of mixed bags (``all``) are left
-            out.
-        seed: of the intervals.
-    """
-    pairs = mark_pairs(effects[effects["found"] != "all"], found, prompts)
-    home = pairs["found"] == pairs["language"]
-    pairs["where"] = np.where(home, "the language of the neurons", "another language")
-    by_place = relative_change(pairs, ["operation", "neurons", "where"], seed=seed)
-    number = pairs["shared"].clip(upper=2).map({0: "0", 1: "1", 2: "2 or more"})
-    keys = ["operation", "spelled", "shared"]
-    by_shared = relative_change(pairs.assign(shared=number)[~home], keys, seed=seed)
-    return LanguageChanges(by_place, by_shared.sort_values(keys, ignore_index=True))

@@ -80,4 +80,6 @@ def described(value: Any) -> Any:
         return fingerprint(pd.DataFrame({"values": value}))
     if isinstance(value, Mapping):
         return {str(key): described(inner) for key, inner in value.items()}
+    if isinstance(value, list) and value and isinstance(value[0], list):  # lists of names, which are long
+        return fingerprint(pd.DataFrame({"values": [json.dumps(inner) for inner in value]}))
     return value if isinstance(value, str | int | float | bool | None) else repr(value)

@@ -51,7 +51,7 @@ def test_every_prompt_is_in_one_batch_and_no_batch_costs_more_than_the_budget(se
     window, budget = int(draw.integers(1, 30)), int(draw.integers(1, 800))
     monkeypatch.setattr(batching, "WINDOW", window)
     prompts = random_prompts(int(draw.integers(1, 90)), seed)
-    found = list(batches(small, prompts, cost, budget))
+    found = list(batches(small.encode, prompts, cost, budget))
     assert sorted(p for batch in found for p in batch.prompts) == list(range(len(prompts)))
     wanted: dict[int, list[Row]] = {}
     for row in small.encode(prompts):
@@ -74,7 +74,7 @@ def test_every_prompt_is_in_one_batch_and_no_batch_costs_more_than_the_budget(se
             assert sum(map(len, rows)) * cost(len(rows[-1][-1].ids)) > budget
     assert len({batch.name for batch in found}) == len(found)
     assert [batch.name for batch in found] == sorted(batch.name for batch in found)
-    assert list(batches(small, prompts, cost, budget)) == found
+    assert list(batches(small.encode, prompts, cost, budget)) == found
 
 
 def test_only_one_window_is_encoded_at_a_time(small, monkeypatch):
@@ -85,9 +85,9 @@ def test_only_one_window_is_encoded_at_a_time(small, monkeypatch):
         "encode",
         lambda self, table, *args: encoded.append(len(table)) or encode(self, table, *args),
     )
-    first = next(batches(small, random_prompts(23, 0), cost, 200))
+    first = next(batches(small.encode, random_prompts(23, 0), cost, 200))
     assert first.window == 0 and encoded == [5]
-    list(batches(small, random_prompts(23, 0), cost, 200))
+    list(batches(small.encode, random_prompts(23, 0), cost, 200))
     assert encoded == [5, 5, 5, 5, 5, 3]
 
 

@@ -11,9 +11,11 @@ from kn_utils.experiments.controls import (
     CONTROLS,
     ControlsError,
     control_sets,
-    controlled_effects,
+    effects_between_languages,
+    effects_of_controls,
     generic_neurons,
 )
+from kn_utils.experiments.effects import effects_by_kind
 from kn_utils.model.interventions import amplify
 from kn_utils.model.typed import candidates_of, typed_answers
 
@@ -78,19 +80,18 @@ def test_effects_against_doing_it_by_hand(kind, prompts):
         prompts = prompts[~prompts["text"].str.startswith("[Y]")].reset_index(drop=True)
     facts = list(dict.fromkeys(prompts["fact"]))
     names = candidates_of(prompts)
-    sets = {
-        "own": sets_of(*((fact, "P36", [n, n + 9]) for n, fact in enumerate(facts))),
-        "another": sets_of((facts[1], "P36", [30])),
-    }
-    found = controlled_effects(model, prompts, names, sets, operations={"suppress": 0.0, "amplify": 3.0})
+    own = sets_of(*((fact, "P36", [n, n + 9]) for n, fact in enumerate(facts)))
+    operations = {"suppress": 0.0, "amplify": 3.0}
+    found = effects_of_controls(model, prompts, names, own, operations=operations)
+    sets = control_sets(own, prompts, (model.n_layers, model.n_neurons))
+    assert list(found["neurons"].unique()) == list(sets)
     before = typed_answers(model, prompts, names).set_index("prompt")
-    assert len(found) == 2 * (len(prompts) + (prompts["fact"] == facts[1]).sum())
     for (name, operation, fact), rows in found.groupby(["neurons", "operation", "fact"]):
-        own = prompts[prompts["fact"] == fact]
-        chosen = [names[i] for i in own.index]
+        asked = prompts[prompts["fact"] == fact]
+        chosen = [names[i] for i in asked.index]
         table = sets[name][sets[name]["fact"] == fact]
-        with amplify(model, table, factor={"suppress": 0.0, "amplify": 3.0}[operation]):
-            after = typed_answers(model, own, chosen).set_index("prompt")
+        with amplify(model, table, factor=operations[operation]):
+            after = typed_answers(model, asked, chosen).set_index("prompt")
         for column, source in (
             ("before", before["probability"]),
             ("typed_before", before["typed_probability"]),
@@ -103,6 +104,19 @@ def test_effects_against_doing_it_by_hand(kind, prompts):
             np.testing.assert_allclose(rows[column].to_numpy(float), wanted, rtol=1e-9, err_msg=column)
 
 
-def test_nothing_to_compare_is_one_line(bert, prompts):
-    with pytest.raises(ControlsError, match="no sets of neurons"):
-        controlled_effects(bert, prompts, candidates_of(prompts), {})
+def test_between_languages_own_and_other_facts_act_on_every_language(bert, prompts):
+    facts = list(dict.fromkeys(prompts["fact"]))
+    both = pd.concat([prompts, prompts.assign(prompt=prompts["prompt"] + "'", language="nl")])
+    both = both.reset_index(drop=True)
+    own = sets_of(*((fact, "P36", [n, n + 9]) for n, fact in enumerate(facts[:2])))
+    asking = {"operations": {"suppress": 0.0}}
+    found = effects_between_languages(bert, both, candidates_of(both), own, **asking)
+    assert set(found["neurons"]) == {"own", "another answer"}  # there is one relation only
+    assert set(found["fact"]) == set(facts[:2]) and set(found["language"]) == {"en", "nl"}
+    mine, other = (found[found["neurons"] == name] for name in ("own", "another answer"))
+    # of two facts the other one's neurons are lent
+    swapped = own.assign(fact=own["fact"].map(dict(zip(facts[:2], facts[1::-1], strict=True))))
+    part = both[both["fact"].isin(facts[:2])].reset_index(drop=True)
+    wanted = effects_by_kind(bert, part, {"x": swapped}, operations={"suppress": 0.0})
+    np.testing.assert_allclose(other["after"], wanted["after"], rtol=1e-9)
+    assert len(mine) == len(other) == len(part)

@@ -15,26 +15,18 @@ from kn_utils.attribution.attribute import attribute
 from kn_utils.data.prompts import make_prompts
 from kn_utils.data.sources import load_facts
 from kn_utils.experiments.effects import (
-    EFFECTS,
     EvaluationError,
     cases_by_kind,
     effects,
     effects_by_kind,
     effects_in_held_out,
     effects_of_operations,
-    effects_of_other_facts,
 )
 from kn_utils.model.answers import answer_probability
 from kn_utils.model.loading import load_model
 from kn_utils.neurons.choose import ChoiceError, other_fact, random_neurons
 from kn_utils.neurons.refine import refine
-from kn_utils.statistics.changes import (
-    answer_changes,
-    changes_between_languages,
-    mark_pairs,
-    mean_over_relations,
-    relative_change,
-)
+from kn_utils.statistics.changes import answer_changes, mean_over_relations, relative_change
 from kn_utils.statistics.intervals import ratio_interval
 
 
@@ -177,28 +169,6 @@ def test_a_dose_by_hand_and_a_factor_of_one_changes_nothing_at_all(case):
 
 
 @pytest.mark.slow
-def test_the_first_row_of_the_table_of_other_facts_by_hand(case):
-    others = effects_of_other_facts(case.model, case.prompts, case.kinds, case.own, before=case.before)
-    by_other = relative_change(others, ["relation_is", "answer_is", "operation", "neurons"])
-    first = by_other.iloc[0]
-    assert tuple(first[:4]) == ("same", "other", "suppress", "knowledge")
-    source = other_fact(case.prompts, case.neurons, relation="same", answer="other")
-    plain = case.plain(case.prompts, case.neurons, 0.0, source)
-    assert first["value"] == pytest.approx(plain["after"].sum() / plain["before"].sum() - 1, rel=1e-9, abs=0)
-    # beside it the own neurons' effect on the same prompts
-    part = others[(others["relation_is"] == "same") & (others["answer_is"] == "other")]
-    own = part[part["neurons"] == "its own"]
-    asked = set(part.loc[part["neurons"] == "knowledge", "prompt"])
-    wanted = case.own[(case.own["neurons"] == "knowledge") & case.own["prompt"].isin(asked)]
-    assert (
-        own[["prompt", "operation", "after"]].to_numpy().tolist()
-        == wanted[["prompt", "operation", "after"]].to_numpy().tolist()
-    )
-    assert 0 < len(wanted) <= len(asked) * 2
-    assert list(others.columns) == [*EFFECTS, "relation_is", "answer_is"]
-
-
-@pytest.mark.slow
 def test_the_first_row_across_languages_by_hand(case):
     both = pd.concat([case.prompts, case.dutch], ignore_index=True)
     found = {"en": case.neurons, "nl": case.dutch_neurons}
@@ -213,16 +183,6 @@ def test_the_first_row_across_languages_by_hand(case):
         (table["operation"] == "suppress") & (table["found"] == "en") & (table["language"] == "nl")
     ].iloc[0]
     assert row["value"] == pytest.approx(plain["after"].sum() / plain["before"].sum() - 1, rel=1e-9, abs=0)
-    pairs = mark_pairs(across, found, both)
-    away = pairs[(pairs["found"] == "en") & (pairs["language"] == "nl")]
-    for row in away.itertuples():
-        both_have = set(pairs_of(case.neurons, row.fact)) & set(pairs_of(case.dutch_neurons, row.fact))
-        assert row.shared == len(both_have)
-        answers = both[both["fact"] == row.fact].groupby("language")["answer"].first()
-        assert (row.spelled == "alike") == (answers["en"] == answers["nl"])
-    home = pairs[pairs["found"] == pairs["language"]]
-    assert set(home["spelled"]) == {"alike"} and (home["shared"] > 0).all()
-    assert {*away["spelled"]} == {"alike", "differently"} and away["shared"].nunique() > 1
 
 
 @pytest.mark.slow
@@ -315,16 +275,6 @@ def capitals(*facts: str) -> pd.DataFrame:
     return pd.DataFrame({"fact": facts, "relation": "P36", "layer": 1, "neuron": range(len(facts))})
 
 
-def test_with_one_relation_and_different_answers_only_the_neighbours_act(bert, prompts):
-    table = effects_of_other_facts(bert, prompts, {"knowledge": capitals(*prompts["fact"].unique())})
-    assert set(zip(table["relation_is"], table["answer_is"], strict=True)) == {("same", "other")}
-    alone = prompts[prompts["fact"] == prompts["fact"][0]]
-    empty = effects_of_other_facts(bert, alone, {"knowledge": capitals(prompts["fact"][0])})
-    assert empty.empty and set(EFFECTS) < set(empty.columns)
-    changes = relative_change(empty, ["relation_is", "operation"])  # a section without pairs goes on
-    assert changes.empty and list(changes.columns[:4]) == ["relation_is", "operation", "value", "low"]
-
-
 # Kinds, and what effects refuse
 
 
@@ -336,7 +286,7 @@ def test_effects_by_kind_are_those_of_each_kind_and_the_size_of_a_batch_changes_
     weights = bert.checksum()
     operations = {"suppress": 0.0, "amplify": 5.0}
     table = effects_by_kind(bert, prompts, kinds, operations=operations)
-    assert list(table.columns) == EFFECTS and bert.checksum() == weights
+    assert bert.checksum() == weights
     for (kind, operation), part in table.groupby(["neurons", "operation"]):
         one = effects(
             bert, prompts, kinds[kind], operation=operation, factor=operations[operation], kind=kind
@@ -383,11 +333,9 @@ def test_what_does_not_belong_to_the_prompts_is_refused(bert, prompts):
     before = answer_probability(bert, prompts)
     with pytest.raises(EvaluationError, match="before is not of these prompts in this order"):
         effects(bert, prompts, neurons, before=before.iloc[::-1])
-    with pytest.raises(EvaluationError, match="1 sources for 9 prompts"):
-        effects(bert, prompts, neurons, source=[prompts["fact"][0]])
-    # prompts whose source is None are not asked
-    source = [fact if i == 2 else None for i, fact in enumerate(prompts["fact"][:1].tolist() * len(prompts))]
-    assert effects(bert, prompts, neurons, source=source)["prompt"].tolist() == [prompts["prompt"][2]]
+    # prompts whose fact has no neuron are not asked
+    asked = prompts.loc[prompts["fact"] == prompts["fact"][0], "prompt"].tolist()
+    assert effects(bert, prompts, neurons)["prompt"].tolist() == asked != prompts["prompt"].tolist()
 
 
 # The statistics of effects
@@ -454,31 +402,6 @@ def test_changes_of_the_answer_by_hand():
     assert (
         found["measure"].tolist() == ["stays right", "first choice changes"] and found["value"].dtype == float
     )
-
-
-def test_another_language_by_what_it_has_in_common_by_hand():
-    """Facts a and b, neurons from en and nl; a's answer is spelled alike, and its bags share a neuron."""
-    rows = [
-        # fact, found, language, before, after
-        ("a", "en", "en", 0.4, 0.2),
-        ("a", "nl", "nl", 0.4, 0.2),
-        ("a", "en", "nl", 0.2, 0.1),
-        ("a", "nl", "en", 0.2, 0.2),
-        ("b", "en", "nl", 0.5, 0.6),
-        ("b", "all", "nl", 0.5, 0.0),
-    ]
-    effects = pd.DataFrame(rows, columns=["fact", "found", "language", "before", "after"])
-    effects = effects.assign(operation="suppress", neurons="knowledge")
-    held = {"en": [("a", 0, 1), ("a", 0, 2), ("b", 1, 1)], "nl": [("a", 0, 1), ("b", 1, 2)]}
-    found = {name: pd.DataFrame(some, columns=["fact", "layer", "neuron"]) for name, some in held.items()}
-    answers = [("a", "en", "Oslo"), ("a", "nl", "Oslo"), ("b", "en", "Rome"), ("b", "nl", "Rom")]
-    prompts = pd.DataFrame(answers, columns=["fact", "language", "answer"])
-    by_place, by_shared = changes_between_languages(effects, found, prompts)
-    place = by_place.set_index("where")["value"]
-    assert place["the language of the neurons"] == pytest.approx(0.4 / 0.8 - 1)
-    assert place["another language"] == pytest.approx(0.9 / 0.9 - 1)
-    shared = by_shared.set_index(["spelled", "shared"])["value"]
-    assert shared.to_dict() == pytest.approx({("alike", "1"): 0.3 / 0.4 - 1, ("differently", "0"): 0.2})
 
 
 # Pictures

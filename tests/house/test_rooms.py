@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "published": "base store data neurons statistics model",
     "run": "base store data",
     "plots": "base data neurons statistics experiments",
-    "study": "base store data neurons model attribution statistics experiments run",
+    "asking": "base store data neurons model run",
+    "study": "base store data neurons model attribution statistics experiments run asking",
 }
 #: Libraries that the folders with numbers in them may use, and what these bring with them.
 NUMERICAL = {"model", "attribution", "neurons", "statistics", "experiments"}
