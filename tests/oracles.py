@@ -101,24 +101,34 @@ def scores_from(
     return torch.stack(difference), torch.stack(activation), torch.stack(change)
 
 
+def next_probabilities(model, before: str, after: str, pieces: list[int], so_far: int) -> torch.Tensor:
+    """P over the vocabulary of the piece behind the first ``so_far`` ones; one unpadded forward pass."""
+    tokenizer = model.tokenizer
+    if model.causal:
+        ids = tokenizer(before.rstrip())["input_ids"] + pieces[:so_far]
+        at = len(ids) - 1
+    else:
+        ids = tokenizer(before + "[MASK]" * len(pieces) + after)["input_ids"]
+        at = ids.index(tokenizer.mask_token_id)
+        ids[at : at + so_far] = pieces[:so_far]
+        at += so_far
+    return model.model(input_ids=torch.tensor([ids])).logits[0, at].double().softmax(-1)
+
+
+def pieces_of(model, answer: str) -> list[int]:
+    """The tokens of an answer, as it stands behind a text."""
+    return model.tokenizer(" " + answer if model.causal else answer, add_special_tokens=False)["input_ids"]
+
+
 def plain_answer(
     model, before: str, after: str, answer: str
 ) -> tuple[float, list[int], list[int], list[int]]:
     """P(answer) as a product over its pieces, their ranks by sorting, the first choices, and the pieces."""
-    tokenizer, p, ranks, first = model.tokenizer, 1.0, [], []
-    pieces = tokenizer(" " + answer if model.causal else answer, add_special_tokens=False)["input_ids"]
+    p, ranks, first, pieces = 1.0, [], [], pieces_of(model, answer)
     for j, piece in enumerate(pieces):
-        if model.causal:
-            ids = tokenizer(before.rstrip())["input_ids"] + pieces[:j]
-            at = len(ids) - 1
-        else:
-            ids = tokenizer(before + "[MASK]" * len(pieces) + after)["input_ids"]
-            at = ids.index(tokenizer.mask_token_id)
-            ids[at : at + j] = pieces[:j]
-            at += j
-        logits = model.model(input_ids=torch.tensor([ids])).logits[0, at].double()
-        p *= logits.softmax(-1)[piece].item()
-        ranking = logits.argsort(descending=True).tolist()
+        each = next_probabilities(model, before, after, pieces, j)
+        p *= each[piece].item()
+        ranking = each.argsort(descending=True).tolist()
         ranks.append(ranking.index(piece) + 1)
         first.append(ranking[0])
     return p, ranks, first, pieces

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .theme import KINDS, points
+from .theme import KINDS, points, written_cells
 
 OPERATIONS = {"suppress": "neurons silenced", "amplify": "neurons amplified"}
 
@@ -85,17 +85,7 @@ def languages(table: pd.DataFrame) -> Figure:
         )
         part = part.round(1) + 0.0  # no -0.0
         shade = part * (-1 if operation == "suppress" else 1)
-        sns.heatmap(
-            shade,
-            annot=part,
-            fmt="+.1f",
-            cmap="Greys",
-            vmin=0,
-            linewidths=0.5,
-            cbar=False,
-            ax=axes,
-            annot_kws={"size": 8},
-        )
+        sns.heatmap(shade, ax=axes, vmin=0, **written_cells("+.1f") | {"annot": part})
         for place, language in enumerate(columns):
             if language in rows:
                 box = Rectangle(
