@@ -23,17 +23,24 @@ def probability_with(
     return logits.softmax(-1)[target]
 
 
-def neurons_at(model, ids: list[int], position: int, layer: int) -> torch.Tensor:
-    seen = []
-    second = model.seconds[layer]
-    handle = second.register_forward_pre_hook(
-        lambda _, args: seen.append(args[0].flatten(0, -2)[position].detach().clone())
-    )
+def every_layer(model, ids: list[int], position: int) -> list[torch.Tensor]:
+    """The neurons at the blank, layer by layer; one unpadded forward pass."""
+    seen: list[torch.Tensor] = []
+
+    def read(_, args):
+        seen.append(args[0].flatten(0, -2)[position].detach().clone())
+
+    handles = [second.register_forward_pre_hook(read) for second in model.seconds]
     try:
         model.model(input_ids=torch.tensor([ids]))
     finally:
-        handle.remove()
-    return seen[0]
+        for handle in handles:
+            handle.remove()
+    return seen  # layers run in their order
+
+
+def neurons_at(model, ids: list[int], position: int, layer: int) -> torch.Tensor:
+    return every_layer(model, ids, position)[layer].clone()
 
 
 def plain_scores(
@@ -41,8 +48,7 @@ def plain_scores(
 ) -> torch.Tensor:
     """Equation 6 of Dai et al. as a loop over layers and points: (layer, neuron)."""
     layers = []
-    for layer in range(model.n_layers):
-        w = neurons_at(model, ids, position, layer)
+    for layer, w in enumerate(every_layer(model, ids, position)):
         total = torch.zeros_like(w)
         for a, c in zip(points, weights, strict=True):
             leaf = (a * w).requires_grad_()
@@ -75,12 +81,10 @@ def scores_from(
         scores (layer, neuron) with multiplier w - b; with multiplier w; and P(w) - mean P(b), (layer,).
     """
     difference, activation, change = [], [], []
-    for layer in range(model.n_layers):
-        w = neurons_at(model, ids, position, layer)
-        texts = [ids[:t] + [token] + ids[t + 1 :] for t in range(len(ids))]
-        starts = [torch.zeros_like(w)]
-        if baseline != "zero":
-            starts = [neurons_at(model, text, position, layer) for text in texts]
+    texts = [ids[:t] + [token] + ids[t + 1 :] for t in range(len(ids))] if baseline != "zero" else []
+    others = [every_layer(model, text, position) for text in texts]
+    for layer, w in enumerate(every_layer(model, ids, position)):
+        starts = [other[layer] for other in others] or [torch.zeros_like(w)]
         if baseline == "replacement":
             starts = [sum(starts) / len(starts)]
         found = torch.zeros(2, len(w), dtype=w.dtype)
