@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from kn_utils.base import ROOT
-from kn_utils.run.command import MARK
+from kn_utils.run.command import MARK, main
 from kn_utils.run.plan import GRID, Plan
 
 PARAMETERS = """\
@@ -193,6 +193,12 @@ def test_key_follows_code_and_parameters_but_not_outputs_or_times(place):
 
 
 @pytest.mark.slow
+def test_the_command_ends_as_main_does(place):
+    done = place.study("--relation", "P999")
+    assert done.returncode == 2
+    assert done.stdout == "" and len(done.stderr.strip().splitlines()) == 1 and "P999" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -210,11 +216,12 @@ def test_key_follows_code_and_parameters_but_not_outputs_or_times(place):
         (["--notebooks", "05", "--language", "all"], ["05", "language"]),
     ],
 )
-def test_bad_option_is_refused_in_one_line_before_anything_starts(place, options, named):
-    done = place.study(*options)
-    assert done.returncode == 2
-    assert done.stdout == "" and len(done.stderr.strip().splitlines()) == 1
-    assert all(word in done.stderr for word in named), done.stderr
+def test_bad_option_is_refused_in_one_line_before_anything_starts(place, options, named, capsys, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest's own stay
+    assert main(place.command(*options)[3:]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and len(told.err.strip().splitlines()) == 1
+    assert all(word in told.err for word in named), told.err
     assert not place.runs.exists()
 
 
@@ -246,14 +253,16 @@ def test_runs_in_order_once_and_again_after_a_change(place):
     second = place.study(*three)
     assert second.returncode == 0 and "Nothing to do" in second.stdout and started(second.stdout) == []
 
-    changed = place.study(*three, "--facts", "3")
-    assert changed.returncode == 0 and len(started(changed.stdout)) == 3
-    rows = json.loads((place.runs / "mini/mini/en/summary_04_refinement.json").read_text())["rows"]
-    assert rows[0]["n"] == 3
-
     write_notebook(place.notebooks, "03_attribution", "1 + 1\n")
-    edited = place.study(*three, "--facts", "3")
+    edited = place.study(*three)
     assert [line.split()[0] for line in started(edited.stdout)] == ["03_attribution", "04_refinement"]
+
+    changed = place.study(*three, "--facts", "3", "--dry-run")
+    assert changed.returncode == 0 and "3 of 3 notebooks to run" in changed.stdout
+    changed = place.study("--notebooks", "01", "--language", "en", "--facts", "3")
+    assert changed.returncode == 0 and len(started(changed.stdout)) == 1
+    rows = json.loads((place.runs / "mini/mini/all/summary_01_data_build.json").read_text())["rows"]
+    assert rows[0]["n"] == 3
 
 
 @pytest.mark.slow
