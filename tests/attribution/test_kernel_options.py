@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from conftest import make_model
+from conftest import core_first, make_model
 from oracles import neurons_at, plain_scores, scores_from
 
 from kn_utils.attribution.attribute import attribution_map
@@ -191,10 +191,10 @@ WITHOUT_SDPA = (
 @pytest.mark.parametrize(
     ("variant", "attention"),
     [
-        (name, how)
-        for name in VARIANTS
+        pytest.param(*one.values, how, marks=one.marks, id=f"{one.id}-{how}")
+        for one in core_first(VARIANTS)
         for how in ("eager", "sdpa")
-        if how == "eager" or VARIANTS[name][0] not in WITHOUT_SDPA
+        if how == "eager" or VARIANTS[one.id][0] not in WITHOUT_SDPA
     ],
 )
 def test_float32_equals_the_double_loop(variant, attention):
@@ -202,7 +202,7 @@ def test_float32_equals_the_double_loop(variant, attention):
     assert_equals_the_loop(kind, [3, 6, 5], {"attn_implementation": attention, **changes})
 
 
-@pytest.mark.parametrize("variant", CAUSAL)
+@pytest.mark.parametrize("variant", core_first(CAUSAL))
 def test_texts_of_one_token(variant):
     kind, changes = VARIANTS[variant]
     assert_equals_the_loop(kind, [1, 1], changes)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import make_model
+from conftest import core_first, make_model
 from oracles import neurons_at, probability_with
 
 from kn_utils.experiments.effects import effects
@@ -28,7 +28,7 @@ def same(model, before) -> bool:
     return all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", core_first(ARCHITECTURES))
 def test_scaling_equals_setting_the_neuron_by_hand(kind, prompts):
     model = make_model(kind)
     prompts = prompts[prompts["text"].str.contains(r"capital of .* is \[Y\]|has \[Y\]")]
@@ -251,7 +251,7 @@ def asked_for(model, prompts) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind in ARCHITECTURES if kind != "electra"]
+    "kind", core_first(kind for kind in ARCHITECTURES if kind != "electra")
 )  # its embeddings are narrower
 def test_edits_row_by_row_equal_edits_of_the_weights(kind, prompts):
     model, random = make_model(kind), np.random.default_rng(0)
@@ -326,7 +326,7 @@ def test_different_interventions_share_a_batch(bert, prompts):
         answers(bert, questions, [None])
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", core_first(ARCHITECTURES))
 def test_rows_of_one_text_share_its_lower_layers(kind, prompts, monkeypatch):
     model = make_model(kind)
     questions = questions_of(model, asked_for(model, prompts))[:3]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_model, make_tokenizer
+from conftest import core_first, make_model, make_tokenizer
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
@@ -64,7 +64,7 @@ def test_value_slots_are_what_a_neuron_adds_and_writing_to_them_edits_the_model(
     assert (model.value_slots(0)[7] != 0.5).any()
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", core_first(ARCHITECTURES))
 def test_batches_are_padded_right_and_logits_are_those_of_a_full_pass(kind, prompts):
     model = make_model(kind)
     if model.causal:
@@ -96,7 +96,7 @@ def test_the_head_sees_everything_again_afterwards(bert, prompts):
     assert bert.model(**inputs).logits.shape[:2] == inputs["input_ids"].shape
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", core_first(ARCHITECTURES))
 def test_a_prompt_that_is_let_through_can_be_run(kind, prompts):
     model = make_model(kind)  # 96 positions
 
