@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
@@ -25,6 +28,18 @@ TEXTS = [
 
 
 WORDS = "The the capital of is country in Paris France India Delhi Ger ##many ##lin Ber ##ou".split()
+
+
+#: Architectures that between them have all that sets one apart: masks or none, gates, norms behind, positions
+#: of several kinds, rows without a batch axis, blocks side by side, windows. Tests of every architecture that
+#: take long are quick for these only.
+CORE = ("bert", "modernbert", "gpt2", "gptj", "opt", "bloom", "llama", "gemma2")
+
+
+def core_first(kinds: Iterable[str]) -> list[ParameterSet]:
+    """Architectures, or variants of them, as parameters of a test: slow but for the core ones."""
+    marks = {False: [pytest.mark.slow], True: []}
+    return [pytest.param(kind, marks=marks[kind in CORE], id=kind) for kind in kinds]
 
 
 def make_tokenizer(causal: bool = False) -> PreTrainedTokenizerFast:

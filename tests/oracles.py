@@ -27,17 +27,24 @@ def probability_with(
     return target(p) if callable(target) else p[target]
 
 
-def neurons_at(model, ids: list[int], position: int, layer: int) -> torch.Tensor:
-    seen = []
-    second = model.seconds[layer]
-    handle = second.register_forward_pre_hook(
-        lambda _, args: seen.append(args[0].flatten(0, -2)[position].detach().clone())
-    )
+def every_layer(model, ids: list[int], position: int) -> list[torch.Tensor]:
+    """The neurons at the blank, layer by layer; one unpadded forward pass."""
+    seen: list[torch.Tensor] = []
+
+    def read(_, args):
+        seen.append(args[0].flatten(0, -2)[position].detach().clone())
+
+    handles = [second.register_forward_pre_hook(read) for second in model.seconds]
     try:
         model.model(input_ids=torch.tensor([ids]))
     finally:
-        handle.remove()
-    return seen[0]
+        for handle in handles:
+            handle.remove()
+    return seen  # layers run in their order
+
+
+def neurons_at(model, ids: list[int], position: int, layer: int) -> torch.Tensor:
+    return every_layer(model, ids, position)[layer].clone()
 
 
 def plain_scores(
@@ -45,8 +52,7 @@ def plain_scores(
 ) -> torch.Tensor:
     """Equation 6 of Dai et al. as a loop over layers and points: (layer, neuron)."""
     layers = []
-    for layer in range(model.n_layers):
-        w = neurons_at(model, ids, position, layer)
+    for layer, w in enumerate(every_layer(model, ids, position)):
         total = torch.zeros_like(w)
         for a, c in zip(points, weights, strict=True):
             leaf = (a * w).requires_grad_()
@@ -79,12 +85,10 @@ def scores_from(
         scores (layer, neuron) with multiplier w - b; with multiplier w; and P(w) - mean P(b), (layer,).
     """
     difference, activation, change = [], [], []
-    for layer in range(model.n_layers):
-        w = neurons_at(model, ids, position, layer)
-        texts = [ids[:t] + [token] + ids[t + 1 :] for t in range(len(ids))]
-        starts = [torch.zeros_like(w)]
-        if baseline != "zero":
-            starts = [neurons_at(model, text, position, layer) for text in texts]
+    texts = [ids[:t] + [token] + ids[t + 1 :] for t in range(len(ids))] if baseline != "zero" else []
+    others = [every_layer(model, text, position) for text in texts]
+    for layer, w in enumerate(every_layer(model, ids, position)):
+        starts = [other[layer] for other in others] or [torch.zeros_like(w)]
         if baseline == "replacement":
             starts = [sum(starts) / len(starts)]
         found = torch.zeros(2, len(w), dtype=w.dtype)
@@ -105,24 +109,34 @@ def scores_from(
     return torch.stack(difference), torch.stack(activation), torch.stack(change)
 
 
+def next_probabilities(model, before: str, after: str, pieces: list[int], so_far: int) -> torch.Tensor:
+    """P over the vocabulary of the piece behind the first ``so_far`` ones; one unpadded forward pass."""
+    tokenizer = model.tokenizer
+    if model.causal:
+        ids = tokenizer(before.rstrip())["input_ids"] + pieces[:so_far]
+        at = len(ids) - 1
+    else:
+        ids = tokenizer(before + "[MASK]" * len(pieces) + after)["input_ids"]
+        at = ids.index(tokenizer.mask_token_id)
+        ids[at : at + so_far] = pieces[:so_far]
+        at += so_far
+    return model.model(input_ids=torch.tensor([ids])).logits[0, at].double().softmax(-1)
+
+
+def pieces_of(model, answer: str) -> list[int]:
+    """The tokens of an answer, as it stands behind a text."""
+    return model.tokenizer(" " + answer if model.causal else answer, add_special_tokens=False)["input_ids"]
+
+
 def plain_answer(
     model, before: str, after: str, answer: str
 ) -> tuple[float, list[int], list[int], list[int]]:
     """P(answer) as a product over its pieces, their ranks by sorting, the first choices, and the pieces."""
-    tokenizer, p, ranks, first = model.tokenizer, 1.0, [], []
-    pieces = tokenizer(" " + answer if model.causal else answer, add_special_tokens=False)["input_ids"]
+    p, ranks, first, pieces = 1.0, [], [], pieces_of(model, answer)
     for j, piece in enumerate(pieces):
-        if model.causal:
-            ids = tokenizer(before.rstrip())["input_ids"] + pieces[:j]
-            at = len(ids) - 1
-        else:
-            ids = tokenizer(before + "[MASK]" * len(pieces) + after)["input_ids"]
-            at = ids.index(tokenizer.mask_token_id)
-            ids[at : at + j] = pieces[:j]
-            at += j
-        logits = model.model(input_ids=torch.tensor([ids])).logits[0, at].double()
-        p *= logits.softmax(-1)[piece].item()
-        ranking = logits.argsort(descending=True).tolist()
+        each = next_probabilities(model, before, after, pieces, j)
+        p *= each[piece].item()
+        ranking = each.argsort(descending=True).tolist()
         ranks.append(ranking.index(piece) + 1)
         first.append(ranking[0])
     return p, ranks, first, pieces

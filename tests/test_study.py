@@ -26,6 +26,16 @@ def study(folder, **more) -> Study:
     return Study(StudyParameters(**{"relation": "P36", "facts_per_relation": 2, "out": str(folder), **more}))
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A folder with the scores of four facts, for tests that only read them."""
+    folder = tmp_path_factory.mktemp("stored")
+    four = study(folder, facts_per_relation=4)
+    for method in ("integrated-gradients", "activation"):
+        four.scores(method=method)
+    return folder
+
+
 @pytest.fixture
 def asked(monkeypatch) -> list[int]:
     """How many prompts each call of attribute was given."""
@@ -208,9 +218,8 @@ def test_halves_are_other_wordings_of_the_same_facts(tmp_path):
     assert set(few["template"]) == {wordings[0]} and set(other["template"]) == {wordings[1]}
 
 
-@pytest.mark.slow
-def test_neurons_of_a_half_come_from_its_prompts_alone(tmp_path):
-    one = study(tmp_path)
+def test_neurons_of_a_half_come_from_its_prompts_alone(stored):
+    one = study(stored)
     found, held = one.halves()
     here, there = one.neurons(prompts=found), one.neurons(prompts=held)
     assert set(one.bags(prompts=found)["fact"]) == set(found["fact"]) and not here.equals(there)
@@ -218,8 +227,8 @@ def test_neurons_of_a_half_come_from_its_prompts_alone(tmp_path):
     assert ((here["share"] * here["fact"].map(sizes)).round(6) % 1 == 0).all()
 
 
-def test_bags_name_every_fact_asked_about_and_how_the_share_settled(tmp_path):
-    one = study(tmp_path, facts_per_relation=4)
+def test_bags_name_every_fact_asked_about_and_how_the_share_settled(stored):
+    one = study(stored, facts_per_relation=4)
     refined = one.refined()
     pd.testing.assert_frame_equal(one.neurons(), refined.neurons)
     pd.testing.assert_frame_equal(one.bags(), refined.bags)
@@ -233,12 +242,11 @@ def test_bags_name_every_fact_asked_about_and_how_the_share_settled(tmp_path):
 
 def test_a_threshold_below_what_the_study_keeps_is_refused(tmp_path):
     with pytest.raises(RefinementError, match=r"threshold 0.2 is below the stored scores' keep=0.3"):
-        study(tmp_path, keep=0.3).neurons()
+        study(tmp_path, keep=0.3, facts_per_relation=1, wordings=1).neurons()
 
 
-def test_only_the_kinds_asked_for_are_computed(tmp_path, asked):
-    small = study(tmp_path)
-    every = small.kinds()
+def test_only_the_kinds_asked_for_are_computed(tmp_path, stored, asked):
+    every = study(stored).kinds()
     before = len(asked)
     few = study(tmp_path / "few").kinds(only=["same-layer", "knowledge"])
     assert list(few) == ["same-layer", "knowledge"] and len(asked) == before + 1  # no activation baseline
@@ -246,8 +254,8 @@ def test_only_the_kinds_asked_for_are_computed(tmp_path, asked):
         pd.testing.assert_frame_equal(neurons, every[kind])
 
 
-def test_strongest_neurons_of_a_fact_do_not_depend_on_the_others_asked_for(tmp_path):
-    one = study(tmp_path, facts_per_relation=4)
+def test_strongest_neurons_of_a_fact_do_not_depend_on_the_others_asked_for(stored):
+    one = study(stored, facts_per_relation=4)
     every = one.strongest(2)
     assert (every.groupby("fact").size() == 2).all() and set(every["fact"]) == set(one.facts.facts["fact"])
     prompts = one.prompts()
@@ -257,8 +265,8 @@ def test_strongest_neurons_of_a_fact_do_not_depend_on_the_others_asked_for(tmp_p
     assert not one.strongest(2, method="activation").equals(every)
 
 
-def test_kinds_have_as_many_random_neurons_as_knowledge_neurons(tmp_path):
-    kinds = study(tmp_path).kinds()
+def test_kinds_have_as_many_random_neurons_as_knowledge_neurons(stored):
+    kinds = study(stored).kinds()
     assert list(kinds) == ["knowledge", "activation", "random", "same-layer"]
     count = kinds["knowledge"].groupby("fact").size()
     for kind in ("random", "same-layer"):

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from .theme import MARKERS, interval_lengths
+from .theme import MARKERS, interval_lengths, written_cells
 
 
 def recall(answered: pd.DataFrame, sure: pd.DataFrame) -> Figure:
@@ -58,15 +58,7 @@ def coverage(table: pd.DataFrame) -> Figure:
     )
     for axes, what in zip(panels, ("facts", "wordings"), strict=True):
         limits = {"vmin": 0, "vmax": 1.6 * grid[what].to_numpy().max()}
-        style = {
-            "annot": True,
-            "fmt": "d",
-            "cmap": "Greys",
-            "cbar": False,
-            "annot_kws": {"size": 7},
-            "linewidths": 0.5,
-        }
-        sns.heatmap(grid[what], ax=axes, **limits, **style)
+        sns.heatmap(grid[what], ax=axes, **limits, **written_cells("d", size=7))
         axes.set(title=f"number of {what}", xlabel="language", ylabel="relation" if what == "facts" else "")
         axes.tick_params(rotation=0, labelsize=8)
     figure.suptitle("What the data set holds, per relation and language")

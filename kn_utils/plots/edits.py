@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .theme import KINDS, points
+from .theme import KINDS, points, written_cells
 
 
 def edit_rates(table: pd.DataFrame) -> Figure:
@@ -94,8 +94,7 @@ def edit_languages(tables: Mapping[str, pd.DataFrame], languages: Sequence[str])
     for axes, (title, table) in zip(many[0], tables.items(), strict=True):
         grid = table.pivot(index="through", columns="language", values="value")
         grid = grid.reindex(index=languages, columns=asked)
-        style = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 8}, "linewidths": 0.5, "cbar": False}
-        sns.heatmap(grid.astype(float), ax=axes, cmap="Greys", vmin=0, vmax=1.2, **style)
+        sns.heatmap(grid.astype(float), ax=axes, vmin=0, vmax=1.2, **written_cells(".2f"))
         axes.set(title=title, xlabel="asked in", ylabel="edited through" if axes is many[0][0] else "")
         axes.tick_params(rotation=0)
         axes.grid(False)

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .theme import KINDS, points
+from .theme import KINDS, points, written_cells
 
 ANOTHER = "another relation"
 STYLES = KINDS | {ANOTHER: ("#7fb3d5", "^", "another relation's knowledge neurons")}
@@ -98,17 +98,8 @@ def erased_languages(table: pd.DataFrame, title: str) -> Figure:
     for axes, to in zip(many[0], ways, strict=True):
         grid = table[table["to"] == to].pivot(index="source", columns="language", values="value")
         grid = grid.reindex(index=rows, columns=columns)
-        style = {
-            "annot": True,
-            "fmt": ".2f",
-            "cmap": "Greys",
-            "cbar": False,
-            "annot_kws": {"size": 8},
-            "linewidths": 0.5,
-        }
-        sns.heatmap(
-            grid, ax=axes, vmin=min(0, grid.min().min()), vmax=1.4 * max(grid.max().max(), 1e-9), **style
-        )
+        limits = {"vmin": min(0, grid.min().min()), "vmax": 1.4 * max(grid.max().max(), 1e-9)}
+        sns.heatmap(grid, ax=axes, **limits, **written_cells(".2f"))
         axes.set(title=f"slots become {to}", xlabel="language asked in", ylabel="")
         axes.tick_params(rotation=0)
     many[0][0].set_ylabel("neurons found in")

@@ -52,6 +52,17 @@ def save(figure: Figure, folder: str | Path, name: str) -> Path:
     return path
 
 
+def written_cells(fmt: str, *, size: float = 8) -> dict[str, Any]:
+    """Options of ``seaborn.heatmap``: shades of grey, and in each cell its number instead of a scale beside.
+
+    Args:
+        fmt: how numbers are written.
+        size: of their letters.
+    """
+    kept = {"cmap": "Greys", "cbar": False, "linewidths": 0.5}
+    return kept | {"annot": True, "fmt": fmt, "annot_kws": {"size": size}}
+
+
 def interval_lengths(table: pd.DataFrame) -> np.ndarray:
     """How far ``low`` and ``high`` are from ``value``, (2, row); 0 where they are missing."""
     lengths = np.stack([table["value"] - table["low"], table["high"] - table["value"]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -54,6 +54,22 @@ def ratio_interval(
 def resample(n: int, seed: int | Sequence[int]) -> np.ndarray:
     """How often each of n units is drawn in each resample, shape (resample, n)."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(float)
+
+
+def in_parts(number: int, size: int, most: int = 2**21) -> Iterator[int]:
+    """Cut a number of resamples into parts of which none holds more than ``most`` numbers (or one resample).
+
+    Args:
+        number: of resamples.
+        size: numbers that each of them holds.
+        most: numbers at a time.
+
+    Yields:
+        how many resamples each part has.
+    """
+    at_once = max(1, most // max(size, 1))
+    for start in range(0, number, at_once):
+        yield min(at_once, number - start)
 
 
 def with_percentiles(value: float, drawn: np.ndarray, n: int) -> dict[str, float]:

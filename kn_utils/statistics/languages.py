@@ -1,12 +1,12 @@
 """How many neurons one fact has in common in two languages, and whether that is more than other facts have.
 
-*Chance* is as in :mod:`kn_utils.statistics.sharing`. *Other facts*: neurons that serve a relation, a language
+*Chance* is as in :mod:`kn_utils.statistics.held`. *Other facts*: neurons that serve a relation, a language
 or every answer are shared by different facts too, so permutations of facts are the stricter comparison.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import combinations, combinations_with_replacement
 
 import numpy as np
@@ -15,8 +15,8 @@ from scipy.stats import false_discovery_control
 
 from ..neurons.refine import Refined, facts_of
 from . import intervals as statistics
+from .held import expected_by_chance, held_neurons
 from .intervals import interval
-from .sharing import expected_by_chance, held_neurons
 
 #: The names that the shared neurons of all pairs of languages go by in :func:`shared_between_languages`.
 ALL_PAIRS = "all pairs"
@@ -221,21 +221,25 @@ def _permutation_p(
 
     Each language's facts are permuted within groups on their own.
     """
-    random = np.random.default_rng(seed)
+    languages, random = len(set().union(*pairs)), np.random.default_rng(seed)
     observed = sum(np.trace(matrix) for matrix in shared)
     count = 1  # the order as it is
-    for _ in range(statistics.RESAMPLES):
-        order = dict(enumerate(_orders(group, len(set().union(*pairs)), random)))
-        permuted = (matrix[order[a], order[b]].sum() for matrix, (a, b) in zip(shared, pairs, strict=True))
-        count += sum(permuted) >= observed - 1e-9
+    for size in statistics.in_parts(statistics.RESAMPLES, len(group) * (languages - 1)):
+        order = _orders(group, languages, size, random)
+        permuted = [
+            matrix[order[:, a], order[:, b]].sum(1) for matrix, (a, b) in zip(shared, pairs, strict=True)
+        ]
+        count += (np.sum(permuted, axis=0) >= observed - 1e-9).sum()
     return float(count / (1 + statistics.RESAMPLES))
 
 
-def _orders(group: np.ndarray, languages: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """The first language's facts as they are, then permutations within the groups."""
-    start = np.argsort(group, kind="stable")
-    yield np.arange(len(group))
-    for _ in range(languages - 1):
-        order = np.empty(len(group), dtype=int)
-        order[start] = np.lexsort((random.random(len(group)), group))
-        yield order
+def _orders(group: np.ndarray, languages: int, size: int, random: np.random.Generator) -> np.ndarray:
+    """The first language's facts as they are, then of each other one a permutation within the groups.
+
+    All that so many times: shape (size, language, fact).
+    """
+    orders = np.empty((size, languages, len(group)), dtype=int)
+    orders[:, 0] = np.arange(len(group))
+    drawn = random.random((size, languages - 1, len(group)))  # below 1: groups stay in their order
+    orders[:, 1:, np.argsort(group, kind="stable")] = np.argsort(group + drawn, axis=-1)
+    return orders

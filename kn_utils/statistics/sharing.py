@@ -2,9 +2,7 @@
 
 Facts without neurons share none, and count: ``bags`` names every fact asked about
 (:func:`kn_utils.neurons.refine.refine_bags`).
-
-*Chance*: if each fact's neurons were drawn again, as many in each layer, two facts with n_l and m_l neurons
-in layer l of ``width`` neurons would share ``sum_l n_l m_l / width`` on average (exact, no drawing).
+*Chance* is as in :mod:`kn_utils.statistics.held`.
 """
 
 from __future__ import annotations
@@ -14,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from ..base import StudyError
 from ..neurons.refine import Refined, facts_of, refine_bags
 from . import intervals as statistics
 from .counts import counts_per_fact
+from .held import expected_by_chance, held_neurons
 from .intervals import interval, resample, with_percentiles
 
 
@@ -157,15 +155,38 @@ def difference_of_sharing(neurons: pd.DataFrame, bags: pd.DataFrame, *, seed: in
     comparable = (size[relation] > 1) & (size[relation] < len(facts))
     if not comparable.any():
         return {**interval(np.array([])), "p": np.nan}
-    random, total = np.random.default_rng(seed), shared.sum(1)
-    differences = []
-    for label in (relation, *(random.permutation(relation) for _ in range(statistics.RESAMPLES))):
-        own = (shared @ np.eye(len(names))[label])[np.arange(len(facts)), label]
-        counts = (size[label] > 1) & (size[label] < len(facts))
-        own, total_of, members = own[counts], total[counts], size[label][counts]
-        differences.append(own / (members - 1) - (total_of - own) / (len(facts) - members))
-    means = np.array([difference.mean() for difference in differences])
-    return {**interval(differences[0], seed=seed), "p": float((means >= means[0] - 1e-12).mean())}
+    total, members = shared.sum(1), size[relation]
+    own = (shared @ np.eye(len(names))[relation])[np.arange(len(facts)), relation]
+    own, others, members = own[comparable], (total - own)[comparable], members[comparable]
+    excess = own / (members - 1) - others / (len(facts) - members)
+    random, as_large = np.random.default_rng(seed), 1  # the names as they are
+    pairs = np.triu(shared).nonzero()
+    for number in statistics.in_parts(statistics.RESAMPLES, max(len(pairs[0]), len(facts))):
+        labels = np.array([random.permutation(relation) for _ in range(number)])
+        means = _excess_of_own(labels, size, shared[pairs], pairs, total) / len(excess)
+        as_large += (means >= excess.mean() - 1e-12).sum()
+    return {**interval(excess, seed=seed), "p": float(as_large / (1 + statistics.RESAMPLES))}
+
+
+def _excess_of_own(
+    labels: np.ndarray, size: np.ndarray, shared: np.ndarray, pairs: tuple[np.ndarray, ...], total: np.ndarray
+) -> np.ndarray:
+    """Per naming of facts the sum over them of (mean shared within the relation) - (with other relations).
+
+    Only facts that have both count.
+
+    Args:
+        labels: the relation of every fact, (naming, fact).
+        size: facts of each relation, in every naming.
+        shared: neurons that the facts of a pair have in common.
+        pairs: first and second fact of each pair that has any.
+        total: neurons that a fact shares with all others.
+    """
+    counts, others = (size > 1) & (size < labels.shape[1]), np.maximum(labels.shape[1] - size, 1)
+    away = counts / others
+    first, second = (labels[:, side] for side in pairs)
+    within = np.where(first == second, (counts / np.maximum(size - 1, 1) + away)[first], 0.0)
+    return 2 * within @ shared - away[labels] @ total
 
 
 def differences_of_sharing(
@@ -306,38 +327,3 @@ def _shared(neurons: pd.DataFrame, facts: pd.Index) -> np.ndarray:
     """How many neurons each pair of facts has in common, shape (fact, fact)."""
     (held,) = held_neurons([neurons], facts)
     return (held @ held.T).toarray()
-
-
-def held_neurons(tables: Sequence[pd.DataFrame], facts: pd.Index) -> list[sparse.csr_array]:
-    """Which neurons each fact has, one (fact, neuron) matrix of zeros and ones per table.
-
-    The columns are the same in all.
-    """
-    kept = [_neurons_of(facts, table) for table in tables]
-    place = pd.concat([table["layer"].astype(np.int64) * 10**6 + table["neuron"] for table in kept])
-    column, names = pd.factorize(place)
-    ends = np.cumsum([len(table) for table in kept])[:-1]
-    return [
-        sparse.csr_array(
-            (np.ones(len(table)), (facts.get_indexer(table["fact"]), own)),
-            shape=(len(facts), max(len(names), 1)),
-        )
-        for table, own in zip(kept, np.split(column, ends), strict=True)
-    ]
-
-
-def _neurons_of(facts: pd.Index, table: pd.DataFrame) -> pd.DataFrame:
-    """Their neurons, each once."""
-    return table.loc[table["fact"].isin(facts), ["fact", "layer", "neuron"]].drop_duplicates()
-
-
-def expected_by_chance(first: pd.DataFrame, second: pd.DataFrame, facts: pd.Index, width: int) -> np.ndarray:
-    """How many neurons facts would share if each fact's were drawn within their layers, (first, second)."""
-    layers = 1 + max((int(table["layer"].max()) for table in (first, second) if len(table)), default=0)
-    counts = []
-    for table in (first, second):
-        table = _neurons_of(facts, table)
-        count = np.zeros((len(facts), layers))
-        np.add.at(count, (facts.get_indexer(table["fact"]), table["layer"].to_numpy(int)), 1)
-        counts.append(count)
-    return counts[0] @ counts[1].T / width

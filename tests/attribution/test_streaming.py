@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import make_model
 
 from kn_utils.attribution import attribute as attribution
 from kn_utils.attribution import batching, streaming
@@ -42,15 +43,24 @@ def narrow(monkeypatch):
         monkeypatch.setattr(module, "WINDOW", 4)
 
 
-@pytest.fixture
-def asked(prompts) -> pd.DataFrame:
+def in_disorder(prompts: pd.DataFrame) -> pd.DataFrame:
     """Prompts in an order that is not that of their names, with an index that says nothing; 1 to 6 pieces."""
     return prompts.assign(answer=["B", *prompts["answer"][1:]]).sample(frac=1, random_state=1)
 
 
 @pytest.fixture
-def unbroken(bert, asked, tmp_path_factory) -> Path:
-    return attribute(bert, asked, out=tmp_path_factory.mktemp("whole") / "scores.parquet", **SETTINGS)
+def asked(prompts) -> pd.DataFrame:
+    return in_disorder(prompts)
+
+
+@pytest.fixture(scope="module")
+def unbroken(prompts, tmp_path_factory) -> Path:
+    """The files of a run that nothing broke off."""
+    place = tmp_path_factory.mktemp("whole") / "scores.parquet"
+    with pytest.MonkeyPatch.context() as here:
+        for module in (batching, streaming):
+            here.setattr(module, "WINDOW", 4)
+        return attribute(make_model("bert"), in_disorder(prompts), out=place, **SETTINGS)
 
 
 class Passes:

@@ -132,6 +132,7 @@ def test_the_first_row_of_the_main_table_by_hand(case, silenced):
     assert row["ratios_low"] < row["mean_of_ratios"] < row["ratios_high"]
 
 
+@pytest.mark.slow
 def test_the_first_row_per_relation_and_their_mean_by_hand(case, silenced):
     sums = silenced.groupby("relation")[["before", "after"]].sum()
     change = sums["after"] / sums["before"] - 1
@@ -142,6 +143,7 @@ def test_the_first_row_per_relation_and_their_mean_by_hand(case, silenced):
     assert row["relations"] == 2 and row["low"] < row["value"] < row["high"]
 
 
+@pytest.mark.slow
 def test_the_first_choices_by_hand(case, silenced):
     own = case.own[(case.own["operation"] == "suppress") & (case.own["neurons"] == "knowledge")]
     assert own["prompt"].tolist() == silenced["prompt"].tolist()
@@ -224,7 +226,7 @@ RELATION = dict(zip(BAGS["fact"], BAGS["relation"], strict=True))
 @pytest.mark.parametrize(("relation", "answer"), list(product(["same", "other"], ["same", "other", "any"])))
 def test_every_other_fact_of_the_kind_asked_for_is_drawn_and_no_other(relation, answer):
     drawn: dict[str, set] = {fact: set() for fact in ANSWER}
-    for seed in range(60):
+    for seed in range(40):
         source = other_fact(BAGS, OWNERS, relation=relation, answer=answer, seed=seed)
         for fact in ANSWER:
             (one,) = set(source[(BAGS["fact"] == fact).to_numpy()])  # a bag is asked with one fact's neurons

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ import papermill as pm
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from kn_utils.base import ROOT
+from kn_utils.base import ROOT, StudyError
 from kn_utils.run.plan import GRID
 
 FOLDER = ROOT / "notebooks"
@@ -303,20 +304,36 @@ def test_notebook_runs_alone_for_one_relation_and_language(number, language, res
 
 
 @pytest.mark.slow
+def test_bad_parameter_ends_in_one_clear_line(tmp_path):
+    done = papermill("03_attribution", tmp_path / "out.ipynb", relatoin="P36")
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.match(r"ParameterError: ", last), last
+    assert all(word in last for word in ("relatoin", "relation", "language")), last
+
+
 @pytest.mark.parametrize(
     ("name", "value", "named"),
     [
         ("relation", "P999", ["relation", "P999", "P36"]),
         ("relatoin", "P36", ["relatoin", "relation", "language"]),
         ("language", "xx", ["language", "xx", "ja"]),
-        ("facts_per_relation", "0", ["facts_per_relation", "0"]),
+        ("facts_per_relation", 0, ["facts_per_relation", "0"]),
     ],
 )
-def test_bad_parameter_ends_in_one_clear_line(tmp_path, name, value, named):
-    done = papermill("03_attribution", tmp_path / "out.ipynb", **{name: value})
-    assert done.returncode != 0
-    last = done.stderr.strip().splitlines()[-1]
-    assert re.match(r"\w*Error: ", last) and all(word in last for word in named), last
+def test_bad_parameter_is_refused_by_the_first_cells(name, value, named):
+    """Those cells run here as papermill runs them, its own behind the parameters; no kernel is started."""
+    notebook = read("03_attribution")
+    (parameters,) = tagged(notebook, "parameters")
+    (imports,) = (cell for cell in code_cells(notebook) if "from_notebook(globals())" in cell.source)
+    cells = [parameters.source, f"# Parameters\n{name} = {value!r}\n", imports.source]
+    space: dict[str, object] = {"In": ["", *cells]}
+    with pytest.raises(StudyError) as caught:
+        for cell in cells:
+            exec(compile(cell, "a cell", "exec", dont_inherit=True), space)
+    (line,) = caught.value._render_traceback_()
+    assert re.match(r"\w*Error: ", line) and all(word in line for word in named), line
+    assert "\n" not in line and not {"study", "prompts"} & set(space)
 
 
 # Colab
@@ -343,7 +360,7 @@ def run_bootstrap(folder: Path, colab: bool, **more: str) -> subprocess.Complete
     """The bootstrap cell in an empty folder, in an environment of its own that sees the packages of ours."""
     empty, env, stand_in = folder / "empty", folder / "env", folder / "stand_in"
     empty.mkdir()
-    venv.create(env, with_pip=True)
+    venv.create(env, with_pip=importlib.util.find_spec("pip") is None)  # ours is among our packages
     site = next(env.glob("lib/python*/site-packages"))
     for old in site.glob("setuptools*"):  # Python 3.11 brings one that is too old and would hide ours
         shutil.rmtree(old)
@@ -401,22 +418,29 @@ def test_colab_cell_does_nothing_elsewhere(tmp_path, repository):
 # nbval, before it is believed
 
 
-def nbval(folder: Path, stored: str) -> subprocess.CompletedProcess:
-    """A notebook of one cell that prints 0.12345 and a time, with this stored output, under our settings."""
+def nbval(folder: Path, **stored: str) -> subprocess.CompletedProcess:
+    """Under our settings, notebooks of one cell that prints 0.12345 and a time, with these stored outputs."""
     source = "import time\nprint('share', 0.12345, f'in {time.perf_counter():.1f} s')"
-    output = nbformat.v4.new_output("stream", name="stdout", text=stored)
-    cell = nbformat.v4.new_code_cell(source, execution_count=1, outputs=[output])
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / "one.ipynb")
+    for name, text in stored.items():
+        output = nbformat.v4.new_output("stream", name="stdout", text=text)
+        cell = nbformat.v4.new_code_cell(source, execution_count=1, outputs=[output])
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / f"{name}.ipynb")
     for name in ("conftest.py", "nbval_sanitize.cfg"):
         shutil.copy(FOLDER / name, folder / name)
-    options = ["--nbval", "--nbval-current-env", "--nbval-sanitize-with", "nbval_sanitize.cfg"]
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, "one.ipynb"]
+    options = ["--nbval", "--nbval-current-env", "--nbval-sanitize-with", "nbval_sanitize.cfg", "-rA"]
+    notebooks = [f"{name}.ipynb" for name in stored]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, *notebooks]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
 def test_nbval_fails_on_a_changed_number_and_forgives_what_may_differ(tmp_path):
-    assert nbval(tmp_path, "share 0.12345 in 3.0 s\n").returncode == 0
-    assert nbval(tmp_path, "share 0.12349 in 7.0 s\n").returncode == 0
-    changed = nbval(tmp_path, "share 0.12445 in 3.0 s\n")
-    assert changed.returncode == 1 and "mismatch" in changed.stdout
+    same, rounded, other = (
+        "share 0.12345 in 3.0 s\n",
+        "share 0.12349 in 7.0 s\n",
+        "share 0.12445 in 3.0 s\n",
+    )
+    done = nbval(tmp_path, same=same, rounded=rounded, other=other)
+    ends = re.findall(r"^(PASSED|FAILED) (?:\S*/)?(\w+)\.ipynb", done.stdout, flags=re.M)
+    assert sorted(ends) == [("FAILED", "other"), ("PASSED", "rounded"), ("PASSED", "same")], done.stdout
+    assert done.returncode == 1 and "mismatch" in done.stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_model
+from conftest import core_first, make_model
 from oracles import plain_answer, whole_words
 
 from kn_utils.experiments.effects import EvaluationError, effects, perplexity
@@ -15,7 +15,7 @@ from kn_utils.model.hooks import InterventionError
 from kn_utils.model.interventions import amplify
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", core_first(ARCHITECTURES))
 def test_answers_against_a_plain_loop(kind, prompts):
     model = make_model(kind)
     if model.causal:

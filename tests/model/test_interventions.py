@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import make_model
+from conftest import core_first, make_model
 from oracles import neurons_at, probability_with
 
 from kn_utils.experiments.effects import effects
@@ -28,24 +28,25 @@ def same(model, before) -> bool:
     return all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
-@pytest.mark.parametrize("factor", [0.0, 2.0])
-def test_scaling_equals_setting_the_neuron_by_hand(kind, factor, prompts):
+@pytest.mark.parametrize("kind", core_first(ARCHITECTURES))
+def test_scaling_equals_setting_the_neuron_by_hand(kind, prompts):
     model = make_model(kind)
     prompts = prompts[prompts["text"].str.contains(r"capital of .* is \[Y\]|has \[Y\]")]
-    neuron = (1, 7)
-    acting = suppress(model, [neuron]) if factor == 0 else amplify(model, [neuron], factor=factor)
-    with acting:
-        after = answer_probability(model, prompts)
-    for name, group in pd.DataFrame({"row": model.encode(prompts)}).groupby(
-        lambda i: model.encode(prompts)[i].prompt
-    ):
-        wanted = 1.0
-        for row in group["row"]:
-            w = neurons_at(model, row.ids, row.position, neuron[0])
-            w[neuron[1]] *= factor
-            wanted *= probability_with(model, row.ids, row.position, row.target, neuron[0], w).item()
-        assert after["probability"][name] == pytest.approx(wanted, rel=1e-9, abs=0)
+    layer, neuron = 1, 7
+    wanted = {0.0: [1.0] * len(prompts), 2.0: [1.0] * len(prompts)}
+    for row in model.encode(prompts):
+        w = neurons_at(model, row.ids, row.position, layer)
+        for factor, products in wanted.items():
+            scaled = w.clone()
+            scaled[neuron] *= factor
+            p = probability_with(model, row.ids, row.position, row.target, layer, scaled)
+            products[row.prompt] *= p.item()
+    with suppress(model, [(layer, neuron)]):
+        silenced = answer_probability(model, prompts)
+    with amplify(model, [(layer, neuron)], factor=2.0):
+        doubled = answer_probability(model, prompts)
+    for factor, after in ((0.0, silenced), (2.0, doubled)):
+        assert after["probability"].tolist() == pytest.approx(wanted[factor], rel=1e-9, abs=0)
 
 
 def test_only_the_blank_is_touched(bert, prompts):
@@ -250,7 +251,7 @@ def asked_for(model, prompts) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind in ARCHITECTURES if kind != "electra"]
+    "kind", core_first(kind for kind in ARCHITECTURES if kind != "electra")
 )  # its embeddings are narrower
 def test_edits_row_by_row_equal_edits_of_the_weights(kind, prompts):
     model, random = make_model(kind), np.random.default_rng(0)
@@ -325,7 +326,7 @@ def test_different_interventions_share_a_batch(bert, prompts):
         answers(bert, questions, [None])
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", core_first(ARCHITECTURES))
 def test_rows_of_one_text_share_its_lower_layers(kind, prompts, monkeypatch):
     model = make_model(kind)
     questions = questions_of(model, asked_for(model, prompts))[:3]

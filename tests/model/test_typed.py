@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import make_model
+from oracles import next_probabilities, pieces_of
 
 from kn_utils.model.answers import Scaling, answer_probability
 from kn_utils.model.interventions import suppress
@@ -14,24 +15,6 @@ from kn_utils.model.typed import branches, candidates_of, typed_answers, typed_r
 
 #: Names of one piece, names that begin alike, and a name that another one goes on from.
 NAMES = ["Paris", "Berlin", "is", "is the", "is country", "the"]
-
-
-def pieces_of(model, name: str) -> list[int]:
-    return model.tokenizer(" " + name if model.causal else name, add_special_tokens=False)["input_ids"]
-
-
-def next_probabilities(model, before: str, after: str, pieces: list[int], so_far: int) -> torch.Tensor:
-    """P over the vocabulary of the piece behind the first ``so_far`` ones; one unpadded forward pass."""
-    tokenizer = model.tokenizer
-    if model.causal:
-        ids = tokenizer(before.rstrip())["input_ids"] + pieces[:so_far]
-        at = len(ids) - 1
-    else:
-        ids = tokenizer(before + "[MASK]" * len(pieces) + after)["input_ids"]
-        at = ids.index(tokenizer.mask_token_id)
-        ids[at : at + so_far] = pieces[:so_far]
-        at += so_far
-    return model.model(input_ids=torch.tensor([ids])).logits[0, at].double().softmax(-1)
 
 
 def plain_typed(model, text: str, answer: str, names: list[str]) -> dict[str, float]:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from kn_utils.base import ROOT
-from kn_utils.run.command import MARK
+from kn_utils.run.command import MARK, main
 from kn_utils.run.plan import GRID, Plan
 
 PARAMETERS = """\
@@ -124,7 +124,7 @@ def test_default_grid_runs_each_notebook_for_its_languages():
 
 @pytest.mark.slow
 def test_a_setting_goes_to_the_notebooks_that_have_it_and_changes_their_key():
-    plain, set_ = Plan(), Plan(settings={"steps": "20", "l2": "4"})
+    plain, set_ = Plan(languages=["en"]), Plan(languages=["en"], settings={"steps": "20", "l2": "4"})
     for path, job in plain.jobs.items():
         has = set_.known(job)
         assert ("-p steps 20" in set_.options(job)) == ("steps" in has)
@@ -193,6 +193,12 @@ def test_key_follows_code_and_parameters_but_not_outputs_or_times(place):
 
 
 @pytest.mark.slow
+def test_the_command_ends_as_main_does(place):
+    done = place.study("--relation", "P999")
+    assert done.returncode == 2
+    assert done.stdout == "" and len(done.stderr.strip().splitlines()) == 1 and "P999" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -210,20 +216,18 @@ def test_key_follows_code_and_parameters_but_not_outputs_or_times(place):
         (["--notebooks", "05", "--language", "all"], ["05", "language"]),
     ],
 )
-def test_bad_option_is_refused_in_one_line_before_anything_starts(place, options, named):
-    done = place.study(*options)
-    assert done.returncode == 2
-    assert done.stdout == "" and len(done.stderr.strip().splitlines()) == 1
-    assert all(word in done.stderr for word in named), done.stderr
+def test_bad_option_is_refused_in_one_line_before_anything_starts(place, options, named, capsys, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest's own stay
+    assert main(place.command(*options)[3:]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and len(told.err.strip().splitlines()) == 1
+    assert all(word in told.err for word in named), told.err
     assert not place.runs.exists()
 
 
 @pytest.mark.slow
 def test_runs_in_order_once_and_again_after_a_change(place):
     three = ["--notebooks", "04", "--language", "en"]
-    dry = place.study(*three, "--dry-run")
-    assert dry.returncode == 0 and "3 of 3 notebooks to run" in dry.stdout and place.made() == []
-
     first = place.study(*three)
     assert first.returncode == 0, first.stdout + first.stderr
     assert [line.split() for line in started(first.stdout)] == [
@@ -246,14 +250,17 @@ def test_runs_in_order_once_and_again_after_a_change(place):
     second = place.study(*three)
     assert second.returncode == 0 and "Nothing to do" in second.stdout and started(second.stdout) == []
 
-    changed = place.study(*three, "--facts", "3")
-    assert changed.returncode == 0 and len(started(changed.stdout)) == 3
-    rows = json.loads((place.runs / "mini/mini/en/summary_04_refinement.json").read_text())["rows"]
-    assert rows[0]["n"] == 3
-
     write_notebook(place.notebooks, "03_attribution", "1 + 1\n")
-    edited = place.study(*three, "--facts", "3")
+    edited = place.study(*three)
     assert [line.split()[0] for line in started(edited.stdout)] == ["03_attribution", "04_refinement"]
+
+    summary = place.runs / "mini/mini/all/summary_01_data_build.json"
+    dry = place.study(*three, "--facts", "3", "--dry-run")
+    assert dry.returncode == 0 and "3 of 3 notebooks to run" in dry.stdout and started(dry.stdout) == []
+    assert json.loads(summary.read_text())["rows"][0]["n"] == 20
+    changed = place.study("--notebooks", "01", "--language", "en", "--facts", "3")
+    assert changed.returncode == 0 and len(started(changed.stdout)) == 1
+    assert json.loads(summary.read_text())["rows"][0]["n"] == 3
 
 
 @pytest.mark.slow
@@ -261,13 +268,12 @@ def test_failure_stops_its_dependants_only_and_is_named(place):
     write_notebook(
         place.notebooks, "03_attribution", 'if language == "en":\n    raise ValueError("no such neuron")\n'
     )
-    done = place.study("--notebooks", "00", "04")
+    done = place.study("--notebooks", "04")
     assert done.returncode == 1
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
     assert len(failed) == 1 and "03_attribution en: ValueError: no such neuron" in failed[0]
     assert "Skipped, because of that: 04_refinement en" in done.stdout
     assert place.made() == [
-        "mini/mini/all/00_setup_check.ipynb",
         "mini/mini/all/01_data_build.ipynb",
         "mini/mini/all/03_attribution.ipynb",
         "mini/mini/all/04_refinement.ipynb",
@@ -275,7 +281,7 @@ def test_failure_stops_its_dependants_only_and_is_named(place):
     ]
 
     write_notebook(place.notebooks, "03_attribution")
-    mended = place.study("--notebooks", "00", "04", "--language", "en")
+    mended = place.study("--notebooks", "03", "--language", "en")
     assert mended.returncode == 0, mended.stdout
     assert not [path for path in place.made() if "failed" in path]
 

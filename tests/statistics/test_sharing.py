@@ -314,6 +314,28 @@ def test_p_of_the_difference_lists_the_ways_to_name_relations(monkeypatch):
     assert found["p"] == pytest.approx(wanted, abs=0.03) and 0.05 < wanted < 0.95
 
 
+def test_resamples_in_small_parts_are_the_same_resamples(by_language, monkeypatch):
+    def numbers() -> tuple[pd.DataFrame, dict[str, float]]:
+        return shared_between_languages(by_language, SHAPE), difference_of_sharing(*parts(by_language["en"]))
+
+    assert list(statistics.in_parts(10, 3, most=12)) == [4, 4, 2] and list(statistics.in_parts(2, 9, 1)) == [
+        1,
+        1,
+    ]
+    (table, difference), sizes = numbers(), []
+    own = statistics.in_parts
+
+    def small(number: int, size: int):
+        for part in own(number, size, most=700 * size):
+            sizes.append(part)
+            yield part
+
+    monkeypatch.setattr(statistics, "in_parts", small)
+    again, same = numbers()
+    pd.testing.assert_frame_equal(again, table)
+    assert same == difference and sizes[:3] == [700, 700, 600]
+
+
 def test_relations_that_share_are_told_apart():
     relation_of = {f"f{i}": f"P{i % 3}" for i in range(15)}
     table = refined_of(
@@ -477,7 +499,7 @@ def two() -> tuple[dict[str, Refined], dict[str, dict[str, set]]]:
     kept = facts.sample(5).facts
     model, by_language, by_hand = load_model("mini", device="cpu"), {}, {}
     for language in ("en", "nl"):
-        prompts = make_prompts(facts, language, wordings=3)
+        prompts = make_prompts(facts, language, wordings=2)
         prompts = prompts[prompts["fact"].isin(kept["fact"])].reset_index(drop=True)
         scores = attribute(model, prompts, progress=False)
         by_language[language] = refine_bags(scores, prompts, share=0.5)
