@@ -14,6 +14,7 @@ are those of the log-odds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from ..base import QUIET
-from ..model.answers import Scaling, answers, questions_of
+from ..model.answers import PATIENCE, Scaling, answers, questions_of
 from ..model.language_model import LanguageModel
 from ..model.memory import in_parts, rows_at_once
 from ..model.rows import Row
@@ -169,8 +170,8 @@ def judged_by_removal(
     rules = usual_rules(model) if rules is None else rules
     lines: list[dict[str, Any]] = []
     questions = questions_of(model, prompts)
-    hidden = not progress or QUIET
-    for number, rows in enumerate(tqdm(questions, desc="remove", unit="prompt", disable=hidden)):
+    bar = partial(tqdm, desc="remove", unit="prompt", delay=PATIENCE, disable=not progress or QUIET)
+    for number, rows in enumerate(bar(questions)):
         p = float(answers(model, [[row] for row in rows], progress=False)["p"].mean())
         odds = p > SURE
         prompt, target, unit = prompts.iloc[[number]], "log-odds" if odds else "plain", 1.0 if odds else p
@@ -247,16 +248,15 @@ def paths(
 def kinds_of_paths(table: pd.DataFrame) -> dict[str, int]:
     """Of :func:`paths` the layers to show.
 
-    ``smooth``: of those on which P moves at least a third as much as on any, the one whose largest step
-    between neighbours is the smallest part of its way; ``jumping``: the one whose is the largest;
-    ``flat``: of all others the one on which P moves least.
+    Of the half on which P moves most, the ``smoothest``, whose largest step between neighbours is the
+    smallest part of P's way, and the ``steepest``, whose is the largest; and the ``flattest``, on which P
+    moves least.
     """
     wide = table.pivot(index="layer", columns="a", values="p")
     p, layers = wide.to_numpy(float), wide.index.to_numpy()
     way = p.max(1) - p.min(1)
     step = np.abs(np.diff(p, axis=1)).max(1) / np.where(way > 0, way, np.inf)
-    moving = np.flatnonzero(way >= way.max() / 3)
-    smooth, jumping = (moving[pick(step[moving])] for pick in (np.argmin, np.argmax))
-    others = [place for place in np.argsort(way) if place not in (smooth, jumping)]
-    places = {"smooth": smooth, "jumping": jumping, "flat": others[0] if others else smooth}
-    return {kind: int(layers[place]) for kind, place in places.items()}
+    order = np.argsort(way, kind="stable")
+    moving = order[len(order) // 2 :]
+    places = {"smoothest": moving[step[moving].argmin()], "steepest": moving[step[moving].argmax()]}
+    return {kind: int(layers[place]) for kind, place in (places | {"flattest": order[0]}).items()}

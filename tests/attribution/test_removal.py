@@ -182,7 +182,7 @@ def test_a_path_leads_from_nothing_to_the_answer(kind, asked):
 
 def test_kinds_of_paths_are_told_apart():
     a = np.linspace(0, 1, 21)
-    curves = [0.5 + 0.001 * a, 0.2 + 0.3 * a, 0.2 + 0.3 * (a > 0.4), 0.5 - 0.2 * a**2]
+    curves = [0.5 + 0.001 * a, 0.2 + 0.3 * a, 0.2 + 0.3 * (a > 0.4), 0.5 - 0.1 * a**8]
     table = pd.concat([pd.DataFrame({"layer": i, "a": a, "p": p}) for i, p in enumerate(curves)])
-    assert kinds_of_paths(table) == {"smooth": 1, "jumping": 2, "flat": 0}
-    assert kinds_of_paths(table[table["layer"] == 1]) == {"smooth": 1, "jumping": 1, "flat": 1}
+    assert kinds_of_paths(table) == {"smoothest": 1, "steepest": 2, "flattest": 0}
+    assert kinds_of_paths(table[table["layer"] == 1]) == {"smoothest": 1, "steepest": 1, "flattest": 1}
