@@ -127,7 +127,8 @@ def attribute(
         unknown: ``"allow"`` to attribute to the unknown token where an answer cannot be written.
         target: what the scores are of: ``answer``, P of the answer; ``typed``, P of the answer among its
             candidates, a product over the places where these part
-            (:func:`kn_utils.model.typed.typed_answers`), whose maps are averaged as pieces' are.
+            (:func:`kn_utils.model.typed.typed_answers`), whose maps are averaged as pieces' are; ``log-odds``
+            of P, whose gradient does not vanish where P is nearly 1.
         candidates: of each prompt, its answer among them (``typed``);
             ``None``: :func:`kn_utils.model.typed.candidates_of` the prompts.
         out: a parquet file to stream to. Finished batches are on disk before the next begins; the same call

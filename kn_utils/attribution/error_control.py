@@ -150,7 +150,7 @@ def first_pass(
         by_node = along(paths, layer, multiplier).map(lambda x: x.unflatten(0, (FIRST, -1)))
         scores.append((by_node.contributions * weights[:, None, None]).sum(0))
         sums.append((by_node.slope * weights[:, None]).sum(0))
-        errors.append(first_error(by_node, paths.probability))
+        errors.append(first_error(by_node, paths.end))
     back = [order.index(layer) for layer in layers]
     gap = None if paths.change is None else (torch.stack(sums) - paths.change).T[:, back]
     error = torch.stack(errors, 1)[:, back]

@@ -74,10 +74,13 @@ class PassResult:
 class Paths:
     """What one pass found along the paths of some layers, at the copies of its plan.
 
+    What P is here and below is the log-odds where these are asked for.
+
     Attributes:
-        probability: P(answer) of the rows as they are, (row,).
+        probability: P(answer) of the rows as they are, (row,), itself in any case.
+        end: P of the rows as they are, (row,).
         rows: per layer, the row of each copy, (copy,).
-        p: per layer, P(answer) at the copies' points, (path, copy).
+        p: per layer, P at the copies' points, (path, copy).
         gradients: per layer, of P by the neurons at these points, (path, copy, neuron).
         values, moves: per layer, w (row, neuron) and w - b (path, row, neuron).
         share: of each path in its row's mean, (path, row).
@@ -85,6 +88,7 @@ class Paths:
     """
 
     probability: torch.Tensor
+    end: torch.Tensor
     rows: dict[int, torch.Tensor]
     p: dict[int, torch.Tensor]
     gradients: dict[int, torch.Tensor]
@@ -116,6 +120,7 @@ def integrate(
     baseline: str = "zero",
     multiplier: str = "difference",
     norm: str = "free",
+    odds: bool = False,
     layers: Sequence[int] | None = None,
     gap: bool = False,
     precision: str | None = None,
@@ -134,6 +139,7 @@ def integrate(
             complete).
         norm: ``free``; ``held`` (models that normalise a feed-forward output before it is added): that norm
             keeps its scale along the path.
+        odds: of the log-odds instead of P.
         layers: only these layers (their scores are stacked in this order); ``None`` takes all.
         gap: also compute sum((w - b) gradient) - (P(w) - P(b)), at the cost of one more pass without
             gradients.
@@ -148,7 +154,8 @@ def integrate(
     exact = exact_type(model)
     nodes, weights = (torch.as_tensor(x, dtype=exact, device=model.device) for x in quadrature(rule, steps))
     plan = everywhere(nodes, len(rows), order)
-    paths = travel(model, rows, plan, baseline=baseline, held=norm == "held", change=gap, precision=precision)
+    path: dict[str, Any] = {"baseline": baseline, "precision": precision, "odds": odds}
+    paths = travel(model, rows, plan, held=norm == "held", change=gap, **path)
 
     def integral(contributions: torch.Tensor) -> torch.Tensor:
         return (contributions.view(len(nodes), len(rows), -1) * weights[:, None, None]).sum(0)
@@ -203,6 +210,7 @@ def travel(
     *,
     baseline: str = "zero",
     held: bool = False,
+    odds: bool = False,
     change: bool = False,
     precision: str | None = None,
 ) -> Paths:
@@ -212,7 +220,7 @@ def travel(
         plan: which rows at which places of which layers' paths, see :class:`kn_utils.attribution.walk.Walk`.
         change: also find P(w) - P(b) of all rows in the plan's layers, by a pass without gradients.
     """
-    size, layers, target = len(rows), sorted(plan), Target(model, rows)
+    size, layers, target = len(rows), sorted(plan), Target(model, rows, odds)
     with computing_in(model, precision), target.installed():
         starts, share = path_starts(model, rows, layers, baseline)
         run = entered(model, rows)
@@ -221,9 +229,10 @@ def travel(
         moved = None
         if change:  # P at the paths' starts: (layer, path, row) behind the base rows
             ends = everywhere(torch.zeros(1, dtype=walk.dtype, device=model.device), size, layers)
-            first = _probabilities(run, Walk(ends, starts, held), target)
+            first = values_at(run, Walk(ends, starts, held), target)
             moved = first[:size] - (first[size:].view(len(layers), len(share), size) * share).sum(1)
     return Paths(
+        target.probability(p[0]),
         p[0],
         {layer: plan[layer][0] for layer in layers},
         {layer: one.view(len(share), -1) for layer, one in zip(layers, p[1:], strict=True)},
@@ -238,7 +247,7 @@ def travel(
 def _gradients(
     run: Run, walk: Walk, target: Target
 ) -> tuple[tuple[torch.Tensor, ...], dict[int, torch.Tensor]]:
-    """P(answer) and its gradients, by one pass there and back.
+    """P and its gradients, by one pass there and back.
 
     Returns:
         P of the base rows (row,) and of each layer's copies (path * copy,); every layer's gradients of P with
@@ -254,13 +263,13 @@ def _gradients(
     found = torch.autograd.grad(logits, leaves, slope.to(logits.dtype))
     p = every.split([size, *map(len, leaves)])
     gradients = {
-        layer: -points[:, None] * one.to(points.dtype)
+        layer: (-1 if target.odds else -points[:, None]) * one.to(points.dtype)
         for layer, points, one in zip(walk.layers, p[1:], found, strict=True)
     }
     return p, gradients
 
 
-def _probabilities(run: Run, walk: Walk, target: Target) -> torch.Tensor:
-    """P(answer) of every row of the grown batch."""
+def values_at(run: Run, walk: Walk, target: Target) -> torch.Tensor:
+    """P, or the log-odds, of every row of the grown batch, without gradients."""
     with torch.no_grad():
-        return target.probability(run(walk).to(walk.dtype), walk.rows)
+        return target.value(run(walk).to(walk.dtype), walk.rows)

@@ -30,7 +30,7 @@ def read_neurons(
     exact, target = exact_type(model), Target(model, rows)
     with torch.no_grad(), computing_in(model, precision), target.installed(), read_at(model, at) as values:
         logits = model.logits(inputs, at).to(exact)
-    p = target.probability(logits, torch.arange(len(rows), device=at.device))
+    p = target.value(logits, torch.arange(len(rows), device=at.device))
     return torch.stack(values, 1).to(exact), p
 
 

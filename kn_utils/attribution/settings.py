@@ -102,6 +102,7 @@ class ScoreSettings:
             values, p = read_neurons(model, rows, self.precision)
             return PassResult(values[:, layers], p, None)
         path: dict[str, Any] = {"baseline": self.baseline, "precision": self.precision}
+        path["odds"] = self.target == "log-odds"
         if self.rule == "auto":
             return first_pass(
                 model,
@@ -129,6 +130,7 @@ class ScoreSettings:
         path: dict[str, Any] = {
             "baseline": self.baseline,
             "held": self.norm == "held",
+            "odds": self.target == "log-odds",
             "precision": self.precision,
         }
         return Halving(lambda tasks, _: sample(model, tasks, multiplier=self.multiplier, **path), [0])(tasks)
@@ -137,9 +139,9 @@ class ScoreSettings:
         self, model: LanguageModel, prompts: pd.DataFrame, budget: int | None = None
     ) -> Iterator[Batch]:
         """The table's batches: of ``batch_size`` rows, else of ``budget`` tokens in the widest layer."""
-        encode = partial(rows_of, model)
-        if self.target == "answer":
-            encode = partial(model.encode, unknown=self.unknown)
+        encode = partial(model.encode, unknown=self.unknown)
+        if self.target == "typed":
+            encode = partial(rows_of, model)
         if self.batch_size is not None:
             return batches(encode, prompts, lambda length: 1, self.batch_size)
         copies = self.resolved(model).points * len(self.chosen(model))
@@ -162,7 +164,7 @@ class ScoreSettings:
         if self.target == "typed":
             return with_candidates(model, prompts, candidates)
         if candidates is not None:
-            raise AttributionError("candidates are for target='typed'; the plain target has none.")
+            raise AttributionError("candidates are for target='typed'.")
         return prompts
 
 

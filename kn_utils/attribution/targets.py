@@ -7,9 +7,13 @@ A row asks for the part that pieces A have in pieces B,
 
 with A the wanted piece, or all but the named ones (``ANYTHING_ELSE``), and B the pieces that it competes with
 (:attr:`kn_utils.model.rows.Row.among`), or all. ``target="typed"`` asks so for a prompt's answer among its
-candidates (:func:`kn_utils.model.typed.typed_rows`). Where every row of a batch competes with named pieces
-only, the output head computes the logits of these and no others: in a vocabulary of 262,144 the head is most
-of a pass.
+candidates (:func:`kn_utils.model.typed.typed_rows`). ``target="log-odds"`` takes log P / (1 - P) instead of
+P: where P is nearly 1 its gradient vanishes, that of the log-odds does not,
+
+    d log-odds / d logits = softmax over A - softmax over B without A.
+
+Where every row of a batch competes with named pieces only, the output head computes the logits of these and
+no others: in a vocabulary of 262,144 the head is most of a pass.
 """
 
 from __future__ import annotations
@@ -27,20 +31,23 @@ from ..model.rows import ANYTHING_ELSE, Row
 from ..model.typed import candidates_of, has_competitor, typed_rows
 from .quadrature import AttributionError
 
-TARGETS = ("answer", "typed")
+TARGETS = ("answer", "typed", "log-odds")
 
 
 class Target:
     """What a batch of rows asks for.
 
+    Args:
+        odds: the log-odds instead of P.
+
     Attributes:
         pieces: whose logits the head computes inside :meth:`installed`; ``None``: of the whole vocabulary.
     """
 
-    def __init__(self, model: LanguageModel, rows: list[Row]) -> None:
-        self.rows, self.head = rows, model.model.get_output_embeddings()
+    def __init__(self, model: LanguageModel, rows: list[Row], odds: bool = False) -> None:
+        self.rows, self.head, self.odds = rows, model.model.get_output_embeddings(), odds
         self.wanted = torch.tensor([[row.target] for row in rows], device=model.device)
-        self.plain = not any(row.among for row in rows)
+        self.plain = not odds and not any(row.among for row in rows)
         self.pieces: list[int] | None = None
         # DeBERTa of the second kind names another map, and multiplies by the word embeddings itself.
         gives_logits = type(self.head) is nn.Linear and self.head.out_features == len(model.embeddings)
@@ -62,33 +69,38 @@ class Target:
         finally:
             self.head._parameters.update(whole)
 
-    def probability(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """P of copies (copy, logit), ``rows`` (copy,) says of which rows: (copy,)."""
+    def value(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """P, or the log-odds, of copies (copy, logit); ``rows`` (copy,) says of which rows: (copy,)."""
         if self.plain:
             return logits.softmax(-1).gather(1, self.wanted[rows]).squeeze(1)
-        part, whole = self._among(logits, rows)
-        return (part.logsumexp(-1) - whole.logsumexp(-1)).exp()
+        part, others = self._apart(logits, rows)
+        value = part.logsumexp(-1) - others.logsumexp(-1)
+        return value if self.odds else value.exp()
 
     def descent(self, logits: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """P of copies as in :meth:`probability`, and - d log P / d logits."""
+        """The value of copies as above, and - d log P / d logits, or that of the log-odds."""
         if self.plain:
             # softmax - one-hot: written down, it spares several passes over the logits
             slope, wanted = logits.softmax(-1), self.wanted[rows]
             p = slope.gather(1, wanted)
             slope.scatter_add_(1, wanted, torch.full_like(p, -1.0))
             return p.squeeze(1), slope
-        part, whole = self._among(logits, rows)
-        p = (part.logsumexp(-1) - whole.logsumexp(-1)).exp()
-        return p, whole.softmax(-1) - part.softmax(-1)
+        part, others = self._apart(logits, rows)
+        value = part.logsumexp(-1) - others.logsumexp(-1)
+        return value if self.odds else value.exp(), others.softmax(-1) - part.softmax(-1)
 
-    def _among(self, logits: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The logits with all outside A, and with all outside B, at minus infinity."""
+    def probability(self, value: torch.Tensor) -> torch.Tensor:
+        """P of what :meth:`value` gives."""
+        return value.sigmoid() if self.odds else value
+
+    def _apart(self, logits: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The logits of A, and those of B (for the log-odds B without A); all others at minus infinity."""
         left_out = self._left_out(logits.shape[1])
-        part, whole = (logits.masked_fill(out.to(logits.device)[rows], -torch.inf) for out in left_out)
-        return part, whole
+        part, others = (logits.masked_fill(out.to(logits.device)[rows], -torch.inf) for out in left_out)
+        return part, others
 
     def _left_out(self, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which logits are not in A, and which not in B, (row, logit) each."""
+        """Which logits are not in A, and which not among the others, (row, logit) each."""
         place = None if self.pieces is None else {piece: i for i, piece in enumerate(self.pieces)}
         outside = torch.ones(2, len(self.rows), width, dtype=torch.bool)
         for number, row in enumerate(self.rows):
@@ -104,6 +116,8 @@ class Target:
                 outside[1, number, named] = False
             else:
                 outside[1, number] = False
+        if self.odds:
+            outside[1] |= ~outside[0]
         return outside[0], outside[1]
 
 

@@ -50,6 +50,11 @@ class Walk:
         value = self.values[layer].unsqueeze(0)
         return value if self.starts is None else value - self.starts[:, :, self.layers.index(layer)]
 
+    def leaf(self, layer: int) -> torch.Tensor:
+        """How far a layer's copies are from the value, (path * copy, neuron)."""
+        rows, nodes = self.plan[layer]
+        return ((nodes - 1).unsqueeze(-1) * self.moves(layer)[:, rows]).flatten(0, 1)
+
     @contextmanager
     def installed(self, model: LanguageModel, at: torch.Tensor) -> Iterator[None]:
         """Inside, a forward pass of ``model`` grows; ``at`` is the blank's position in each base row."""
@@ -113,8 +118,8 @@ class Walk:
 
         def hook(_: nn.Module, __: Any, output: Any) -> Any:
             hidden = hidden_of(output)
-            rows, nodes = self.plan[layer]
-            leaf = ((nodes - 1).unsqueeze(-1) * self.moves(layer)[:, rows]).flatten(0, 1).requires_grad_()
+            rows = self.plan[layer][0]
+            leaf = self.leaf(layer).requires_grad_()
             rows = rows.repeat(1 if self.starts is None else len(self.starts))
             base, at = hidden[: self.size].detach(), self.at[rows]
             normed = None if end.norm is None else self.normed[rows]

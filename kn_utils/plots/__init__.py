@@ -9,7 +9,7 @@ from .data import answer_pieces, coverage, recall
 from .edits import edit_languages, edit_rates, edit_sweep
 from .effects import changes, doses
 from .erasing import erased, erased_languages, erased_sweep
-from .scores import attribution, benchmark, convergence, settled_shares
+from .scores import attribution, benchmark, convergence, paths, settled_shares
 from .statistics import between_languages, layers, settings, sharing
 from .theme import KINDS, save, use_theme
 
@@ -34,6 +34,7 @@ __all__ = [
     "erased_languages",
     "erased_sweep",
     "layers",
+    "paths",
     "recall",
     "save",
     "settings",

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..experiments.controls import CONTROLS
-from .theme import points
+from .theme import points, written_cells
 
 #: set of neurons -> (colour, marker, label); of different lightness, and of different form
 STYLES = dict(
@@ -87,8 +87,8 @@ def excess_between_languages(table: pd.DataFrame) -> Figure:
             part = table[(table["target"] == target) & (table["measure"] == measure)]
             part = 100 * part.pivot(index="found", columns="language", values="value")
             part = part.reindex(index=languages, columns=languages).round(0) + 0.0  # no -0.0
-            style = {"cmap": "Greys", "vmin": 0, "vmax": 80, "linewidths": 0.5, "cbar": False}
-            sns.heatmap(-part, annot=part, fmt="+.0f", annot_kws={"size": 8}, ax=axes, **style)
+            style = written_cells("+.0f") | {"annot": part, "vmin": 0, "vmax": 80}
+            sns.heatmap(-part, ax=axes, **style)
             for i in range(len(languages)):
                 axes.add_patch(Rectangle((i, i), 1, 1, fill=False, edgecolor="black", linewidth=2))
             axes.set(xlabel="", ylabel="")

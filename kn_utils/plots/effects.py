@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .theme import KINDS, points, written_cells
+from .theme import KINDS, points
 
 OPERATIONS = {"suppress": "neurons silenced", "amplify": "neurons amplified"}
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -82,6 +85,26 @@ def attribution(scores: np.ndarray, title: str) -> Figure:
     axes.set(xlabel="neuron, by rank within its layer", ylabel="layer (0 = lowest)", title=title)
     axes.set_xticklabels([str(rank) for rank in range(1, 13)])
     axes.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def paths(table: pd.DataFrame, kinds: Mapping[str, int], title: str) -> Figure:
+    """P(answer) along the paths of a few layers.
+
+    Args:
+        table: :func:`kn_utils.attribution.removal.paths`.
+        kinds: what kind of path -> a layer of that kind.
+        title: which prompt.
+    """
+    figure, axes = plt.subplots(figsize=(6.5, 3.2))
+    looks = zip(("-", "--", ":"), MARKERS, ("#12335c", "#d1731f", "#5f5f5f"), strict=False)
+    for (kind, layer), (style, marker, colour) in zip(kinds.items(), looks, strict=False):
+        part = table[table["layer"] == layer]
+        look: dict[str, Any] = {"linestyle": style, "marker": marker, "color": colour}
+        axes.plot(part["a"], part["p"], label=f"{kind}: layer {layer}", markevery=4, markersize=5, **look)
+    axes.set(xlabel="a: neurons of the layer at a times their value", ylabel="P(answer)", title=title)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
     return figure
 
 
