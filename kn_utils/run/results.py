@@ -1,7 +1,8 @@
 """The named numbers of the default run: gathered from summaries, stored in git, shown in README.
 
-``python -m kn_utils.run.results`` stores them in ``figures/results.json``; ``--check`` compares what a run
-gave with what is stored.
+``python -m kn_utils.run.results`` stores the bundled model's in ``figures/results.json``, and with a model's
+name (``gemma3``) that one's in ``figures/results_<name>.json``; ``--check`` compares what a run gave with what
+is stored.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ def headlines(path: Path = HEADLINES) -> pd.DataFrame:
     return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
 
 
-def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks") -> dict[str, Any]:
-    """The summaries that the notebooks wrote when they ran with their own defaults.
+def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks", model: str = "mini") -> dict[str, Any]:
+    """The summaries that the notebooks wrote when they ran with their own defaults, or those of the model.
 
     Returns:
         ``origin`` (model, weights, facts), ``code`` and ``notebooks``: per number its ``title, language,
@@ -44,6 +45,7 @@ def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks") -> dict[str,
     """
     found: dict[str, Any] = {}
     origins, codes = [], set()
+    whole = model == "mini"  # of others a part may be studied
     for name in GRID:
         number, notebook = name.partition("_")[0], notebooks / f"{name}.ipynb"
         if not any(
@@ -51,8 +53,10 @@ def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks") -> dict[str,
         ):  # it asks no model
             continue
         language = parameter_cell(notebook).get("language", "en")
-        path = default_folder(notebook, runs) / "tables" / f"summary_{number}.json"
+        path = default_folder(notebook, runs, model) / "tables" / f"summary_{number}.json"
         if not path.is_file():
+            if not whole:
+                continue
             raise StudyError(f"{path} is not there; run notebook {number} with its own defaults.")
         content = json.loads(path.read_text(encoding="utf-8"))
         origins.append(content["origin"])
@@ -67,7 +71,7 @@ def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks") -> dict[str,
             "rows": content["rows"],
         }
     if not found:
-        raise StudyError(f"no notebook has run in {runs}; ./run_all.sh runs them.")
+        raise StudyError(f"no notebook has run with {model} in {runs}; ./run_all.sh runs them.")
     if any(
         origin["weights"] != origins[0]["weights"] or origin["data"] != origins[0]["data"]
         for origin in origins
@@ -77,6 +81,11 @@ def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks") -> dict[str,
         )
     origin = {key: origins[0][key] for key in ("model", "weights", "dtype", "dataset", "data")}
     return {"origin": origin, "code": sorted(codes), "notebooks": found}
+
+
+def stored_file(model: str = "mini") -> Path:
+    """Where a model's named numbers are stored."""
+    return STORED if model == "mini" else STORED.with_name(f"results_{model}.json")
 
 
 def stored_results(path: Path = STORED) -> dict[str, Any]:
@@ -131,46 +140,50 @@ def shown(value: float, unit: str) -> str:
 
 
 def copy_pictures(
-    runs: Path = RUNS, notebooks: Path = ROOT / "notebooks", target: Path = STORED.parent
+    runs: Path = RUNS, notebooks: Path = ROOT / "notebooks", target: Path = STORED.parent, model: str = "mini"
 ) -> int:
-    """Copy the pictures that the notebooks drew with their own defaults; how many."""
+    """Copy the pictures that the notebooks drew with their own defaults; how many.
+
+    Those of other models than the bundled one go to a folder of their name.
+    """
     found = []
     for name in GRID:
-        folder = default_folder(notebooks / f"{name}.ipynb", runs) / "figures"
+        folder = default_folder(notebooks / f"{name}.ipynb", runs, model) / "figures"
         found += [path for end in ("png", "pdf") for path in folder.glob(f"{name.partition('_')[0]}_*.{end}")]
+    place = target if model == "mini" else target / model
     for path in found:
-        shutil.copyfile(path, target / path.name)
+        place.mkdir(exist_ok=True)
+        shutil.copyfile(path, place / path.name)
     return len(found)
 
 
-def default_folder(notebook: Path, runs: Path) -> Path:
-    """Where a notebook leaves its results when it runs with its own defaults."""
+def default_folder(notebook: Path, runs: Path, model: str = "mini") -> Path:
+    """Where a notebook leaves its results when a model runs with the notebook's own data and language."""
     defaults = parameter_cell(notebook)
-    names = (
-        defaults.get(name, other)
-        for name, other in (("model", "mini"), ("dataset", "mini"), ("language", "en"))
-    )
-    return runs / run_folder(*names).relative_to(RUNS)
+    names = (defaults.get(name, other) for name, other in (("dataset", "mini"), ("language", "en")))
+    return runs / run_folder(model, *names).relative_to(RUNS)
 
 
 def main(arguments: list[str]) -> int:
     """Store the results, or check them; the exit status."""
+    models = [name for name in arguments if not name.startswith("--")] or ["mini"]
     try:
-        found = gather()
+        return max([_one("--check" in arguments, model) for model in models])
     except StudyError as error:
         print(f"results: {error}", file=sys.stderr)
         return 1
-    if "--check" not in arguments:
-        print(
-            f"Stored in {save_json(found, STORED)}; {copy_pictures()} pictures beside it: look at them "
-            f"before you commit."
-        )
+
+
+def _one(check: bool, model: str) -> int:
+    found = gather(RUNS, model=model)
+    if not check:
+        pictures = copy_pictures(RUNS, model=model)
+        place = save_json(found, stored_file(model))
+        print(f"Stored in {place}; {pictures} pictures beside it: look at them before you commit.")
         return 0
-    lines = differences(found, stored_results())
-    print(
-        "\n".join(lines)
-        or f"{sum(len(one['rows']) for one in found['notebooks'].values())} numbers are as stored."
-    )
+    lines = differences(found, stored_results(stored_file(model)))
+    number = sum(len(one["rows"]) for one in found["notebooks"].values())
+    print("\n".join(lines) or f"{number} numbers are as stored.")
     return 1 if lines else 0
 
 

@@ -1,0 +1,57 @@
+"""Which models are studied, and how much of each."""
+
+from __future__ import annotations
+
+import pytest
+
+from kn_utils.data.downloads import packaged
+from kn_utils.run import command, studies
+from kn_utils.run.plan import Plan, Refused
+from kn_utils.run.studies import DEFAULTS, Studies, from_config, plans
+
+
+def test_without_a_name_every_model_that_is_here_is_studied(monkeypatch):
+    monkeypatch.setattr(packaged.Packaged, "missing", property(lambda model: []))
+    assert [plan.model for plan in plans()] == list(DEFAULTS)
+    monkeypatch.setattr(packaged.Packaged, "missing", property(lambda model: ["a package"]))
+    assert [plan.model for plan in plans()] == ["mini"]
+
+
+def test_the_bundled_model_has_the_plan_that_needs_no_word():
+    (mini,) = plans(["mini"])
+    assert mini == Plan()
+
+
+def test_a_models_defaults_give_way_to_what_is_asked():
+    (usual,) = plans(["gemma3"])
+    assert usual.settings["known"] == "2" and usual.languages == ["en"]
+    (asked,) = plans(["gemma3"], languages=["ja"], settings={"known": "1"}, facts="3")
+    assert (asked.languages, asked.facts) == (["ja"], "3")
+    assert asked.settings == usual.settings | {"known": "1"}
+    (other,) = plans(["/some/model"], facts=None)
+    assert other == Plan(model="/some/model")
+
+
+def test_studies_share_a_run_and_come_back_from_its_configuration():
+    both = Studies(plans(["mini", "smollm2"], relations=["P36"]))
+    assert len(both.jobs) == sum(len(plan.jobs) for plan in both.plans)
+    path = "smollm2/mini/en/P36/06_suppress_amplify.ipynb"
+    assert both.owners[path].model == "smollm2" and both.jobs[path].notebook.startswith("06")
+    assert both.jobs[path].label.split()[0] == "smollm2"
+    assert from_config(both.config()) == both
+    assert "-r languages en" in both.owners[path].options(both.jobs[path]).replace("-p ", "-r ")
+
+
+def test_an_absent_package_is_one_line(monkeypatch):
+    monkeypatch.setattr(packaged.Packaged, "missing", property(lambda model: ["a package"]))
+    with pytest.raises(
+        Refused, match="the package of gemma3 is not installed; python -m kn_utils.run.models"
+    ):
+        Studies(plans(["gemma3"])).check()
+
+
+def test_the_command_line_takes_models_one_by_one_or_together(tmp_path):
+    (tmp_path / "own").mkdir()
+    asked, _ = command.read_options(["--model", str(tmp_path / "own"), "--models", "mini,gemma3"])
+    assert [plan.model for plan in asked.plans] == [str(tmp_path / "own"), "mini", "gemma3"]
+    assert studies.DEFAULTS.keys() == {"mini", "gemma3", "smollm2"}
