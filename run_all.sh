@@ -8,18 +8,19 @@ fail() { printf 'run_all.sh: %s\n' "$*" >&2; exit 1; }
 
 usage() {
   cat <<'TEXT'
-./run_all.sh [options]    run the study: notebooks that are out of date, results in runs/<model>/<dataset>/<language>/
+./run_all.sh [options]    run the studies: notebooks that are out of date, results in runs/<model>/<dataset>/<language>/
 ./run_all.sh test         run every test: ruff, mypy, pytest, and all notebooks against their stored outputs (nbval)
 ./run_all.sh refresh [NN] for developers: execute the notebooks (all, or 03 04) in place, so that outputs are stored
 ./run_all.sh clean        for developers: drop volatile metadata from notebooks, keep outputs and counts
 ./run_all.sh help         this text
 
 Options of the study:
-  --model NAME        mini (bundled, default), a local folder, or a Hugging Face id; --revision COMMIT for the last
+  --models A,B        which models; default: mini (bundled), gemma3 and smollm2 (real ones), as far as they are here
+  --model NAME        one of these, a local folder, or a Hugging Face id; may be repeated; --revision COMMIT for the last
   --dataset NAME      mini (bundled, default), or a published data set, its options behind a colon
-  --language L        en, nl, ja, vi, zh, ko or all; may be repeated (default: en and all)
+  --language L        en, nl, ja, vi, zh, ko or all; may be repeated (default: en, and for mini all)
   --relation P        such as P36; may be repeated (default: all relations together)
-  --facts N|all       facts per relation (default: the notebooks' own)
+  --facts N|all       facts per relation (default: the notebooks' own; 6 for the real models)
   --device D          auto (default), cpu, cuda, cuda:1, cuda:all, mps
   --set NAME=VALUE    any other parameter of the notebooks, such as rule=right, steps=20, precision=bfloat16; may be repeated
   --jobs N            notebooks side by side (default: half the cores, at least 2; 1 on a GPU)

@@ -204,11 +204,13 @@ class Study(Asks):
         best = strongest(scores, asked, None, None, k)
         return best[best.groupby("fact")["fact"].transform("size") == k].reset_index(drop=True)
 
-    def controlled(self, language: str, target: str, k: int = 5, facts: int | None = 8) -> dict[str, Any]:
+    def controlled(
+        self, language: str, target: str, k: int = 5, facts: int | None = 8, wordings: int = 3
+    ) -> dict[str, Any]:
         """What :func:`kn_utils.experiments.controls.effects_of_controls` needs: sets of ``k`` neurons.
 
-        They are found with every other wording of at most ``facts`` facts of each relation; one of the
-        wordings that had no say is drawn of each fact to measure their effect on.
+        They are found with every other wording, at most ``wordings``, of at most ``facts`` facts of each
+        relation; one of the wordings that had no say is drawn of each fact to measure their effect on.
 
         Returns:
             ``prompts, candidates, before, strongest, active``; without a row where no fact of this language
@@ -217,7 +219,8 @@ class Study(Asks):
         seed = self.parameters.seed
         chosen = self.facts.sample(facts, seed).facts["fact"]
         found, held = (half[half["fact"].isin(chosen)] for half in self.halves(language))
-        found = found[found["fact"].isin(held["fact"])].reset_index(drop=True)
+        found = found[found["fact"].isin(held["fact"])].groupby("fact", sort=False).head(wordings)
+        found = found.reset_index(drop=True)
         if found.empty:
             none = pd.DataFrame(columns=["fact", "relation", "layer", "neuron"])
             return {"prompts": held, "candidates": [], "before": None, "strongest": none, "active": none}

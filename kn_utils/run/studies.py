@@ -21,13 +21,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "mini": {},
     "gemma3": {
         "languages": ["en"],
-        "facts": "8",
+        "facts": "6",
         "settings": KNOWN,
         "select": ["02", "03", "04", "06", "07"],
     },
     "smollm2": {
         "languages": ["en"],
-        "facts": "8",
+        "facts": "6",
         "settings": KNOWN | {"languages": "en"},
         "select": ["02", "03", "04", "06", "07"],
     },
