@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
+from ..checks import check_numbers, check_words
 from ..model.language_model import LanguageModel
 from ..model.rows import Row
 from .batching import Batch, Halving, batches, memory_budget
@@ -43,6 +44,8 @@ class ScoreSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise AttributionError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}.")
+        check_numbers(keep=self.keep, steps=self.steps, tolerance=self.tolerance, batch_size=self.batch_size)
+        check_words(("refuse", "allow"), unknown=self.unknown)
         if self.tolerance is not None and self.steps is not None:
             raise AttributionError("steps fixes the number of points, tolerance the error: give one of them.")
         if self.rule != "auto" or self.steps is not None:
@@ -140,12 +143,22 @@ class ScoreSettings:
         return batches(model, prompts, tokens, budget or memory_budget(model, self.precision), self.unknown)
 
 
+def layers_asked(layers: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Layers as settings hold them; an error says what is no list of layers."""
+    if layers is None:
+        return None
+    listed = tuple(layers) if isinstance(layers, Sequence | range) and not isinstance(layers, str) else ()
+    whole = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in listed)
+    if not listed or not whole or len(set(listed)) < len(listed):
+        raise AttributionError(f"layers={layers!r}; it is a list of different ones such as [0, 1], or None.")
+    return listed
+
+
 def check_tolerance(tolerance: float | None, rule: str, model: LanguageModel, norm: str) -> None:
     """Refuse a tolerance that is none, or that a rule or a model cannot have."""
     if tolerance is None:
         return
-    if not 0 < tolerance < 1:
-        raise AttributionError(f"tolerance={tolerance}; it is a share of the largest score, between 0 and 1.")
+    check_numbers(tolerance=tolerance)
     if rule != "auto":
         raise AttributionError(f"rule={rule!r} has a fixed number of points; a tolerance needs rule='auto'.")
     if model.norms_output and norm == "free":

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ..base import DATA, StudyError
+from ..checks import check_texts
 from ..data.downloads.packaged import PACKAGED
 from ..store.origin import fingerprint
 from . import gguf
@@ -56,6 +57,7 @@ def load_model(
         >>> load_model("mini", device="cpu")
         LanguageModel('mini', bert, 6 layers x 768 neurons)
     """
+    check_texts(name=name)
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}.")
     target = choose_device(device)

@@ -8,24 +8,17 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..base import RUNS, StudyError
+from ..base import RUNS
+from ..checks import ParameterError, bounds
 
 
-class ParameterError(StudyError):
-    """An unknown parameter name, or a value that a parameter cannot have.
-
-    Example:
-        >>> from kn_utils import ParameterError, StudyParameters
-        >>> try:
-        ...     StudyParameters.check(seed=-1)
-        ... except ParameterError as error:
-        ...     print(error)
-        parameter seed=-1: Input should be greater than or equal to 0.
-    """
+def _within(name: str) -> Any:
+    """The range that the library's functions check the same name by."""
+    return Field(**bounds(name))
 
 
 class StudyParameters(BaseModel):
@@ -48,11 +41,11 @@ class StudyParameters(BaseModel):
     relation: str = Field("all", pattern=r"^(all|P[0-9]+)$")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+|:all)?)$")
     dtype: Literal["auto", "float32", "float64", "bfloat16"] = "auto"
-    seed: int = Field(0, ge=0)
+    seed: Annotated[int, _within("seed")] = 0
     out: str | None = None
-    facts_per_relation: int | None = Field(16, ge=1)
-    wordings: int | None = Field(None, ge=1)
-    batch_size: int | None = Field(None, ge=1)
+    facts_per_relation: Annotated[int | None, _within("facts_per_relation")] = 16
+    wordings: Annotated[int | None, _within("wordings")] = None
+    batch_size: Annotated[int | None, _within("batch_size")] = None
 
     rule: Literal["auto", "gradient", "right", "left", "midpoint", "gauss-legendre", "clenshaw-curtis"] = (
         "gauss-legendre"
@@ -61,17 +54,17 @@ class StudyParameters(BaseModel):
     baseline: Literal["zero", "replacement", "replacement-each"] = "zero"
     multiplier: Literal["difference", "activation"] = "difference"
     precision: Literal["float32", "tf32", "bfloat16"] | None = None
-    keep: float = Field(0.1, gt=0, le=1)
-    checked_prompts: int = Field(12, ge=1)
+    keep: Annotated[float, _within("keep")] = 0.1
+    checked_prompts: Annotated[int, _within("checked_prompts")] = 12
 
-    threshold: float = Field(0.2, gt=0, le=1)
-    share: float = Field(0.7, gt=0, le=1)
+    threshold: Annotated[float, _within("threshold")] = 0.2
+    share: Annotated[float, _within("share")] = 0.7
 
-    factor: float = Field(2.0, ge=0)
-    l1: float = Field(1.0, ge=0)
-    l2: float = Field(8.0, ge=0)
-    edits_per_relation: int = Field(10, ge=1)
-    erased: int = Field(20, ge=1)
+    factor: Annotated[float, _within("factor")] = 2.0
+    l1: Annotated[float, _within("l1")] = 1.0
+    l2: Annotated[float, _within("l2")] = 8.0
+    edits_per_relation: Annotated[int, _within("edits_per_relation")] = 10
+    erased: Annotated[int, _within("erased")] = 20
 
     download: bool = False
 
