@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..checks import DataError, check_numbers
+from ..checks import DataError, check_numbers, check_table
 
 SUBJECT, OBJECT = "[X]", "[Y]"
 COLUMNS = {
@@ -149,7 +149,7 @@ def find_problems(data: Facts) -> list[str]:
 def refuse_broken(data: Facts) -> None:
     """Raise an error of one line where prompts would be doubled, or would ask for nothing.
 
-    Less than :func:`find_problems` finds: published data hold subjects with several objects and shared labels.
+    Less than :func:`find_problems` finds: published data hold subjects with several objects.
     """
     for kind, table in (("entities", data.entities), ("facts", data.facts), ("templates", data.templates)):
         columns = [name for name in COLUMNS[kind] if name not in ("aliases", "label")]

@@ -34,8 +34,8 @@ def make_prompts(
         there.
 
     Raises:
-        DataError: unknown language or relation; a wording without its slots; a fact, a label or a wording that
-            is there twice or empty.
+        DataError: unknown language or relation; a wording without its slots; a fact, a label or a wording
+            that is there twice or empty.
 
     Example:
         >>> from kn_utils import load_facts, make_prompts
@@ -93,8 +93,8 @@ def from_texts(table: pd.DataFrame) -> pd.DataFrame:
         table: ``text`` with its blank written ``[Y]``, ``answer``; any other column of prompts.
 
     Returns:
-        prompts: ``prompt`` is the text with its answer, and every row is a ``fact`` of its own unless the table
-        says otherwise.
+        prompts: ``prompt`` is the text with its answer, and every row is a ``fact`` of its own unless the
+        table says otherwise.
 
     Raises:
         DataError: a text without its blank, an answer that is none.
@@ -104,10 +104,8 @@ def from_texts(table: pd.DataFrame) -> pd.DataFrame:
     check_table("prompts", table, "text answer")
     if set(COLUMNS["prompts"]) <= set(table.columns):
         return table
-    subject = table["text"].str.contains(SUBJECT, regex=False) & ~table["text"].str.contains(
-        OBJECT, regex=False
-    )
-    masked = table["masked"] if "masked" in table else subject.map({True: "subject", False: "object"})
+    by_object = table["text"].str.contains(OBJECT, regex=False)
+    masked = table["masked"] if "masked" in table else by_object.map({True: "object", False: "subject"})
     blanks = masked.map({"object": OBJECT, "subject": SUBJECT}).fillna(OBJECT)
     whole = []
     for row, (text, blank, answer) in enumerate(zip(table["text"], blanks, table["answer"], strict=True)):

@@ -23,6 +23,8 @@ import psutil
 from filelock import FileLock, Timeout
 
 from ..base import ROOT, RUNS, StudyError
+from ..data.sources import DATASETS
+from ..data.sources.own import is_place
 from .numbers import as_text
 from .plan import NotebookRun, Plan, Refused
 
@@ -62,8 +64,10 @@ def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
         asked.jobs = 1 if on_gpu else max(min(2, cores), cores // 2)
     if asked.jobs < 1:
         parser.error("argument --jobs: at least 1")
-    if asked.model != "mini" and Path(asked.model).is_dir():  # notebooks run elsewhere
-        asked.model = str(Path(asked.model).absolute())
+    if asked.dataset.partition(":")[0] not in DATASETS and is_place(asked.dataset):  # notebooks run elsewhere
+        asked.dataset = str(Path(asked.dataset).expanduser().absolute())
+    if asked.model != "mini" and Path(asked.model).expanduser().exists():
+        asked.model = str(Path(asked.model).expanduser().absolute())
     asked_for = {name: getattr(asked, name) for name in ("model", "revision", "dataset", "device", "facts")}
     settings = dict(option.partition("=")[::2] for option in asked.set)
     for name, value in settings.items():
@@ -73,8 +77,8 @@ def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
             parser.error(f"argument --set: {name} has an option of its own")
     plan = Plan(
         **asked_for,
-        languages=list(dict.fromkeys(asked.language or ["en", "all"])),
-        relations=list(dict.fromkeys(asked.relation or ["all"])),
+        languages=listed(asked.language, ["en", "all"]),
+        relations=listed(asked.relation, ["all"]),
         settings=settings,
         select=asked.notebooks,
         notebooks=str(Path(asked.notebooks_folder).absolute()),
@@ -82,6 +86,12 @@ def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
         threads=max(1, cores // asked.jobs),
     )
     return plan, asked
+
+
+def listed(given: list[str] | None, usual: list[str]) -> list[str]:
+    """The names of an option that may be repeated, and may hold several between commas."""
+    names = [name.strip() for option in given or [] for name in option.split(",")]
+    return list(dict.fromkeys(names)) or usual
 
 
 class Runner:

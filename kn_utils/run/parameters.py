@@ -38,7 +38,7 @@ class StudyParameters(BaseModel):
     revision: str | None = None
     dataset: str = Field("mini", min_length=1)
     language: str = Field("en", pattern=r"^[a-z][a-z-]*$")
-    relation: str = Field("all", pattern=r"^(all|P[0-9]+)$")
+    relation: str = Field("all", pattern=r"^[^\W\d][\w.-]*$")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+|:all)?)$")
     dtype: Literal["auto", "float32", "float64", "bfloat16"] = "auto"
     seed: Annotated[int, _within("seed")] = 0

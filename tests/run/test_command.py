@@ -197,7 +197,8 @@ def test_key_follows_code_and_parameters_but_not_outputs_or_times(place):
     ("options", "named"),
     [
         (["--relation", "P999"], ["P999", "P36"]),
-        (["--relation", "capital"], ["relation", "capital"]),
+        (["--relation", "36"], ["relation", "36"]),
+        (["--relation", "capital"], ["unknown relation", "capital"]),
         (["--language", "xx"], ["xx", "ja"]),
         (["--dataset", "nothing"], ["nothing", "mini"]),
         (["--device", "abacus"], ["device", "abacus"]),

@@ -30,8 +30,9 @@ def test_an_unknown_name_is_refused_and_the_known_are_listed():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("relation", "capital", "parameter relation='capital': "),
-        ("relation", "P36x", "parameter relation='P36x': "),
+        ("relation", "36", "parameter relation='36': "),
+        ("relation", "a/b", "parameter relation='a/b': "),
+        ("relation", "", "parameter relation='': "),
         ("language", "EN", "parameter language='EN': "),
         ("device", "tpu", "parameter device='tpu': "),
         (
@@ -55,7 +56,7 @@ def test_a_wrong_value_is_one_line(name, value, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("relation", ["all", "P36", "P1303"])
+@pytest.mark.parametrize("relation", ["all", "P36", "P1303", "capital_of", "首都"])
 @pytest.mark.parametrize("language", ["all", "en", "zh", "zh-classical"])
 def test_good_values_are_taken(relation, language):
     p = StudyParameters.check(relation=relation, language=language)

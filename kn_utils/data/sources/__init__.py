@@ -112,15 +112,15 @@ def load_passages(
 def parse(dataset: str) -> tuple[str, dict[str, Any]]:
     """Take a data set's name and its options apart.
 
-    ``"mlama:languages=de+fr"`` becomes ``("mlama", {"languages": ["de", "fr"]})``, and the path of a folder or
-    table ``("own", {"place": path})``.
+    ``"mlama:languages=de+fr"`` becomes ``("mlama", {"languages": ["de", "fr"]})``, and the path of a folder
+    or table ``("own", {"place": path})``.
     """
     name, colon, rest = dataset.partition(":")
     if name not in LOADERS and own.is_place(dataset):
         return "own", {"place": dataset}
     if name not in LOADERS:
         raise DataError(
-            f"unknown dataset {name!r}; known: {', '.join(DATASETS)}, or the path of a folder or table of your own."
+            f"unknown dataset {name!r}; known: {', '.join(DATASETS)}, or the path of facts of your own."
         )
     options: dict[str, Any] = {}
     for part in rest.split(",") if colon else []:

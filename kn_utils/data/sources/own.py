@@ -1,10 +1,10 @@
 """Your own facts: a folder of three tables, or one simple table, as CSV files in UTF-8.
 
 A folder holds ``entities.csv`` (``entity, language, label``), ``facts.csv`` (``relation, subject, object``)
-and ``templates.csv`` (``relation, language, text``); ``aliases``, ``fact`` and ``template`` (ids) may be there
-too. A simple table has ``subject, object, relation, language, prompt``: names, and a wording such as
+and ``templates.csv`` (``relation, language, text``); ``aliases``, ``fact`` and ``template`` (ids) may be
+there too. A simple table has ``subject, object, relation, language, prompt``: names, and a wording such as
 ``The capital of [X] is [Y].`` (the subject's own name may stand for ``[X]``). Ids and names of relations are
-free. Every fact of a relation is asked in every wording of it; ``data/own_example`` is a folder to start from.
+free. Every fact of a relation is asked in every wording of it. ``data/own_example`` is one to start from.
 
 What is wrong is refused with file, line and column. What can be left out without harm is counted: a fact that
 lacks a label in some language is asked in the others.
@@ -13,6 +13,7 @@ lacks a label in some language is asked in the others.
 from __future__ import annotations
 
 import csv
+import io
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -132,12 +133,10 @@ def _read_simple(path: Path) -> _Read:
                 cells = {"entity": row[side], "language": language, "label": row[side]}
                 read.entities.append(Row(path, row.line, cells))
         fact = {"relation": relation, "subject": subject, "object": answer}
-        if new("fact", *fact.values()):
-            fact["fact"] = ":".join(fact.values())
-            read.facts.append(Row(path, row.line, fact))
-        elif not new("asked", *fact.values(), language, text):
+        if not new("asked", *fact.values(), language, text):
             read.problems.append(f"{path.name}, line {row.line}: the same fact in the same wording again")
-        new("asked", *fact.values(), language, text)
+        if new("fact", *fact.values()):
+            read.facts.append(Row(path, row.line, {**fact, "fact": ":".join(fact.values())}))
         if new("text", relation, language, text):
             number[relation, language] = number.get((relation, language), 0) + 1
             wording.cells["template"] = f"{relation}-{language}-{number[relation, language]}"
@@ -147,31 +146,17 @@ def _read_simple(path: Path) -> _Read:
 
 def _rows(path: Path, needed: Iterable[str], problems: list[str]) -> list[Row]:
     """The lines of a CSV file, in NFC; gaps in the needed columns are problems."""
-    if not path.is_file():
-        raise DataError(f"{path} is missing; it should hold the columns {', '.join(needed)}.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, line {line}: not UTF-8; save the table as CSV in UTF-8.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
-    reader = csv.reader(unicodedata.normalize("NFC", text).splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(_text(path, needed), newline=""), strict=True)
     rows: list[Row] = []
     try:
-        head = [name.strip() for name in next(reader, [])]
-        if lacking := [name for name in needed if name not in head]:
-            there = ", ".join(head) or "nothing"
-            raise DataError(f"{path}, line 1: column {lacking[0]!r} is missing; there is: {there}.")
-        if len(set(head)) < len(head):
-            raise DataError(f"{path}, line 1: two columns have one name: {', '.join(head)}.")
+        head = _head(path, next(reader, []), needed)
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) != len(head):
                 raise DataError(
-                    f"{path}, line {reader.line_num}: {len(cells)} cells for {len(head)} columns; a text with a "
-                    f"comma in it stands in double quotes."
+                    f"{path}, line {reader.line_num}: {len(cells)} cells, {len(head)} columns; a text with "
+                    f"a comma in it stands in double quotes."
                 )
             row = Row(path, reader.line_num, dict(zip(head, cells, strict=True)))
             problems += _gaps(row, needed)
@@ -181,6 +166,30 @@ def _rows(path: Path, needed: Iterable[str], problems: list[str]) -> list[Row]:
     if not rows:
         raise DataError(f"{path} holds no rows below its line of columns.")
     return rows
+
+
+def _text(path: Path, needed: Iterable[str]) -> str:
+    if not path.is_file():
+        raise DataError(f"{path} is missing; it should hold the columns {', '.join(needed)}.")
+    try:
+        content = path.read_bytes()
+        return unicodedata.normalize("NFC", content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}, line {line}: not UTF-8; save the table as CSV in UTF-8.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def _head(path: Path, cells: list[str], needed: Iterable[str]) -> list[str]:
+    """The names of the columns, with all that are needed."""
+    head = [name.strip() for name in cells]
+    if lacking := [name for name in needed if name not in head]:
+        there = ", ".join(head) or "nothing"
+        raise DataError(f"{path}, line 1: column {lacking[0]!r} is missing; there is: {there}.")
+    if len(set(head)) < len(head):
+        raise DataError(f"{path}, line 1: two columns have one name: {', '.join(head)}.")
+    return head
 
 
 def _gaps(row: Row, needed: Iterable[str]) -> Iterator[str]:
@@ -270,9 +279,8 @@ def _as_facts(path: Path, read: _Read) -> Facts:
     facts, entities = tables["facts"], tables["entities"]
     labels = set(entities[["entity", "language"]].itertuples(index=False, name=None))
     left: dict[str, list[str]] = {}
-    for relation, language in (
-        tables["templates"][["relation", "language"]].drop_duplicates().itertuples(index=False)
-    ):
+    worded = tables["templates"][["relation", "language"]].drop_duplicates()
+    for relation, language in worded.itertuples(index=False):
         for row in facts[facts["relation"] == relation].itertuples():
             if not {(row.subject, language), (row.object, language)} <= labels:
                 left.setdefault(f"facts without both labels in {language}", []).append(row.fact)
