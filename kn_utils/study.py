@@ -12,17 +12,18 @@ from torch import cuda
 
 from .attribution.attribute import attribute
 from .attribution.streaming import ScoreTables, prompts_file
+from .data.downloads.identity import model_digest, model_label
 from .data.facts import Facts
 from .data.prompts import make_prompts
 from .data.sources import load_facts
 from .model.answers import answer_probability
 from .model.askable import askable
 from .model.language_model import LanguageModel
-from .model.loading import load_model, weights_digest
+from .model.loading import load_model
 from .neurons.choose import random_neurons, strongest
 from .neurons.refine import Refined, refine_bags
 from .run.kept import KeepsResults
-from .run.parameters import StudyParameters, run_folder
+from .run.parameters import StudyParameters
 from .store.growing import GrowingTable
 from .store.origin import fingerprint, full_origin
 from .store.tables import save_table
@@ -59,6 +60,15 @@ class Study(KeepsResults):
         """The model that the parameters name, loaded when it is first asked for."""
         p = self.parameters
         return load_model(p.model, p.revision, device=p.device, dtype=self.dtype)
+
+    @cached_property
+    def identity(self) -> str | None:
+        """A digest of the model that is asked, whatever it is called; of one of the Hub the commit."""
+        p = self.parameters
+        known = model_digest(p.model, p.revision)
+        if known is None and self.model.name:  # not here yet: it is once it is loaded
+            known = model_digest(p.model, p.revision)
+        return known
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -100,11 +110,7 @@ class Study(KeepsResults):
     def folder(self, language: str | None = None) -> Path:
         """Where this language's tables lie: beside the run's own folder."""
         p = self.parameters
-        if language in (None, p.language):
-            return p.folder
-        usual = run_folder(p.model, p.dataset, p.language, p.relation)
-        same = p.folder.resolve() == usual.resolve()
-        return run_folder(p.model, p.dataset, language, p.relation) if same else p.folder / language
+        return p.folder if language in (None, p.language) else p.beside(language)
 
     def prompts(self, language: str | None = None) -> pd.DataFrame:
         """The bags: a language's wordings, or for ``all`` one wording of each language.
@@ -294,9 +300,8 @@ class Study(KeepsResults):
         p = self.parameters
         data = self.everything
         return {
-            "model": p.model,
-            "revision": p.revision,
-            "weights": weights_digest(p.model),
+            "model": model_label(p.model, p.revision),
+            "identity": self.identity,
             "dtype": self.dtype,
             "dataset": p.dataset,
             "data": fingerprint(data.entities, data.facts, data.templates),

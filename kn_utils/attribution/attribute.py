@@ -257,7 +257,7 @@ def _note(
         "prompts": fingerprint(prompts),
         "settings": asdict(settings),
         "weights": model.checksum(),
-        "tokenizer": fingerprint(pd.DataFrame(sorted(model.tokenizer.get_vocab().items()))),
+        "reading": model.reading(),
         "device": device.type,
         "code": code_version(attribute),
         "budget": budget,

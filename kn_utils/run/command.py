@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from ..base import ROOT, RUNS, StudyError
+from ..data.downloads.identity import resolved
 from ..data.sources import DATASETS
 from ..data.sources.own import is_place
 from .numbers import as_text
@@ -66,8 +67,6 @@ def read_options(argv: list[str]) -> tuple[Plan, argparse.Namespace]:
         parser.error("argument --jobs: at least 1")
     if asked.dataset.partition(":")[0] not in DATASETS and is_place(asked.dataset):  # notebooks run elsewhere
         asked.dataset = str(Path(asked.dataset).expanduser().absolute())
-    if asked.model != "mini" and Path(asked.model).expanduser().exists():
-        asked.model = str(Path(asked.model).expanduser().absolute())
     asked_for = {name: getattr(asked, name) for name in ("model", "revision", "dataset", "device", "facts")}
     settings = dict(option.partition("=")[::2] for option in asked.set)
     for name, value in settings.items():
@@ -294,6 +293,8 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, interrupt)
     try:
         plan, asked = read_options(sys.argv[1:] if argv is None else argv)
+        model, revision = resolved(plan.model, plan.revision)
+        plan = replace(plan, model=model, revision=revision)
         plan.check()
         return execute(plan, asked)
     except StudyError as error:

@@ -7,6 +7,7 @@ unknown names (papermill only warns about them) and wrong values with one line.
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..base import RUNS
 from ..checks import ParameterError, bounds
+from ..data.downloads.identity import digits, files_digest, model_label
+from ..data.sources import parse
+from ..data.sources.own import is_place, own_files
+from ..store.files import file_name
 
 
 def _within(name: str) -> Any:
@@ -98,17 +103,51 @@ class StudyParameters(BaseModel):
     def folder(self) -> Path:
         """Where this run's tables and figures go: ``out``, else its place under ``runs/``."""
         place = Path(self.out).expanduser() if self.out else None
-        return place or run_folder(self.model, self.dataset, self.language, self.relation)
+        return place or run_folder(
+            self.model, self.dataset, self.language, self.relation, revision=self.revision
+        )
+
+    def beside(self, language: str) -> Path:
+        """Where another language's tables of this run lie: beside it under ``runs/``, else inside ``out``."""
+        tail = (self.language,) if self.relation == "all" else (self.language, self.relation)
+        place, runs = self.folder.resolve(), RUNS.resolve()
+        parts = place.relative_to(runs).parts if place.is_relative_to(runs) else ()
+        if len(parts) == 2 + len(tail) and parts[2:] == tail:
+            return RUNS.joinpath(*parts[:2], language, *tail[1:])
+        return self.folder / language
 
 
-def run_folder(model: str, dataset: str, language: str, relation: str = "all") -> Path:
+def run_folder(
+    model: str,
+    dataset: str,
+    language: str,
+    relation: str = "all",
+    *,
+    revision: str | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Path:
     """Where results go: ``runs/<model>/<dataset>/<language>[/<relation>]``.
 
-    A Hub id's slash and a data set's colon are written ``--``.
+    Whatever is neither bundled nor packaged has some digits of what it is behind its name, so that two models
+    (or data sets) of one name share no folder; and so have ``settings``, those of a run that differ from the
+    notebooks' own. A Hub id's slash and a data set's colon are written ``--``.
     """
-    name = Path(model).expanduser().resolve().name if Path(model).expanduser().is_dir() else model
-    folder = RUNS / name.replace("/", "--") / dataset.replace("/", "--").replace(":", "--") / language
+    data = data_label(dataset)
+    if settings:
+        told = ",".join(f"{name}={value}" for name, value in sorted(settings.items()))
+        data += f"--{file_name(told.replace('=', '-'))[:40]}-{digits(told)}"
+    folder = RUNS / model_label(model, revision) / data / language
     return folder if relation == "all" else folder / relation
+
+
+def data_label(dataset: str) -> str:
+    """A data set as its folder of results is called; facts of one's own with digits of what is in them."""
+    name, options = parse(dataset) if is_place(dataset) else ("", {})
+    if name != "own":
+        return dataset.replace("/", "--").replace(":", "--")
+    place = Path(options["place"]).expanduser().resolve()
+    files = [file for file in own_files(place) if file.is_file()]
+    return f"{file_name(place.stem if place.is_file() else place.name)}-{files_digest(files)[:6]}"
 
 
 def _injected(cells: list[str]) -> set[str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base import DATA, ROOT, RUNS, StudyError
+from ..data.downloads.identity import model_digest
 from ..data.sources import load_facts, parse
 from ..store.code import source_version
 from .parameters import StudyParameters, run_folder
@@ -118,7 +119,10 @@ class Plan:
             yield self._job(name, language, job.relation), not need.endswith("?")
 
     def _job(self, notebook: str, language: str, relation: str) -> NotebookRun:
-        folder = run_folder(self.model, self.dataset, language, relation).relative_to(RUNS)
+        own = run_folder(
+            self.model, self.dataset, language, relation, revision=self.revision, settings=self.settings
+        )
+        folder = own.relative_to(RUNS)
         return NotebookRun(notebook, language, relation, folder.as_posix())
 
     def _add(self, notebook: str, language: str, relation: str, planned: dict[str, NotebookRun]) -> None:
@@ -171,16 +175,17 @@ class Plan:
         code = ["".join(cell["source"]) for cell in cells(self.source(job)) if cell["cell_type"] == "code"]
         inputs = [source_version("\n".join(code)), file_digest(ROOT / "requirements.lock")]
         inputs += [folder_digest(place) for place in self.inputs]
+        inputs += [str(model_digest(self.model, self.revision))]
         return hashlib.sha256(json.dumps([self.parameters(job), inputs]).encode()).hexdigest()
 
     @property
     def inputs(self) -> list[Path]:
-        """The files and folders here that the results depend on: model, facts, published numbers."""
+        """The files and folders here that the results depend on besides the model: facts and the like."""
         name, options = parse(self.dataset)
-        values = (value for value in (self.model, *options.values()) if isinstance(value, str))
+        values = (value for value in options.values() if isinstance(value, str))
         # Relative names are looked for in no folder: which one it would be depends on who asks.
         own = [place for value in values if (place := Path(value).expanduser()).is_absolute()]
-        named = [DATA / name, DATA / self.model, DATA / "published", DATA / "relations.csv", *own]
+        named = [DATA / name, DATA / "published", DATA / "relations.csv", *own]
         return sorted({place.resolve() for place in named if place.exists()})
 
     def check(self) -> None:
@@ -238,7 +243,7 @@ def folder_digest(place: Path) -> str:
     lines = []
     for path in sorted(place.rglob("*")):
         inside = path.relative_to(place)
-        ours = not {"checkpoints", "__pycache__", ".ipynb_checkpoints"} & set(inside.parts[:-1])
+        ours = not {"__pycache__", ".ipynb_checkpoints"} & set(inside.parts[:-1])
         if ours and path.is_file() and path.suffix != ".md":
             lines.append(f"{inside.as_posix()} {file_digest(path)}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -125,10 +126,12 @@ def test_run_folder(tmp_path):
     assert run_folder("mini", "mini", "en") == RUNS / "mini" / "mini" / "en"
     assert run_folder("mini", "mini", "all", "P36") == RUNS / "mini" / "mini" / "all" / "P36"
     assert run_folder("owner/some-model", "mini", "ja") == RUNS / "owner--some-model" / "mini" / "ja"
-    local = tmp_path / "my model"
+    local = tmp_path / "my {model}"
     local.mkdir()
-    assert run_folder(str(local), "mini", "en") == RUNS / "my model" / "mini" / "en"
-    assert run_folder(f"{local}/", "mini", "en") == RUNS / "my model" / "mini" / "en"
+    (local / "config.json").write_text("{}")
+    folder = run_folder(str(local), "mini", "en")
+    assert re.fullmatch(r"my-model-[0-9a-f]{6}", folder.parts[-3])
+    assert run_folder(f"{local}/", "mini", "en") == folder
 
 
 def test_out_is_where_a_run_goes(tmp_path, monkeypatch):

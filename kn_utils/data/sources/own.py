@@ -70,6 +70,11 @@ def is_place(dataset: str) -> bool:
     return spelt or place.is_dir()
 
 
+def own_files(place: Path) -> list[Path]:
+    """The files that facts at a place are read from, there or not."""
+    return [place / f"{kind}.csv" for kind in NEEDED] if place.is_dir() else [place]
+
+
 def load(languages: list[str] | None = None, relations: list[str] | None = None, *, place: str) -> Facts:
     """The facts at a place of yours.
 
