@@ -14,13 +14,15 @@ if TYPE_CHECKING:  # the one list of them, for people, for type checkers and for
     from .attribution.attribute import attribute as attribute
     from .attribution.attribute import attribution_map as attribution_map
     from .base import StudyError as StudyError
-    from .data.facts import DataError as DataError
+    from .checks import DataError as DataError
+    from .checks import ParameterError as ParameterError
     from .data.prompts import make_prompts as make_prompts
     from .data.sources import load_facts as load_facts
     from .data.sources import load_passages as load_passages
     from .experiments.effects import effects as effects
     from .model.answers import answer_probability as answer_probability
     from .model.architectures import ModelError as ModelError
+    from .model.asking import ask as ask
     from .model.interventions import amplify as amplify
     from .model.interventions import erase as erase
     from .model.interventions import fine_tune as fine_tune
@@ -29,7 +31,6 @@ if TYPE_CHECKING:  # the one list of them, for people, for type checkers and for
     from .model.language_model import LanguageModel as LanguageModel
     from .model.loading import load_model as load_model
     from .neurons.refine import refine as refine
-    from .run.parameters import ParameterError as ParameterError
     from .run.parameters import StudyParameters as StudyParameters
     from .statistics.counts import layer_histogram as layer_histogram
     from .statistics.sharing import intersections as intersections

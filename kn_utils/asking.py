@@ -8,15 +8,16 @@ from typing import Any
 
 import pandas as pd
 
+from .data.downloads.identity import model_digest, model_label
 from .data.facts import Facts
 from .data.prompts import make_prompts
 from .data.sources import load_facts
 from .model.askable import askable
 from .model.language_model import LanguageModel
-from .model.loading import load_model, weights_digest
+from .model.loading import load_model
 from .model.typed import candidates_of, typed_answers
 from .run.kept import KeepsResults
-from .run.parameters import StudyParameters, run_folder
+from .run.parameters import StudyParameters
 from .store.growing import GrowingTable
 from .store.origin import fingerprint, full_origin
 from .store.tables import save_table
@@ -43,6 +44,15 @@ class Asks(KeepsResults):
         """The model that the parameters name, loaded when it is first asked for."""
         p = self.parameters
         return load_model(p.model, p.revision, device=p.device, dtype=self.dtype)
+
+    @cached_property
+    def identity(self) -> str | None:
+        """A digest of the model that is asked, whatever it is called; of one of the Hub the commit."""
+        p = self.parameters
+        known = model_digest(p.model, p.revision)
+        if known is None and self.model.name:  # not here yet: it is once it is loaded
+            known = model_digest(p.model, p.revision)
+        return known
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -84,11 +94,7 @@ class Asks(KeepsResults):
     def folder(self, language: str | None = None) -> Path:
         """Where this language's tables lie: beside the run's own folder."""
         p = self.parameters
-        if language in (None, p.language):
-            return p.folder
-        usual = run_folder(p.model, p.dataset, p.language, p.relation)
-        same = p.folder.resolve() == usual.resolve()
-        return run_folder(p.model, p.dataset, language, p.relation) if same else p.folder / language
+        return p.folder if language in (None, p.language) else p.beside(language)
 
     @cached_property
     def every_prompt(self) -> pd.DataFrame:
@@ -223,9 +229,8 @@ class Asks(KeepsResults):
         p = self.parameters
         data = self.everything
         return {
-            "model": p.model,
-            "revision": p.revision,
-            "weights": weights_digest(p.model),
+            "model": model_label(p.model, p.revision),
+            "identity": self.identity,
             "dtype": self.dtype,
             "dataset": p.dataset,
             "data": fingerprint(data.entities, data.facts, data.templates),

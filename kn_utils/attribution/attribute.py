@@ -19,14 +19,17 @@ import torch
 from tqdm.auto import tqdm
 
 from ..base import QUIET
+from ..checks import check_model, check_names, check_prompts
+from ..data.prompts import from_texts
 from ..model.language_model import LanguageModel
 from ..store.code import code_version
+from ..store.files import regular
 from ..store.origin import fingerprint
 from ..store.tables import load_table
 from .batching import memory_budget
 from .error_control import LEVELS
 from .quadrature import AttributionError
-from .settings import ScoreSettings
+from .settings import ScoreSettings, layers_asked
 from .streaming import Collected, Parts, ScoreTables, ScoringJob, prompts_file, score_batch, side_by_side
 
 
@@ -67,12 +70,15 @@ def attribution_map(
         baseline,
         multiplier,
         norm,
-        None if layers is None else tuple(layers),
+        layers_asked(layers),
         precision,
         batch_size,
         unknown,
         target=target,
     )
+    check_model(model)
+    prompts = from_texts(prompts)
+    check_prompts(prompts)
     asked, room = settings.asked(model, prompts, candidates), settings.scorer(model)
     maps: dict[int, torch.Tensor] = {}
     for batch in settings.batches(model, asked):
@@ -107,6 +113,9 @@ def attribute(
     """Scores of a table of prompts, those of at least ``keep`` times the prompt's maximum.
 
     Args:
+        model: whose neurons.
+        prompts: :func:`kn_utils.make_prompts`, or any table of ``text`` (its blank written ``[Y]``) and
+            ``answer``; there a prompt's name is its text with the answer.
         method: ``integrated-gradients``; ``activation`` (score = activation, the papers' baseline).
         rule: ``auto``: as many points as ``tolerance`` asks for, or where a model normalises a feed-forward
             output before it is added, the gradient (there the path has no integral); ``gradient``: gradient x
@@ -162,7 +171,7 @@ def attribute(
         baseline,
         multiplier,
         norm,
-        None if layers is None else tuple(layers),
+        layers_asked(layers),
         precision,
         batch_size,
         unknown,
@@ -207,21 +216,16 @@ def _scored(
     origin: dict[str, Any] | None = None,
     devices: Sequence[str] | None = None,
 ) -> ScoreTables | Path:
+    check_model(model)
+    prompts = from_texts(prompts)
+    check_prompts(prompts)
+    check_names(devices=devices)
     settings = settings.resolved(model)
     device = model.device if devices is None else torch.device(devices[0])
     budget = memory_budget(model, settings.precision, device)
     sink: Collected | Parts = Collected()
     if out is not None:
-        note = {
-            "prompts": fingerprint(prompts),
-            "settings": asdict(settings),
-            "weights": model.checksum(),
-            "tokenizer": fingerprint(pd.DataFrame(sorted(model.tokenizer.get_vocab().items()))),
-            "device": device.type,
-            "code": code_version(attribute),
-            "budget": budget,
-        }
-        sink = Parts(Path(out), note)
+        sink = Parts(regular(Path(out)), _note(model, prompts, settings, device, budget))
         budget = sink.budget
     elif devices is not None:
         raise AttributionError("several devices leave their scores in a file: give its name as out.")
@@ -250,6 +254,21 @@ def _scored(
     if isinstance(made, ScoreTables):  # a guard, no more: it refuses thresholds below what is there
         made.scores.attrs["keep"] = settings.keep
     return made
+
+
+def _note(
+    model: LanguageModel, prompts: pd.DataFrame, settings: ScoreSettings, device: torch.device, budget: int
+) -> dict[str, Any]:
+    """What scores on disk were computed from: a run that differs in any of it does not go on with them."""
+    return {
+        "prompts": fingerprint(prompts),
+        "settings": asdict(settings),
+        "weights": model.checksum(),
+        "reading": model.reading(),
+        "device": device.type,
+        "code": code_version(attribute),
+        "budget": budget,
+    }
 
 
 def _say_what_did_not_converge(made: ScoreTables | Path, tolerance: float) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..checks import check_numbers, check_words
 from ..model.language_model import LanguageModel
 from ..model.rows import Row
 from .batching import Batch, Halving, batches, memory_budget
@@ -45,6 +46,8 @@ class ScoreSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise AttributionError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}.")
+        check_numbers(keep=self.keep, steps=self.steps, tolerance=self.tolerance, batch_size=self.batch_size)
+        check_words(("refuse", "allow"), unknown=self.unknown)
         if self.target not in TARGETS:
             raise AttributionError(f"unknown target {self.target!r}; known: {', '.join(TARGETS)}.")
         if self.target == "typed" and self.unknown != "refuse":
@@ -168,12 +171,22 @@ class ScoreSettings:
         return prompts
 
 
+def layers_asked(layers: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Layers as settings hold them; an error says what is no list of layers."""
+    if layers is None:
+        return None
+    listed = tuple(layers) if isinstance(layers, Sequence | range) and not isinstance(layers, str) else ()
+    whole = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in listed)
+    if not listed or not whole or len(set(listed)) < len(listed):
+        raise AttributionError(f"layers={layers!r}; it is a list of different ones such as [0, 1], or None.")
+    return listed
+
+
 def check_tolerance(tolerance: float | None, rule: str, model: LanguageModel, norm: str) -> None:
     """Refuse a tolerance that is none, or that a rule or a model cannot have."""
     if tolerance is None:
         return
-    if not 0 < tolerance < 1:
-        raise AttributionError(f"tolerance={tolerance}; it is a share of the largest score, between 0 and 1.")
+    check_numbers(tolerance=tolerance)
     if rule != "auto":
         raise AttributionError(f"rule={rule!r} has a fixed number of points; a tolerance needs rule='auto'.")
     if model.norms_output and norm == "free":

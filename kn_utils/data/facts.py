@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..base import StudyError
+from ..checks import DataError, check_numbers, check_table
 
 SUBJECT, OBJECT = "[X]", "[Y]"
 COLUMNS = {
@@ -29,19 +29,8 @@ COLUMNS = {
     "templates": ["relation", "language", "template", "text"],
     "prompts": ["prompt", "fact", "relation", "language", "template", "text", "answer", "masked"],
 }
-
-
-class DataError(StudyError):
-    """A table, a wording or an answer that cannot be used; the message says which and why.
-
-    Example:
-        >>> from kn_utils import DataError, load_facts
-        >>> try:
-        ...     load_facts("mini", languages=["xx"])
-        ... except DataError as error:
-        ...     print(error)
-        unknown language 'xx' in data set 'mini'; known: en, nl, ja, vi, zh, ko.
-    """
+#: What tells the rows of a table apart.
+KEYS = {"entities": "entity language", "facts": "fact", "templates": "template"}
 
 
 @dataclass(frozen=True)
@@ -70,6 +59,7 @@ class Facts:
         Facts that can be asked for in more languages go first, so that one sample serves every language where
         it can.
         """
+        check_numbers(facts_per_relation=facts_per_relation, seed=seed)
         if facts_per_relation is None:
             return self
         spread = self._languages_of_facts()
@@ -156,9 +146,23 @@ def find_problems(data: Facts) -> list[str]:
     ]
 
 
+def refuse_broken(data: Facts) -> None:
+    """Raise an error of one line where prompts would be doubled, or would ask for nothing.
+
+    Less than :func:`find_problems` finds: published data hold subjects with several objects.
+    """
+    for kind, table in (("entities", data.entities), ("facts", data.facts), ("templates", data.templates)):
+        columns = [name for name in COLUMNS[kind] if name not in ("aliases", "label")]
+        check_table(kind, table, " ".join(columns), unique=KEYS[kind])
+    labels = data.entities["label"]
+    if (bad := labels.isna() | ((labels != "") & (labels.str.strip() == ""))).any():
+        row = data.entities[bad].iloc[0]
+        raise DataError(f"entities: the label of {row['entity']} in {row['language']} is {row['label']!r}.")
+
+
 def _duplicates(data: Facts) -> Iterator[str]:
-    keys = ((data.entities, ["entity", "language"]), (data.facts, ["fact"]), (data.templates, ["template"]))
-    for table, key in keys:
+    for kind, key in ((kind, columns.split()) for kind, columns in KEYS.items()):
+        table = getattr(data, kind)
         for value in table.loc[table.duplicated(key), key].itertuples(index=False):
             yield f"duplicate {' '.join(value)}"
 

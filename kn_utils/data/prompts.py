@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from .facts import OBJECT, SUBJECT, DataError, Facts
+from ..checks import ParameterError, check_numbers, check_table, check_texts
+from .facts import COLUMNS, OBJECT, SUBJECT, DataError, Facts, refuse_broken
 
 
 def make_prompts(
@@ -33,7 +34,8 @@ def make_prompts(
         there.
 
     Raises:
-        DataError: unknown language or relation; a wording without its slots.
+        DataError: unknown language or relation; a wording without its slots; a fact, a label or a wording
+            that is there twice or empty.
 
     Example:
         >>> from kn_utils import load_facts, make_prompts
@@ -41,8 +43,13 @@ def make_prompts(
         >>> prompts.loc[0, ["text", "answer"]].tolist()
         ['The capital of Germany is [Y].', 'Berlin']
     """
+    if not isinstance(facts, Facts):
+        raise ParameterError(f"facts is a {type(facts).__name__}; load some by load_facts(dataset).")
+    check_texts(language=language, relation=relation)
+    check_numbers(wordings=wordings)
     if masked not in (None, "object", "subject"):
         raise DataError(f"masked={masked!r}; it is 'object' or 'subject'.")
+    refuse_broken(facts)
     chosen = facts.select(
         None if language == "all" else [language], None if relation == "all" else [relation]
     )
@@ -77,6 +84,38 @@ def make_prompts(
             "masked": table["masked"],
         }
     )
+
+
+def from_texts(table: pd.DataFrame) -> pd.DataFrame:
+    """Prompts from a plain table of texts and answers; what the table says itself is kept.
+
+    Args:
+        table: ``text`` with its blank written ``[Y]``, ``answer``; any other column of prompts.
+
+    Returns:
+        prompts: ``prompt`` is the text with its answer, and every row is a ``fact`` of its own unless the
+        table says otherwise.
+
+    Raises:
+        DataError: a text without its blank, an answer that is none.
+    """
+    if isinstance(table, pd.DataFrame) and not {"text", "answer"} <= set(table.columns):
+        return table  # whoever asks for more says what is missing
+    check_table("prompts", table, "text answer")
+    if set(COLUMNS["prompts"]) <= set(table.columns):
+        return table
+    by_object = table["text"].str.contains(OBJECT, regex=False)
+    masked = table["masked"] if "masked" in table else by_object.map({True: "object", False: "subject"})
+    blanks = masked.map({"object": OBJECT, "subject": SUBJECT}).fillna(OBJECT)
+    whole = []
+    for row, (text, blank, answer) in enumerate(zip(table["text"], blanks, table["answer"], strict=True)):
+        if text.count(blank) != 1:
+            raise DataError(f"prompts, row {row}: {text!r} should hold its blank {blank} once.")
+        whole.append(text.replace(blank, answer))
+    usual = {"prompt": whole, "fact": whole, "relation": "own", "language": "own", "template": "own"}
+    made = table.assign(masked=masked, **{name: value for name, value in usual.items() if name not in table})
+    others = [name for name in table.columns if name not in COLUMNS["prompts"]]
+    return made[[*COLUMNS["prompts"], *others]]
 
 
 def bag_sizes(shapes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

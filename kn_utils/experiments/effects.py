@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..base import StudyError
+from ..checks import ASKED, check_model, check_numbers, check_prompts, check_table
 from ..model.answers import Scaling, answer_probability, answers, as_answered, questions_of
 from ..model.language_model import LanguageModel
 from ..model.typed import typed_answers
@@ -74,11 +75,18 @@ def effects(
     """
     if operation not in BOTH:
         raise EvaluationError(f"operation={operation!r}; it is 'suppress' or 'amplify'.")
+    check_model(model)
+    check_prompts(prompts, f"{ASKED} fact relation language")
+    factor = BOTH[operation] if factor is None else factor
+    check_numbers(factor=factor, batch_size=batch_size)
+    if operation == "suppress" and factor != 0:
+        raise EvaluationError(f"suppress multiplies by 0, not by {factor}; for that say operation='amplify'.")
+    if before is not None:
+        check_table("before", before, "prompt probability correct predicted")
     if before is not None and before["prompt"].tolist() != prompts["prompt"].tolist():
         raise EvaluationError(
             "before is not of these prompts in this order; pass answer_probability(model, prompts)."
         )
-    factor = BOTH[operation] if factor is None else factor
     sets = pairs_by_fact(neurons)
     place = np.flatnonzero(prompts["fact"].isin(list(sets)))
     asked = prompts.iloc[place].reset_index(drop=True)

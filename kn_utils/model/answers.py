@@ -19,6 +19,8 @@ import torch
 from tqdm.auto import tqdm
 
 from ..base import QUIET
+from ..checks import check_model, check_numbers, check_prompts, check_words
+from ..data.prompts import from_texts
 from .hooks import (
     InterventionError,
     Replace,
@@ -85,6 +87,7 @@ def answers(
     Raises:
         InterventionError: not one intervention, or not one list of choices, per question.
     """
+    check_numbers(batch_size=batch_size)
     for name, given in (("interventions", acting), ("lists of choices", choices)):
         if given is not None and len(given) != len(questions):
             raise InterventionError(f"{len(given)} {name} for {len(questions)} questions; each needs one.")
@@ -132,7 +135,8 @@ def answer_probability(
 
     Args:
         model: which to ask.
-        prompts: :func:`kn_utils.make_prompts`.
+        prompts: :func:`kn_utils.make_prompts`, or any table of ``text`` (its blank written ``[Y]``) and
+            ``answer``.
         batch_size: texts per pass; ``None`` suits the device.
         unknown: ``"allow"`` to ask for the unknown token where the tokenizer cannot write an answer.
 
@@ -152,6 +156,10 @@ def answer_probability(
         >>> answer_probability(load_model("mini"), prompts).columns.tolist()
         ['prompt', 'probability', 'rank', 'correct', 'predicted']
     """
+    check_model(model)
+    prompts = from_texts(prompts)
+    check_prompts(prompts)
+    check_words(("refuse", "allow"), unknown=unknown)
     questions = questions_of(model, prompts, unknown)
     table = answers(model, questions, batch_size=batch_size, progress=progress)
     return as_answered(model, prompts, table)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..checks import ParameterError, Range, check_numbers
 from .hooks import InterventionError, SlotChange, check_neurons, read_at, slots_changed
 from .language_model import LanguageModel
 from .memory import in_parts
@@ -75,6 +76,9 @@ class ValueEdit:
     l2: float = 8.0
     signed: bool = False
 
+    def __post_init__(self) -> None:
+        check_numbers(l1=self.l1, l2=self.l2)
+
     @property
     def settings(self) -> dict[str, float | bool | str]:
         """``l1, l2, signed``."""
@@ -109,6 +113,11 @@ class FineTune:
 
     lr: float = 0.5
     steps: int = 25
+
+    def __post_init__(self) -> None:
+        check_numbers(lr=self.lr)
+        if not Range(0, whole=True).holds(self.steps):
+            raise ParameterError(f"steps={self.steps!r}; it is {Range(0, whole=True)}.")
 
     @property
     def settings(self) -> dict[str, float | bool | str]:
@@ -199,6 +208,8 @@ def length_of_move(model: LanguageModel, change: SlotChange) -> float:
 
 def direction(model: LanguageModel, answer: str | Sequence[str]) -> torch.Tensor:
     """Unit vector of an answer's embedding, or of the mean of several answers' unit vectors, (hidden,)."""
+    if not answer or not (isinstance(answer, str) or all(isinstance(name, str) for name in answer)):
+        raise ParameterError(f"answer={answer!r}; it is a text, or a list of one thing's names.")
     if not isinstance(answer, str):
         mean = torch.stack([direction(model, name) for name in answer]).mean(0)
         return mean / mean.norm()

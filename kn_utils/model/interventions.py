@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..checks import check_model, check_numbers, check_prompts
 from ..neurons.choose import as_pairs
 from .edits import Erasure, FineTune, Request, ValueEdit
 from .hooks import Replace, SlotChange, check_neurons, replace_at
@@ -63,6 +64,8 @@ def amplify(model: LanguageModel, neurons: Neurons, *, factor: float = 2.0) -> I
         ...     model.n_layers
         6
     """
+    check_model(model)
+    check_numbers(factor=factor)
     pairs = as_pairs(neurons)
     check_neurons(model, pairs)
 
@@ -101,6 +104,7 @@ def update_fact(
         ...     edited.n_neurons
         768
     """
+    check_model(model)
     with _in_place(model, ValueEdit(l1, l2).changes(model, [Request(as_pairs(neurons), old, new)])):
         yield model
 
@@ -120,6 +124,8 @@ def fine_tune(
         >>> with fine_tune(model, [(5, 7), (5, 9)], prompt, steps=2):
         ...     pass
     """
+    check_model(model)
+    check_prompts(prompts)
     request = Request(as_pairs(neurons), rows=model.encode(prompts))
     with _in_place(model, FineTune(lr, steps).changes(model, [request])):
         yield model
@@ -140,6 +146,7 @@ def erase(model: LanguageModel, neurons: Neurons, *, to: str = "zero") -> Iterat
         ...     float(erased.value_slots(4)[7].abs().sum())
         0.0
     """
+    check_model(model)
     with _in_place(model, Erasure(to).changes(model, [Request(as_pairs(neurons))])):
         yield model
 

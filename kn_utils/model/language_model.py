@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,6 +114,20 @@ class LanguageModel:
                 f"{name} {weight.view(whole[weight.element_size()]).sum(dtype=torch.int64).item()}".encode()
             )
         return digest.hexdigest()[:16]
+
+    def reading(self) -> str:
+        """A digest of how the model is built and reads texts: its configuration and its tokenizer."""
+        config = self.model.config.to_dict()
+        for name in ("_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype"):
+            config.pop(name, None)
+        tokenizer = self.tokenizer
+        if tokenizer.is_fast:
+            how = json.loads(tokenizer.backend_tokenizer.to_str())
+            how = {part: how[part] for part in how if part not in ("padding", "truncation")}
+        else:
+            how = {"vocabulary": sorted(tokenizer.get_vocab().items())}
+        told = [config, how, tokenizer.special_tokens_map]
+        return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @property
     def max_length(self) -> int | None:

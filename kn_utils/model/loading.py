@@ -11,21 +11,19 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from ..base import DATA, StudyError
+from ..base import StudyError
+from ..checks import check_texts
+from ..data.downloads.identity import HUB_NAMES, MINI
 from ..data.downloads.packaged import PACKAGED
-from ..store.origin import fingerprint
 from . import gguf
 from .architectures import ARCHITECTURES, ModelError
 from .language_model import LanguageModel
-
-MINI = DATA / "mini" / "model"
 
 #: Names that need no knowledge of the Hub. Pin your own revision (40 hex digits) for a result you publish.
 REGISTERED = {
     "mini": str(MINI),
     **{name: f"package {model.wheels[0].name}" for name, model in PACKAGED.items()},
-    "mbert-uncased": "google-bert/bert-base-multilingual-uncased",
-    "mbert-cased": "google-bert/bert-base-multilingual-cased",
+    **HUB_NAMES,
 }
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -56,6 +54,7 @@ def load_model(
         >>> load_model("mini", device="cpu")
         LanguageModel('mini', bert, 6 layers x 768 neurons)
     """
+    check_texts(name=name)
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}.")
     target = choose_device(device)
@@ -119,19 +118,6 @@ def _read(name: str, place: str, revision: str | None, dtype: torch.dtype) -> tu
             f"{name}: the weights lack {missing[0]} ({len(missing)} in all); it is no whole language model."
         )
     return model, tokenizer
-
-
-def weights_digest(name: str) -> str | None:
-    """A short digest of the weight files of a model that is not the Hub's; ``None`` where it is.
-
-    Raises:
-        ModelError: the name is that of a GGUF file that cannot be read.
-    """
-    if source := _gguf(name):
-        return source.sha256[: gguf.LETTERS]
-    place = Path(REGISTERED.get(name, name)).expanduser()
-    weights = sorted(place.glob("*.safetensors")) if place.is_dir() else []
-    return fingerprint(*weights) if weights else None
 
 
 def _gguf(name: str) -> gguf.Source | None:

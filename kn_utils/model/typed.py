@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ..checks import ASKED, ParameterError, check_model, check_prompts
 from .answers import Intervention, answers, as_answered, questions_of
 from .language_model import LanguageModel
 from .rows import ANYTHING_ELSE, Row, encode
@@ -127,7 +128,14 @@ def typed_answers(
         >>> bool((table["typed_probability"] >= table["probability"]).all())
         True
     """
+    check_model(model)
+    check_prompts(prompts, f"{ASKED} relation language")
     given = candidates_of(prompts) if candidates is None else candidates
+    if len(given) != len(prompts):
+        raise ParameterError(f"{len(given)} lists of candidates for {len(prompts)} prompts; each needs one.")
+    for prompt, answer, names in zip(prompts["prompt"], prompts["answer"], given, strict=True):
+        if answer not in names:
+            raise ParameterError(f"{prompt}: its answer {answer!r} is not among its candidates.")
     trees = [branches(model, prompts.iloc[[i]], names) for i, names in enumerate(given)]
     table = answers(
         model,

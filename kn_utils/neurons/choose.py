@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..base import StudyError
+from ..checks import ParameterError, check_numbers, check_prompts, check_table
 from .refine import facts_of
 
 
@@ -18,6 +22,8 @@ def relation_neurons(neurons: pd.DataFrame, k: int = 20) -> pd.DataFrame:
         ``relation, layer, neuron, facts``; of neurons that as many facts hold the lower layer and neuron
         first.
     """
+    check_table("neurons", neurons, "relation layer neuron")
+    check_numbers(k=k)
     count = neurons.groupby(["relation", "layer", "neuron"], sort=False).size().rename("facts").reset_index()
     count = count.sort_values(["relation", "facts", "layer", "neuron"], ascending=[True, False, True, True])
     return count.groupby("relation", sort=False).head(k).reset_index(drop=True)
@@ -33,8 +39,14 @@ def random_neurons(
         shape: (layers, neurons per layer) of the model.
         same_layers: draw each from the layer of the neuron that it stands for.
     """
+    check_table("neurons", neurons, "fact layer neuron")
+    check_numbers(seed=seed)
+    layers, width = check_shape(shape)
+    most = neurons.groupby(["fact", "layer"] if same_layers else "fact").size().max()
+    room = width if same_layers else layers * width
+    if len(neurons) and most > room:
+        raise ChoiceError(f"{most} different neurons cannot be drawn from {room}; is the shape the model's?")
     random = np.random.default_rng(seed)
-    layers, width = shape
     layer = neurons["layer"].to_numpy(int)
     chosen = np.zeros(len(neurons), int)  # layer * width + neuron
     for rows in neurons.groupby("fact", sort=False).indices.values():
@@ -47,18 +59,40 @@ def random_neurons(
     return neurons.assign(layer=chosen // width, neuron=chosen % width)
 
 
+def check_shape(shape: tuple[int, int]) -> tuple[int, int]:
+    """The same, or an error where it is no pair of layers and neurons per layer."""
+    pair = list(shape) if isinstance(shape, Iterable) else []
+    if len(pair) != 2 or not all(isinstance(n, Integral) and n > 0 for n in pair):
+        raise ParameterError(f"shape={shape!r}; it is (layers, neurons per layer), such as (12, 3072).")
+    return int(pair[0]), int(pair[1])
+
+
 class ChoiceError(StudyError):
     """A choice that cannot be made as asked."""
 
 
 def as_pairs(neurons: pd.DataFrame | Iterable[tuple[int, int]]) -> np.ndarray:
     """Any table or list with layer and neuron as unique (layer, neuron) pairs, shape (n, 2)."""
-    listed = neurons[["layer", "neuron"]].to_numpy() if isinstance(neurons, pd.DataFrame) else list(neurons)
-    return np.unique(np.asarray(listed).astype(int).reshape(-1, 2), axis=0)
+    if isinstance(neurons, pd.DataFrame):
+        check_table("neurons", neurons, "layer neuron")
+        pairs = neurons[["layer", "neuron"]].to_numpy()
+    else:
+        listed = list(neurons)
+        if not all(_is_pair(one) for one in listed):
+            raise ParameterError(f"neurons={listed[:3]!r}; they are pairs (layer, neuron) of whole numbers.")
+        pairs = np.array(listed)
+    return np.unique(pairs.astype(int).reshape(-1, 2), axis=0)
+
+
+def _is_pair(one: Any) -> bool:
+    if isinstance(one, str) or not isinstance(one, Iterable) or len(parts := list(one)) != 2:
+        return False
+    return all(isinstance(part, Real) and math.isfinite(part) and part % 1 == 0 for part in parts)
 
 
 def pairs_by_fact(neurons: pd.DataFrame) -> dict[str, np.ndarray]:
     """Every fact's (layer, neuron) pairs, shape (n, 2)."""
+    check_table("neurons", neurons, "fact layer neuron")
     pairs = neurons[["layer", "neuron"]].to_numpy(int)
     return {fact: pairs[rows] for fact, rows in neurons.groupby("fact").indices.items()}
 
@@ -74,6 +108,8 @@ def uncommon(neurons: pd.DataFrame, bags: pd.DataFrame, common: float = 0.1) -> 
     Raises:
         RefinementError: neurons of facts that are not among the bags.
     """
+    check_table("neurons", neurons, "fact relation layer neuron")
+    check_numbers(common=common)
     return neurons[_uncommon(neurons, bags, common)]
 
 
@@ -103,6 +139,10 @@ def strongest(
     Returns:
         ``fact, relation, layer, neuron, score``.
     """
+    check_numbers(k=k, common=common)
+    check_table("scores", scores, "prompt layer neuron score", unique="prompt layer neuron")
+    check_prompts(prompts, "prompt fact relation")
+    check_table("neurons", neurons, "fact relation layer neuron")
     held = scores.merge(prompts[["prompt", "fact", "relation"]], on="prompt")
     table = held.groupby(["fact", "relation", "layer", "neuron"], sort=False)["score"].sum().reset_index()
     table["score"] /= table["fact"].map(prompts.groupby("fact").size())

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..base import StudyError
+from ..checks import check_numbers, check_prompts, check_table, check_target
 
 COLUMNS = ["fact", "relation", "language", "layer", "neuron", "share"]
 BAGS = ["fact", "relation", "language", "prompts", "share", "settled"]
@@ -58,6 +59,10 @@ def above_threshold(
     Raises:
         RefinementError: a threshold below ``keep``: scores that it asks for are not there.
     """
+    check_table("scores", scores, "prompt layer neuron score", unique="prompt layer neuron")
+    check_numbers(threshold=threshold)
+    if keep is not None:
+        check_numbers(keep=keep)
     kept = max(keep or 0.0, float(scores.attrs.get("keep", 0)))
     if kept > threshold:
         raise RefinementError(
@@ -65,7 +70,7 @@ def above_threshold(
             f"keep."
         )
     top = scores.groupby("prompt", sort=False)["score"].transform("max")
-    return scores[scores["score"] >= threshold * top * (1 - _EDGE)]
+    return scores[(scores["score"] >= threshold * top * (1 - _EDGE)) & (top > 0)]
 
 
 def refine(
@@ -142,6 +147,9 @@ def refine_bags(
 
     Arguments and errors are those of :func:`refine`.
     """
+    check_prompts(prompts, "prompt fact relation language")
+    check_numbers(share=share, step=step, floor=floor, rounds=rounds)
+    check_target(target)
     if prompts.empty:
         raise RefinementError("an empty bag: there are no prompts to refine over.")
     by_fact = prompts.groupby("fact", sort=False)
@@ -149,6 +157,10 @@ def refine_bags(
     languages = prompts["language"].unique()
     language = languages[0] if len(languages) == 1 else "all"
     held = above_threshold(scores, threshold, keep=keep)
+    if held.empty:
+        raise RefinementError(
+            "no prompt has a score above 0, so there is nothing to refine; were these prompts attributed?"
+        )
     held = held.merge(prompts[["prompt", "fact"]], on="prompt", how="left")
     if held["fact"].isna().any():
         raise RefinementError(

@@ -22,6 +22,8 @@ import psutil
 from filelock import FileLock, Timeout
 
 from ..base import ROOT, RUNS, StudyError
+from ..data.sources import DATASETS
+from ..data.sources.own import is_place
 from .numbers import as_text
 from .plan import NotebookRun, Refused
 from .studies import DEFAULTS, Studies, plans
@@ -63,11 +65,9 @@ def read_options(argv: list[str]) -> tuple[Studies, argparse.Namespace]:
         asked.jobs = 1 if on_gpu else max(min(2, cores), cores // 2)
     if asked.jobs < 1:
         parser.error("argument --jobs: at least 1")
-    models = [*asked.model, *(name for name in (asked.models or "").split(",") if name)]
-    models = [  # notebooks run elsewhere
-        str(Path(name).absolute()) if name not in DEFAULTS and Path(name).is_dir() else name
-        for name in dict.fromkeys(models)
-    ]
+    models = listed([*asked.model, *([asked.models] if asked.models else [])], [])
+    if asked.dataset.partition(":")[0] not in DATASETS and is_place(asked.dataset):  # notebooks run elsewhere
+        asked.dataset = str(Path(asked.dataset).expanduser().absolute())
     asked_for = {name: getattr(asked, name) for name in ("revision", "dataset", "device", "facts")}
     settings = dict(option.partition("=")[::2] for option in asked.set)
     for name, value in settings.items():
@@ -78,8 +78,8 @@ def read_options(argv: list[str]) -> tuple[Studies, argparse.Namespace]:
     made = plans(
         models,
         **asked_for,
-        languages=list(dict.fromkeys(asked.language)) if asked.language else None,
-        relations=list(dict.fromkeys(asked.relation or ["all"])),
+        languages=listed(asked.language, []) or None,
+        relations=listed(asked.relation, ["all"]),
         settings=settings,
         select=asked.notebooks or None,
         notebooks=str(Path(asked.notebooks_folder).absolute()),
@@ -87,6 +87,12 @@ def read_options(argv: list[str]) -> tuple[Studies, argparse.Namespace]:
         threads=max(1, cores // asked.jobs),
     )
     return Studies(made), asked
+
+
+def listed(given: list[str] | None, usual: list[str]) -> list[str]:
+    """The names of an option that may be repeated, and may hold several between commas."""
+    names = [name.strip() for option in given or [] for name in option.split(",")]
+    return list(dict.fromkeys(names)) or usual
 
 
 class Runner:
@@ -288,6 +294,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, interrupt)
     try:
         plan, asked = read_options(sys.argv[1:] if argv is None else argv)
+        plan = plan.resolved()
         plan.check()
         return execute(plan, asked)
     except StudyError as error:

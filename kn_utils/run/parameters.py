@@ -7,25 +7,23 @@ unknown names (papermill only warns about them) and wrong values with one line.
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..base import RUNS, StudyError
+from ..base import RUNS
+from ..checks import ParameterError, bounds
+from ..data.downloads.identity import digits, files_digest, model_label
+from ..data.sources import parse
+from ..data.sources.own import is_place, own_files
+from ..store.files import file_name
 
 
-class ParameterError(StudyError):
-    """An unknown parameter name, or a value that a parameter cannot have.
-
-    Example:
-        >>> from kn_utils import ParameterError, StudyParameters
-        >>> try:
-        ...     StudyParameters.check(seed=-1)
-        ... except ParameterError as error:
-        ...     print(error)
-        parameter seed=-1: Input should be greater than or equal to 0.
-    """
+def _within(name: str) -> Any:
+    """The range that the library's functions check the same name by."""
+    return Field(**bounds(name))
 
 
 class StudyParameters(BaseModel):
@@ -46,14 +44,14 @@ class StudyParameters(BaseModel):
     dataset: str = Field("mini", min_length=1)
     language: str = Field("en", pattern=r"^[a-z][a-z-]*$")
     languages: str | None = Field(None, pattern=r"^[a-z][a-z-]*(,[a-z][a-z-]*)*$")
-    relation: str = Field("all", pattern=r"^(all|P[0-9]+)$")
+    relation: str = Field("all", pattern=r"^[^\W\d][\w.-]*$")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+|:all)?)$")
     dtype: Literal["auto", "float32", "float64", "bfloat16"] = "auto"
-    seed: int = Field(0, ge=0)
+    seed: Annotated[int, _within("seed")] = 0
     out: str | None = None
-    facts_per_relation: int | None = Field(16, ge=1)
-    wordings: int | None = Field(None, ge=1)
-    batch_size: int | None = Field(None, ge=1)
+    facts_per_relation: Annotated[int | None, _within("facts_per_relation")] = 16
+    wordings: Annotated[int | None, _within("wordings")] = None
+    batch_size: Annotated[int | None, _within("batch_size")] = None
 
     known: int | None = Field(None, ge=1)
 
@@ -65,17 +63,17 @@ class StudyParameters(BaseModel):
     baseline: Literal["zero", "replacement", "replacement-each"] = "zero"
     multiplier: Literal["difference", "activation"] = "difference"
     precision: Literal["float32", "tf32", "bfloat16"] | None = None
-    keep: float = Field(0.1, gt=0, le=1)
-    checked_prompts: int = Field(12, ge=1)
+    keep: Annotated[float, _within("keep")] = 0.1
+    checked_prompts: Annotated[int, _within("checked_prompts")] = 12
 
-    threshold: float = Field(0.2, gt=0, le=1)
-    share: float = Field(0.7, gt=0, le=1)
+    threshold: Annotated[float, _within("threshold")] = 0.2
+    share: Annotated[float, _within("share")] = 0.7
 
-    factor: float = Field(2.0, ge=0)
-    l1: float = Field(1.0, ge=0)
-    l2: float = Field(8.0, ge=0)
-    edits_per_relation: int = Field(10, ge=1)
-    erased: int = Field(20, ge=1)
+    factor: Annotated[float, _within("factor")] = 2.0
+    l1: Annotated[float, _within("l1")] = 1.0
+    l2: Annotated[float, _within("l2")] = 8.0
+    edits_per_relation: Annotated[int, _within("edits_per_relation")] = 10
+    erased: Annotated[int, _within("erased")] = 20
 
     download: bool = False
 
@@ -114,17 +112,51 @@ class StudyParameters(BaseModel):
     def folder(self) -> Path:
         """Where this run's tables and figures go: ``out``, else its place under ``runs/``."""
         place = Path(self.out).expanduser() if self.out else None
-        return place or run_folder(self.model, self.dataset, self.language, self.relation)
+        return place or run_folder(
+            self.model, self.dataset, self.language, self.relation, revision=self.revision
+        )
+
+    def beside(self, language: str) -> Path:
+        """Where another language's tables of this run lie: beside it under ``runs/``, else inside ``out``."""
+        tail = (self.language,) if self.relation == "all" else (self.language, self.relation)
+        place, runs = self.folder.resolve(), RUNS.resolve()
+        parts = place.relative_to(runs).parts if place.is_relative_to(runs) else ()
+        if len(parts) == 2 + len(tail) and parts[2:] == tail:
+            return RUNS.joinpath(*parts[:2], language, *tail[1:])
+        return self.folder / language
 
 
-def run_folder(model: str, dataset: str, language: str, relation: str = "all") -> Path:
+def run_folder(
+    model: str,
+    dataset: str,
+    language: str,
+    relation: str = "all",
+    *,
+    revision: str | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Path:
     """Where results go: ``runs/<model>/<dataset>/<language>[/<relation>]``.
 
-    A Hub id's slash and a data set's colon are written ``--``.
+    Whatever is neither bundled nor packaged has some digits of what it is behind its name, so that two models
+    (or data sets) of one name share no folder; and so have ``settings``, those of a run that differ from the
+    notebooks' own. A Hub id's slash and a data set's colon are written ``--``.
     """
-    name = Path(model).expanduser().resolve().name if Path(model).expanduser().is_dir() else model
-    folder = RUNS / name.replace("/", "--") / dataset.replace("/", "--").replace(":", "--") / language
+    data = data_label(dataset)
+    if settings:
+        told = ",".join(f"{name}={value}" for name, value in sorted(settings.items()))
+        data += f"--{file_name(told.replace('=', '-'))[:40]}-{digits(told)}"
+    folder = RUNS / model_label(model, revision) / data / language
     return folder if relation == "all" else folder / relation
+
+
+def data_label(dataset: str) -> str:
+    """A data set as its folder of results is called; facts of one's own with digits of what is in them."""
+    name, options = parse(dataset) if is_place(dataset) else ("", {})
+    if name != "own":
+        return dataset.replace("/", "--").replace(":", "--")
+    place = Path(options["place"]).expanduser().resolve()
+    files = [file for file in own_files(place) if file.is_file()]
+    return f"{file_name(place.stem if place.is_file() else place.name)}-{files_digest(files)[:6]}"
 
 
 def _injected(cells: list[str]) -> set[str]:

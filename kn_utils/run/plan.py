@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base import DATA, ROOT, RUNS, StudyError
+from ..data.downloads.identity import model_digest
 from ..data.sources import load_facts, parse
 from ..store.code import source_version
 from .parameters import StudyParameters, run_folder
@@ -79,7 +80,12 @@ class NotebookRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked for. Written to a JSON file for the Snakefile, which builds the same object again."""
+    """What is asked for. Written to a JSON file for the Snakefile, which builds the same object again.
+
+    Attributes:
+        settings: parameters of notebooks that were asked for; they are part of the folder's name.
+        usual: those that the model has where nothing else is asked for.
+    """
 
     model: str = "mini"
     revision: str | None = None
@@ -89,6 +95,7 @@ class Plan:
     device: str = "auto"
     facts: str | None = None
     settings: dict[str, str] = field(default_factory=dict)
+    usual: dict[str, str] = field(default_factory=dict)
     select: list[str] = field(default_factory=list)
     notebooks: str = str(ROOT / "notebooks")
     runs: str = str(RUNS.absolute())
@@ -119,7 +126,10 @@ class Plan:
             yield self._job(name, language, job.relation), not need.endswith("?")
 
     def _job(self, notebook: str, language: str, relation: str) -> NotebookRun:
-        folder = run_folder(self.model, self.dataset, language, relation).relative_to(RUNS)
+        own = run_folder(
+            self.model, self.dataset, language, relation, revision=self.revision, settings=self.settings
+        )
+        folder = own.relative_to(RUNS)
         return NotebookRun(notebook, language, relation, folder.as_posix())
 
     def _add(self, notebook: str, language: str, relation: str, planned: dict[str, NotebookRun]) -> None:
@@ -146,19 +156,20 @@ class Plan:
         asked |= {"language": job.language, "relation": job.relation, "facts_per_relation": self.facts}
         values = dict(STUDY_DEFAULTS.get((job.notebook, job.language), {}))
         values |= {name: value for name, value in asked.items() if value is not None}
-        values |= {name: value for name, value in self.settings.items() if name in self.known(job)}
+        settings = self.usual | self.settings
+        values |= {name: value for name, value in settings.items() if name in self.known(job)}
         return {name: str(value) for name, value in values.items()}
 
     def known(self, job: NotebookRun) -> set[str]:
         """The parameters that a run's notebook has."""
-        return set(parameter_cell(self.source(job))) if job.notebook else set(self.settings)
+        return set(parameter_cell(self.source(job))) if job.notebook else set(self.usual | self.settings)
 
     def options(self, job: NotebookRun) -> str:
         """The same for papermill's command line. Strings go raw: a revision of digits is no number."""
         raw = self.parameters(job) | {"out": str(Path(self.runs) / job.folder)}
         facts = raw.pop("facts_per_relation", None)
         own = STUDY_DEFAULTS.get((job.notebook, job.language), {})
-        typed = {name: raw.pop(name) for name in {**own, **self.settings} if name in raw}
+        typed = {name: raw.pop(name) for name in {**own, **self.usual, **self.settings} if name in raw}
         typed |= {"facts_per_relation": "None" if facts == "all" else facts} if facts else {}
         words = [word for name, value in raw.items() for word in ("-r", name, value)]
         words += [word for name, value in typed.items() for word in ("-p", name, value)]
@@ -172,16 +183,17 @@ class Plan:
         code = ["".join(cell["source"]) for cell in cells(self.source(job)) if cell["cell_type"] == "code"]
         inputs = [source_version("\n".join(code)), file_digest(ROOT / "requirements.lock")]
         inputs += [folder_digest(place) for place in self.inputs]
+        inputs += [str(model_digest(self.model, self.revision))]
         return hashlib.sha256(json.dumps([self.parameters(job), inputs]).encode()).hexdigest()
 
     @property
     def inputs(self) -> list[Path]:
-        """The files and folders here that the results depend on: model, facts, published numbers."""
+        """The files and folders here that the results depend on besides the model: facts and the like."""
         name, options = parse(self.dataset)
-        values = (value for value in (self.model, *options.values()) if isinstance(value, str))
+        values = (value for value in options.values() if isinstance(value, str))
         # Relative names are looked for in no folder: which one it would be depends on who asks.
         own = [place for value in values if (place := Path(value).expanduser()).is_absolute()]
-        named = [DATA / name, DATA / self.model, DATA / "published", DATA / "relations.csv", *own]
+        named = [DATA / name, DATA / "published", DATA / "relations.csv", *own]
         return sorted({place.resolve() for place in named if place.exists()})
 
     def check(self) -> None:
@@ -239,7 +251,7 @@ def folder_digest(place: Path) -> str:
     lines = []
     for path in sorted(place.rglob("*")):
         inside = path.relative_to(place)
-        ours = not {"checkpoints", "__pycache__", ".ipynb_checkpoints"} & set(inside.parts[:-1])
+        ours = not {"__pycache__", ".ipynb_checkpoints"} & set(inside.parts[:-1])
         if ours and path.is_file() and path.suffix != ".md":
             lines.append(f"{inside.as_posix()} {file_digest(path)}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,8 +1,8 @@
 """The named numbers of the default run: gathered from summaries, stored in git, shown in README.
 
 ``python -m kn_utils.run.results`` stores the bundled model's in ``figures/results.json``, and with a model's
-name (``gemma3``) that one's in ``figures/results_<name>.json``; ``--check`` compares what a run gave with what
-is stored.
+name (``gemma3``) that one's in ``figures/results_<name>.json``; ``--check`` compares what a run gave with
+what is stored.
 """
 
 from __future__ import annotations

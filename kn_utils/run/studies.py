@@ -7,10 +7,11 @@ models those facts are studied that they know; the rest waits for whoever asks (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from ..data.downloads.identity import resolved
 from ..data.downloads.packaged import PACKAGED
 from .plan import NotebookRun, Plan, Refused
 
@@ -19,16 +20,11 @@ KNOWN = {"known": "2", "wordings": "3"}
 #: Model -> what a study of it is where nothing else is asked for, as arguments of :class:`Plan`.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "mini": {},
-    "gemma3": {
-        "languages": ["en"],
-        "facts": "6",
-        "settings": KNOWN,
-        "select": ["02", "03", "04", "06", "07"],
-    },
+    "gemma3": {"languages": ["en"], "facts": "6", "usual": KNOWN, "select": ["02", "03", "04", "06", "07"]},
     "smollm2": {
         "languages": ["en"],
         "facts": "6",
-        "settings": KNOWN | {"languages": "en"},
+        "usual": KNOWN | {"languages": "en"},
         "select": ["02", "03", "04", "06", "07"],
     },
 }
@@ -49,9 +45,7 @@ def plans(models: Sequence[str] = (), **asked: Any) -> list[Plan]:
     given = {name: value for name, value in asked.items() if value is not None}
     made = []
     for model in models or at_hand():
-        usual = DEFAULTS.get(model, {})
-        settings = usual.get("settings", {}) | given.get("settings", {})
-        made.append(Plan(**{**usual, **given, "model": model, "settings": settings}))
+        made.append(Plan(**{**DEFAULTS.get(model, {}), **given, "model": model}))
     return made
 
 
@@ -95,6 +89,14 @@ class Studies:
     def config(self) -> dict[str, Any]:
         """For the Snakefile."""
         return {"studies": [asdict(plan) for plan in self.plans]}
+
+    def resolved(self) -> Studies:
+        """The same with models as other programs need their names, at the commits that are meant."""
+        made = []
+        for plan in self.plans:
+            model, revision = resolved(plan.model, plan.revision)
+            made.append(replace(plan, model=model, revision=revision))
+        return Studies(made)
 
     def check(self) -> None:
         """Refuse what cannot work before anything starts."""

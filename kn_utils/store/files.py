@@ -17,9 +17,23 @@ class ArtifactError(StudyError):
     """A stored table that cannot be read or written."""
 
 
+def regular(path: Path) -> Path:
+    """The same path; an error where something stands there that is no file, such as a folder or a device."""
+    try:
+        other = path.exists() and not path.is_file()
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot look at {path}: {error.strerror or error}. Choose another (out)."
+        ) from None
+    if other:
+        raise ArtifactError(f"{path} is there and is no regular file; give the name of a new one (out).")
+    return path
+
+
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
     """A temporary place beside ``path`` that becomes ``path`` when the block ends well."""
+    regular(path)
     place = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -209,7 +209,7 @@ def test_convergence_report(bert, prompts):
     ("options", "message"),
     [
         ({"rule": "simpson"}, "unknown rule 'simpson'; known: right, left"),
-        ({"steps": 0}, "at least one step"),
+        ({"layers": [0, 0]}, "a list of different ones"),
         ({"layers": [3]}, "layers 0 to 2"),
         ({"method": "lime"}, "unknown method 'lime'"),
         ({"baseline": "mean"}, "unknown baseline"),

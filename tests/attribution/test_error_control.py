@@ -364,8 +364,6 @@ def test_where_the_output_is_normed_auto_is_the_gradient(kind, prompts):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tolerance": 0.0}, r"tolerance=0\.0; it is a share of the largest score, between 0 and 1"),
-        ({"tolerance": float("nan")}, "tolerance=nan"),
         ({"tolerance": 0.01, "rule": "right"}, "rule='right' has a fixed number of points"),
         ({"tolerance": 0.01, "steps": 8}, "give one of them"),
         ({"norm": "held"}, "use norm='free'"),

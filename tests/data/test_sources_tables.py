@@ -8,7 +8,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from kn_utils import load_facts, load_passages, make_prompts
+from kn_utils import ParameterError, load_facts, load_passages, make_prompts
 from kn_utils.data.facts import COLUMNS, DataError, coverage
 from kn_utils.data.sources import parse
 from kn_utils.data.sources.tables import (
@@ -273,7 +273,7 @@ def test_a_wrong_choice_is_one_line_that_says_what_is_known(dataset, message):
 
 
 def test_a_language_must_be_in_a_list():
-    with pytest.raises(DataError, match="languages='en': Input should be a valid list"):
+    with pytest.raises(ParameterError, match="languages='en'; it is a list of names"):
         load_facts("mlama", languages="en")
 
 

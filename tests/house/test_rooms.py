@@ -19,15 +19,16 @@ PACKAGE = ROOT / "kn_utils"
 #: Folder (or file beside them) -> the folders that its lines may import, beside itself.
 MAY_IMPORT = {
     "base": "",
+    "checks": "base",
     "store": "base",
-    "neurons": "base",
-    "statistics": "base neurons",
-    "data": "base store",
-    "model": "base store data neurons",
-    "attribution": "base store data neurons model",
-    "experiments": "base data neurons model attribution statistics",
+    "neurons": "base checks",
+    "statistics": "base checks neurons",
+    "data": "base checks store",
+    "model": "base checks store data neurons",
+    "attribution": "base checks store data neurons model",
+    "experiments": "base checks data neurons model attribution statistics",
     "published": "base store data neurons statistics model",
-    "run": "base store data",
+    "run": "base checks store data",
     "plots": "base data neurons statistics experiments",
     "asking": "base store data neurons model run",
     "study": "base store data neurons model attribution statistics experiments run asking",
@@ -36,7 +37,7 @@ MAY_IMPORT = {
 NUMERICAL = {"model", "attribution", "neurons", "statistics", "experiments"}
 LIBRARIES = {"torch", "transformers", "numpy", "pandas", "scipy", "pyarrow", "tqdm"}
 BROUGHT = {"huggingface_hub", "safetensors", "tokenizers"}  # transformers' own way to files and weights
-NO_TORCH = {"base", "store", "neurons", "statistics", "data", "run", "plots"}
+NO_TORCH = {"base", "checks", "store", "neurons", "statistics", "data", "run", "plots"}
 #: Requirements that transformers or torch import themselves: they cannot be taken away.
 NEEDED = {"filelock", "packaging", "pyyaml", "setuptools"}
 

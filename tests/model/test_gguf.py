@@ -21,6 +21,7 @@ from conftest import make_tokenizer
 from gguf_files import KINDS, SENTENCES, random_model, sentence_pieces, write
 
 from kn_utils.data.downloads import packaged
+from kn_utils.data.downloads.identity import model_digest
 from kn_utils.data.downloads.packaged import PACKAGED, Packaged, Wheel
 from kn_utils.data.prompts import make_prompts
 from kn_utils.data.sources import load_facts
@@ -28,7 +29,7 @@ from kn_utils.model import gguf
 from kn_utils.model.answers import answers
 from kn_utils.model.architectures import ModelError
 from kn_utils.model.gguf_header import Header, read_header
-from kn_utils.model.loading import REGISTERED, at_hand, load_model, weights_digest
+from kn_utils.model.loading import REGISTERED, at_hand, load_model
 from kn_utils.model.rows import Row
 
 VOCABULARY = {kind: len(make_tokenizer(causal=True)) for kind in KINDS} | {
@@ -138,14 +139,14 @@ def test_folder_that_holds_one_file(file, tmp_path, reads):
 
 
 def test_digest_of_the_weights_follows_the_file(file, small):
-    before = weights_digest(str(file))
+    before = model_digest(str(file))
     assert before == hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     with torch.no_grad():
         small.model.norm.weight.add_(1)
     write(file, small, "llama")
-    assert weights_digest(str(file)) not in (before, None)
-    assert weights_digest("gemma3") == PACKAGED["gemma3"].sha256[:12]
-    assert weights_digest("mini") and weights_digest("owner/name") is None
+    assert model_digest(str(file)) not in (before, None)
+    assert model_digest("gemma3") == PACKAGED["gemma3"].sha256[:12]
+    assert model_digest("mini") and model_digest("owner/name") is None
 
 
 # What cannot be read

@@ -125,11 +125,12 @@ def test_default_grid_runs_each_notebook_for_its_languages():
 @pytest.mark.slow
 def test_a_setting_goes_to_the_notebooks_that_have_it_and_changes_their_key():
     plain, set_ = Plan(languages=["en"]), Plan(languages=["en"], settings={"steps": "20", "l2": "4"})
-    for path, job in plain.jobs.items():
+    assert plain.jobs.keys().isdisjoint(set_.jobs)  # they share no folder either
+    for job, with_it in zip(plain.jobs.values(), set_.jobs.values(), strict=True):
         has = set_.known(job)
         assert ("-p steps 20" in set_.options(job)) == ("steps" in has)
         assert ("-p l2 4" in set_.options(job)) == ("l2" in has)
-        assert (plain.key(job) != set_.key(set_.jobs[path])) == bool({"steps", "l2"} & has)
+        assert (plain.key(job) != set_.key(with_it)) == bool({"steps", "l2"} & has)
     has = {job.notebook[:2] for job in plain.jobs.values() if "l2" in set_.known(job)}
     assert has == {"07"}
 
@@ -143,7 +144,8 @@ def test_the_mixed_bags_are_given_less_unless_asked_otherwise():
     path, asked = "mini/mini/all/03_attribution.ipynb", Plan(settings={"checked_prompts": "9"})
     assert "-p checked_prompts 6" in plain.options(plain.jobs[path])
     assert "checked_prompts" not in plain.options(plain.jobs[path.replace("/all/", "/en/")])
-    assert re.findall(r"checked_prompts \S+", asked.options(asked.jobs[path])) == ["checked_prompts 9"]
+    (job,) = (job for job in asked.jobs.values() if (job.notebook[:2], job.language) == ("03", "all"))
+    assert re.findall(r"checked_prompts \S+", asked.options(job)) == ["checked_prompts 9"]
 
 
 def test_what_is_asked_for_brings_what_it_needs():
@@ -203,7 +205,8 @@ def test_the_command_ends_as_main_does(place):
     ("options", "named"),
     [
         (["--relation", "P999"], ["P999", "P36"]),
-        (["--relation", "capital"], ["relation", "capital"]),
+        (["--relation", "36"], ["relation", "36"]),
+        (["--relation", "capital"], ["unknown relation", "capital"]),
         (["--language", "xx"], ["xx", "ja"]),
         (["--dataset", "nothing"], ["nothing", "mini"]),
         (["--device", "abacus"], ["device", "abacus"]),

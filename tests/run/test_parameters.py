@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -30,8 +31,9 @@ def test_an_unknown_name_is_refused_and_the_known_are_listed():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("relation", "capital", "parameter relation='capital': "),
-        ("relation", "P36x", "parameter relation='P36x': "),
+        ("relation", "36", "parameter relation='36': "),
+        ("relation", "a/b", "parameter relation='a/b': "),
+        ("relation", "", "parameter relation='': "),
         ("language", "EN", "parameter language='EN': "),
         ("device", "tpu", "parameter device='tpu': "),
         (
@@ -55,7 +57,7 @@ def test_a_wrong_value_is_one_line(name, value, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("relation", ["all", "P36", "P1303"])
+@pytest.mark.parametrize("relation", ["all", "P36", "P1303", "capital_of", "首都"])
 @pytest.mark.parametrize("language", ["all", "en", "zh", "zh-classical"])
 def test_good_values_are_taken(relation, language):
     p = StudyParameters.check(relation=relation, language=language)
@@ -124,10 +126,12 @@ def test_run_folder(tmp_path):
     assert run_folder("mini", "mini", "en") == RUNS / "mini" / "mini" / "en"
     assert run_folder("mini", "mini", "all", "P36") == RUNS / "mini" / "mini" / "all" / "P36"
     assert run_folder("owner/some-model", "mini", "ja") == RUNS / "owner--some-model" / "mini" / "ja"
-    local = tmp_path / "my model"
+    local = tmp_path / "my {model}"
     local.mkdir()
-    assert run_folder(str(local), "mini", "en") == RUNS / "my model" / "mini" / "en"
-    assert run_folder(f"{local}/", "mini", "en") == RUNS / "my model" / "mini" / "en"
+    (local / "config.json").write_text("{}")
+    folder = run_folder(str(local), "mini", "en")
+    assert re.fullmatch(r"my-model-[0-9a-f]{6}", folder.parts[-3])
+    assert run_folder(f"{local}/", "mini", "en") == folder
 
 
 def test_out_is_where_a_run_goes(tmp_path, monkeypatch):

@@ -24,10 +24,13 @@ def test_the_bundled_model_has_the_plan_that_needs_no_word():
 
 def test_a_models_defaults_give_way_to_what_is_asked():
     (usual,) = plans(["gemma3"])
-    assert usual.settings["known"] == "2" and usual.languages == ["en"]
+    assert usual.usual["known"] == "2" and usual.languages == ["en"]
     (asked,) = plans(["gemma3"], languages=["ja"], settings={"known": "1"}, facts="3")
     assert (asked.languages, asked.facts) == (["ja"], "3")
-    assert asked.settings == usual.settings | {"known": "1"}
+    (job, *_) = [job for job in asked.jobs.values() if job.notebook.startswith("06")]
+    given = asked.parameters(job)
+    assert (given["known"], given["wordings"]) == ("1", "3") and "known-1" in job.folder
+    assert not any("known" in path for path in usual.jobs)
     (other,) = plans(["/some/model"], facts=None)
     assert other == Plan(model="/some/model")
 

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError, validate_call
 
+from ...checks import check_names, check_texts
 from ..facts import DataError, Facts, refuse_unknown
-from . import bing_distant, mini, mlama, mpararel, pararel, trex_multilingual
+from . import bing_distant, mini, mlama, mpararel, own, pararel, trex_multilingual
 from .tables import provenance
 
 __all__ = ["DATASETS", "load_facts", "load_passages", "parse", "provenance"]
@@ -25,6 +26,8 @@ DATASETS: dict[str, Callable[..., Facts]] = {
     "mlama": mlama.load,
     "bing_distant": bing_distant.load,
 }
+#: The same, with what reads facts of one's own.
+LOADERS: dict[str, Callable[..., Facts]] = {**DATASETS, "own": own.load}
 CHOICES = ("languages", "relations")  # what every data set is asked for; the rest are its own options
 #: Data set name -> function that reads its sentences for the study of what switches neurons on.
 PASSAGES: dict[str, Callable[..., pd.DataFrame]] = {
@@ -44,7 +47,8 @@ def load_facts(
 
     Args:
         dataset: a name in ``DATASETS``; its options may stand behind it, as a parameter of a notebook needs
-            them: ``"trex_multilingual:build=released,min_languages=4"``, ``"mlama:languages=de+fr"``.
+            them: ``"trex_multilingual:build=released,min_languages=4"``, ``"mlama:languages=de+fr"``. Or the
+            path of facts of your own, see :mod:`kn_utils.data.sources.own`.
         languages: such as ``["en", "nl"]``; ``None`` is the data set's usual ones.
         relations: such as ``["P36"]``; ``None`` is all.
         options: the data set's own, see the ``load`` function of its file.
@@ -59,15 +63,17 @@ def load_facts(
         >>> facts.languages, facts.relations
         (['en'], ['P36'])
     """
+    check_texts(dataset=dataset)
+    check_names(languages=languages, relations=relations)
     name, spelt = parse(dataset)
-    known = [option for option in inspect.signature(DATASETS[name]).parameters if option not in CHOICES]
+    known = [option for option in inspect.signature(LOADERS[name]).parameters if option not in CHOICES]
     given = {**spelt, **options}
     asked = {
         key: value for key, value in zip(CHOICES, (languages, relations), strict=True) if value is not None
     }
     refuse_unknown(name, "option", [key for key in given if key not in CHOICES], known)
     try:
-        return validate_call(DATASETS[name])(**{**given, **asked})
+        return validate_call(LOADERS[name])(**{**given, **asked})
     except ValidationError as error:  # of an option's type or value, before anything is read
         first = error.errors()[0]
         raise DataError(f"data set {name!r}, {first['loc'][0]}={first['input']!r}: {first['msg']}.") from None
@@ -106,11 +112,16 @@ def load_passages(
 def parse(dataset: str) -> tuple[str, dict[str, Any]]:
     """Take a data set's name and its options apart.
 
-    ``"mlama:languages=de+fr"`` becomes ``("mlama", {"languages": ["de", "fr"]})``.
+    ``"mlama:languages=de+fr"`` becomes ``("mlama", {"languages": ["de", "fr"]})``, and the path of a folder
+    or table ``("own", {"place": path})``.
     """
     name, colon, rest = dataset.partition(":")
-    if name not in DATASETS:
-        raise DataError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}.")
+    if name not in LOADERS and own.is_place(dataset):
+        return "own", {"place": dataset}
+    if name not in LOADERS:
+        raise DataError(
+            f"unknown dataset {name!r}; known: {', '.join(DATASETS)}, or the path of facts of your own."
+        )
     options: dict[str, Any] = {}
     for part in rest.split(",") if colon else []:
         key, equals, value = part.partition("=")
