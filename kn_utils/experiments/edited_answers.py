@@ -13,28 +13,30 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ..model.answers import questions_of
+from ..model.answers import answer_probability, questions_of
 from ..model.edits import PUBLISHED, Edit, FineTune, Request, ValueEdit, length_of_move
 from ..model.language_model import LanguageModel
 from ..model.typed import candidates_of, typed_answers
 from ..neurons.choose import pairs_by_fact
 from .effects import EvaluationError
+from .update_choice import questions
 from .updating import BYSTANDERS, Bystanders
 
 #: Small enough for models that the published force destroys, up to the published one.
 FORCES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 PAPERS, SIGNED, TUNED = "as published", "signed", "fine-tuned"
 #: Which questions are about what.
-FACT, SAME, OTHER = "the fact", "same relation", "other relations"
-ANOTHER, ANOTHER_RIGHT = "another fact", "another fact, its answer"
+HELD, FOUND, EDITED = "wordings held out", "wordings that found the neurons", "the edited prompt"
+SAME, OTHER = "same relation", "other relations"
+FACT, ANOTHER, ANOTHER_RIGHT = "the fact", "another fact", "another fact, its answer"
 
 
 def judged(
     model: LanguageModel,
     prompts: pd.DataFrame,
-    probabilities: pd.DataFrame,
     every: pd.DataFrame,
     *,
+    given: pd.DataFrame | None = None,
     least: int = 2,
 ) -> pd.DataFrame:
     """Which prompts count as answered, by the measure that suits the model.
@@ -43,18 +45,23 @@ def judged(
     "the": it answers if it chooses rightly among the candidates, for a fact known in several wordings.
 
     Args:
-        model: which was asked.
+        model: which to ask.
         prompts: the questions.
-        probabilities: :func:`kn_utils.answer_probability` of them.
         every: prompts that candidates are taken from, such as those of all facts.
+        given: :func:`kn_utils.answer_probability` of some of them, which a masked model is not asked again.
         least: a left-to-right model knows facts that it answers in at least so many wordings, or in all where
             there are fewer.
 
     Returns:
         a row per prompt: ``prompt, probability, correct``; ``correct``: it counts as answered.
     """
+    columns = ["prompt", "probability", "correct"]
     if not model.causal:
-        return probabilities[["prompt", "probability", "correct"]].reset_index(drop=True)
+        has = given if given is not None else pd.DataFrame({name: [] for name in columns})
+        more = answer_probability(model, prompts[~prompts["prompt"].isin(has["prompt"])], progress=False)
+        told = pd.concat([part[columns] for part in (has, more) if len(part)]).drop_duplicates("prompt")
+        told = told.set_index("prompt").loc[prompts["prompt"]].reset_index()
+        return told.astype({"probability": float, "correct": bool})
     typed = typed_answers(model, prompts, candidates_of(prompts, every), label="known", progress=False)
     right = typed["typed_correct"].to_numpy()
     bags = pd.Series(right).groupby(prompts["fact"].to_numpy()).agg(["sum", "size"])
@@ -89,26 +96,30 @@ def force_edits(
 
 
 def questions_around(
-    updates: pd.DataFrame, held: pd.DataFrame, others: pd.DataFrame, bystanders: Bystanders = BYSTANDERS
+    updates: pd.DataFrame,
+    own: Mapping[str, pd.DataFrame],
+    others: pd.DataFrame,
+    bystanders: Bystanders = BYSTANDERS,
 ) -> pd.DataFrame:
     """Questions about edited facts, and about facts that an edit should leave alone.
 
     Args:
-        updates: ``fact, relation, language, new``
+        updates: ``fact, relation, prompt, language, new``
             (:func:`kn_utils.experiments.update_choice.sample_updates`).
-        held: prompts of the edited facts, such as wordings that had no part in choosing the neurons.
+        own: prompts of the edited facts by name, such as ``wordings held out`` from choosing the neurons.
         others: prompts that bystanders are drawn from, such as those that the model answers.
         bystanders: how many facts of the relation and of other relations, in how many wordings.
 
     Returns:
-        the prompts' columns and ``edited`` (the fact that is edited), ``where`` (``the fact``, ``same
-        relation``, ``other relations``), ``right`` (the right answer); ``answer`` is the one asked for: of
-        the fact the new one, of others their own.
+        the prompts' columns and ``edited`` (the fact that is edited), ``where`` (a name of ``own``; of the
+        prompt in whose view the edit is made ``the edited prompt``; ``same relation``, ``other relations``),
+        ``right`` (the right answer); ``answer`` is the one asked for: of the fact the new one, of others
+        their own.
     """
-    own = held.merge(updates[["fact", "language", "new"]], on=["fact", "language"])
-    own = own.assign(edited=own["fact"], where=FACT, right=own["answer"], answer=own["new"])
+    mine = questions(updates, own)
+    mine = mine.assign(edited=mine["fact"], right=mine["answer"], answer=mine["new"])
     by_name = others.drop_duplicates("prompt").set_index("prompt", drop=False)
-    parts = [own.drop(columns="new")]
+    parts = [mine.drop(columns="new")]
     for update, sides in zip(updates.itertuples(), bystanders.drawn(others, updates), strict=True):
         for where, side in ((SAME, "within"), (OTHER, "between")):
             asked = by_name.loc[sides[side]]
@@ -199,9 +210,7 @@ def ask_edited(
     updates = updates[updates["fact"].isin(list(sets)) & updates["fact"].isin(asked["edited"])]
     asked = asked[asked["edited"].isin(updates["fact"])].reset_index(drop=True)
     if asked.empty:
-        raise EvaluationError(
-            f"no question about a fact that has neurons ({kind}); ask for more facts."
-        )
+        raise EvaluationError(f"no question about a fact that has neurons ({kind}); ask for more facts.")
     rows = questions_of(model, updates.assign(answer=updates["new"]))
     requests = [
         Request(sets[update.fact], update.old, update.new, own)

@@ -5,7 +5,7 @@ Readable without colour: each kind of neuron has its own lightness and its own m
 
 from .activating import activation_kinds, activations
 from .data import answer_pieces, coverage, recall
-from .edits import edit_languages, edit_rates, edit_sweep
+from .edits import edit_languages, edit_rates, edit_sweep, edit_tradeoff
 from .effects import changes, doses, languages
 from .erasing import erased, erased_languages, erased_sweep
 from .scores import attribution, benchmark, convergence, settled_shares
@@ -27,6 +27,7 @@ __all__ = [
     "edit_languages",
     "edit_rates",
     "edit_sweep",
+    "edit_tradeoff",
     "erased",
     "erased_languages",
     "erased_sweep",

@@ -16,6 +16,7 @@ from .intervals import interval
 EDIT = ["neurons", "edit", "force"]
 #: Whom an edit should leave alone.
 SIDES = ("same relation", "other relations")
+HELD = "wordings held out"
 NEW, TYPED, COST = "new answer first", "new answer first, typed", "cost, same relation"
 
 
@@ -27,12 +28,12 @@ def outcomes(answers: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         ``neurons, edit, force, edited, measure, value``. Measures: ``new answer first`` and, among the
-        candidates, ``new answer first, typed`` (shares of the fact's questions), ``log P of the new answer,
-        gain`` (nats), ``length of the move``; of ``same relation`` and ``other relations`` the ``cost, ...``
-        (nats) and ``first choice kept, ...`` (typed, of those that were right before).
+        candidates, ``new answer first, typed`` (shares of the fact's wordings held out), ``log P of the new
+        answer, gain`` (nats), ``length of the move``; of ``same relation`` and ``other relations`` the
+        ``cost, ...`` (nats) and ``first choice kept, ...`` (typed, of those that were right before).
     """
     table = answers.assign(_gain=_gain(answers))
-    own = table[table["where"] == "the fact"]
+    own = table[table["where"] == HELD]
     parts = {
         NEW: (own, "right_after"),
         TYPED: (own, "typed_right_after"),
@@ -60,12 +61,12 @@ def outcomes(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def before_edits(answers: pd.DataFrame) -> pd.Series:
-    """Share of each edited fact's questions whose first choice was the new answer before; typed ones too.
+    """Share of each edited fact's held-out wordings whose first choice was the new answer before; typed too.
 
     Returns:
         by (``measure``, ``edited``): what force 0 achieves.
     """
-    own = answers[answers["where"] == "the fact"]
+    own = answers[answers["where"] == HELD]
     columns = {NEW: "right_before", TYPED: "typed_right_before"}
     means = {m: own.astype({c: float}).groupby("edited")[c].mean() for m, c in columns.items()}
     return pd.concat(means, names=["measure", "edited"])
@@ -79,6 +80,39 @@ def by_force(table: pd.DataFrame) -> pd.DataFrame:
         for key, group in table.groupby(keys, sort=False, dropna=False)
     ]
     return pd.DataFrame(rows, columns=[*keys, "value", "low", "high", "n"])
+
+
+def by_wording(answers: pd.DataFrame) -> pd.DataFrame:
+    """How often the new answer comes first in each set of the fact's own wordings.
+
+    Returns:
+        ``neurons, edit, force, where, measure, value, low, high, n``; measures ``new answer first`` and ``new
+        answer first, typed``; intervals over facts.
+    """
+    own = answers[answers["fact"] == answers["edited"]]
+    keys = [*EDIT, "where"]
+    rows = []
+    for measure, column in ((NEW, "right_after"), (TYPED, "typed_right_after")):
+        for key, group in own.groupby(keys, sort=False, dropna=False):
+            shares = group.groupby("edited")[column].mean()
+            rows.append({**dict(zip(keys, key, strict=True)), "measure": measure, **interval(shares)})
+    return pd.DataFrame(rows, columns=[*keys, "measure", "value", "low", "high", "n"])
+
+
+def affordable(table: pd.DataFrame, budget: float = 1.0, edit: str = "as published") -> float:
+    """The greatest force whose mean cost to the relation's other facts is within a budget (nats).
+
+    Args:
+        table: :func:`by_force` of one kind of neurons.
+        budget: the most that it may cost.
+        edit: the kind of edit.
+
+    Returns:
+        the force; where none is within the budget the least.
+    """
+    costs = table[(table["measure"] == COST) & (table["edit"] == edit)].set_index("force")["value"]
+    within = costs.index[costs <= budget]
+    return float(within.max() if len(within) else costs.index.min())
 
 
 def at_same_force(table: pd.DataFrame, edits: tuple[str, str] = ("as published", "signed")) -> pd.DataFrame:

@@ -25,6 +25,9 @@ from kn_utils.model.edits import FineTune, ValueEdit
 from kn_utils.model.interventions import update_fact
 from kn_utils.model.typed import candidates_of, typed_answers
 
+#: What the fact's own prompts are called: of the first wording, the second, the third.
+OWN = ("the edited prompt", "wordings held out", "wordings that found the neurons")
+
 
 @pytest.fixture(scope="module")
 def facts() -> Facts:
@@ -76,9 +79,8 @@ def neurons(updates) -> pd.DataFrame:
 
 
 def around(prompts, updates, others: int = 2) -> pd.DataFrame:
-    return questions_around(
-        updates, prompts[prompts["template"] == "P36-en-2"], prompts, Bystanders(others, 1)
-    )
+    own = {name: prompts[prompts["template"] == f"P36-en-{i}"] for i, name in enumerate(OWN, 1)}
+    return questions_around(updates, own, prompts, Bystanders(others, 1))
 
 
 def signs_by_hand(model, prompt: pd.DataFrame, pairs: list[tuple[int, int]]) -> list[float]:
@@ -127,7 +129,7 @@ def test_every_answer_after_every_edit_against_editing_the_weights(kind, prompts
             row.typed_right_after == after["typed_correct"]
             and row.typed_right_before == before["typed_correct"]
         )
-        assert right[row.prompt] == row.right and (row.answer == row.right) == (row.where != "the fact")
+        assert right[row.prompt] == row.right and (row.answer == row.right) == (row.where not in OWN)
     assert negative  # some neuron was negative: the test of signs can fail
 
 
@@ -163,9 +165,11 @@ def test_facts_without_neurons_are_passed_over(prompts, updates, neurons):
 
 def test_questions_around_are_about_the_fact_and_about_others(prompts, updates):
     asked = around(prompts, updates, others=9)
-    own = asked[asked["where"] == "the fact"]
+    own = asked[asked["where"] == "wordings held out"]
     assert own["prompt"].tolist() == ["P36:France:Paris/P36-en-2", "P36:India:Delhi/P36-en-2"]
     assert own["answer"].tolist() == ["Delhi", "Paris"] and own["right"].tolist() == ["Paris", "Delhi"]
+    names = asked[asked["fact"] == asked["edited"]].set_index("template")["where"]
+    assert {t: set(names[t]) for t in names.index} == {f"P36-en-{i}": {n} for i, n in enumerate(OWN, 1)}
     for fact in updates["fact"]:
         mine = asked[asked["edited"] == fact]
         same, other = (mine[mine["where"] == where] for where in ("same relation", "other relations"))
@@ -196,14 +200,19 @@ def test_questions_abroad_ask_another_fact_for_the_same_new_answer(facts, update
     assert {"alike", "edited", "where"} <= set(questions_abroad(updates.iloc[:0], everywhere).columns)
 
 
-def test_what_counts_as_answered_by_hand(prompts, monkeypatch):
+def test_what_counts_as_answered_by_hand(prompts):
     masked = make_model("bert")
     known = answer_probability(masked, prompts)
-    assert judged(masked, prompts, known, prompts)["correct"].tolist() == known["correct"].tolist()
+    assert judged(masked, prompts, prompts)["correct"].tolist() == known["correct"].tolist()
+    half = known.iloc[::2].assign(correct=True, probability=0.25)  # what is given is not asked again
+    found = judged(masked, prompts, prompts, given=half)
+    assert found["prompt"].tolist() == prompts["prompt"].tolist()
+    assert found["correct"][::2].all() and found["correct"][1::2].tolist() == known["correct"][1::2].tolist()
+    assert set(found["probability"][::2]) == {0.25}
     model = make_model("gemma3_text")
     typed = typed_answers(model, prompts, candidates_of(prompts), progress=False)
     for least in (1, 2, 3, 9):
-        found = judged(model, prompts, known, prompts, least=least)
+        found = judged(model, prompts, prompts, least=least)
         times = {}
         for fact, right in zip(prompts["fact"], typed["typed_correct"], strict=True):
             times[fact] = times.get(fact, 0) + bool(right)

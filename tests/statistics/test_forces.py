@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 
 from kn_utils.statistics.forces import (
+    affordable,
     at_same_cost,
     at_same_force,
     before_edits,
     by_force,
+    by_wording,
     cost_matched,
     mixture,
     outcomes,
@@ -22,9 +24,9 @@ def answers() -> pd.DataFrame:
     """Two facts, one edit: two questions about each, others that lose a factor."""
     rows = [
         # edited, where, before, after, right before, after, typed before, after
-        ("a", "the fact", 0.1, 0.4, False, True, False, True),
-        ("a", "the fact", 0.1, 0.1, False, False, False, True),
-        ("b", "the fact", 0.2, 0.1, True, False, True, False),
+        ("a", "wordings held out", 0.1, 0.4, False, True, False, True),
+        ("a", "wordings held out", 0.1, 0.1, False, False, False, True),
+        ("b", "wordings held out", 0.2, 0.1, True, False, True, False),
         ("a", "same relation", 0.5, 0.25, True, False, True, True),
         ("a", "same relation", 0.5, 0.5, True, True, False, True),
         ("b", "same relation", 0.4, 0.1, True, False, True, False),
@@ -121,6 +123,23 @@ def test_mixed_forces_cost_the_budget(budget):
     assert weights.sum() == pytest.approx(1) and (weights >= 0).all()
     assert reached == (budget <= 0.9)
     assert weights @ path == pytest.approx(min(budget, 0.9))
+
+
+def test_the_force_that_can_be_afforded_by_hand():
+    means = by_force(table(COSTS, GAINS))  # costs 0.1, 0.5, 2.0 and 0.5, 1.5, 5.0
+    assert affordable(means) == 2 and affordable(means, 2.5) == 4 and affordable(means, 0.01) == 1
+    assert affordable(means, 1.0, "signed") == 1
+
+
+def test_shares_by_wording_by_hand():
+    rows = answers().assign(fact=lambda t: t["edited"])
+    rows.loc[1, "where"] = "the edited prompt"
+    rows.loc[3:, "fact"] = "c"  # another fact's question
+    found = by_wording(rows).set_index(["measure", "where"])
+    assert found.loc[("new answer first", "wordings held out"), ["value", "n"]].tolist() == [0.5, 2]
+    assert found.loc[("new answer first", "the edited prompt"), ["value", "n"]].tolist() == [0, 1]
+    assert found.loc[("new answer first, typed", "the edited prompt"), "value"] == 1
+    assert len(found) == 4
 
 
 def test_differences_are_paired_by_fact():
