@@ -92,8 +92,8 @@ def edit_tradeoff(table: pd.DataFrame, cost: str = "cost, same relation") -> Fig
     """What edits achieve against what they cost, a line per kind of edit along its forces.
 
     Args:
-        table: :func:`kn_utils.statistics.forces.by_force` of one kind of neurons; a kind of edit without forces
-            is a point.
+        table: :func:`kn_utils.statistics.forces.by_force` of one kind of neurons; a kind of edit without
+            forces is a point.
         cost: the measure of the horizontal axis.
     """
     measures = {
@@ -107,7 +107,9 @@ def edit_tradeoff(table: pd.DataFrame, cost: str = "cost, same relation") -> Fig
             if part.empty:
                 continue
             part = part.assign(force=part["force"].fillna(0))
-            wide = part.pivot(index="force", columns="measure", values="value")
+            wide = part.pivot(index="force", columns="measure", values="value").reindex(
+                columns=[measure, cost]
+            )
             shown = part[part["measure"] == measure].set_index("force").reindex(wide.index)
             axes.plot(wide[cost], wide[measure], color=style[0], linewidth=1)
             points(axes, wide[cost].to_numpy(), shown, kind, styles=EDITS)

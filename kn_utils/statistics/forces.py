@@ -108,11 +108,11 @@ def affordable(table: pd.DataFrame, budget: float = 1.0, edit: str = "as publish
         edit: the kind of edit.
 
     Returns:
-        the force; where none is within the budget the least.
+        the force; where none is within the budget, or no other fact was asked, the least.
     """
-    costs = table[(table["measure"] == COST) & (table["edit"] == edit)].set_index("force")["value"]
-    within = costs.index[costs <= budget]
-    return float(within.max() if len(within) else costs.index.min())
+    own = table[table["edit"] == edit]
+    within = own[(own["measure"] == COST) & (own["value"] <= budget)]["force"]
+    return float(within.max() if len(within) else own["force"].min())
 
 
 def at_same_force(table: pd.DataFrame, edits: tuple[str, str] = ("as published", "signed")) -> pd.DataFrame:
@@ -172,6 +172,8 @@ def at_same_cost(
             )
             for measure in (cost, *measures)
         }
+        if cost not in wide:  # no other fact was asked
+            continue
         costs = wide[cost].dropna()
         forces = np.array([0.0, *costs.columns])
         for fact in costs.index:
@@ -238,7 +240,7 @@ def reach_abroad(answers: pd.DataFrame) -> pd.DataFrame:
     """What an edit does to the new answer in other languages, beyond what it does to another fact's question.
 
     Args:
-        answers: of questions abroad.
+        answers: of questions abroad; where there were none the table is empty.
 
     Returns:
         ``neurons, edit, force, language`` (``all``: the mean over a fact's languages), ``spelled``
@@ -246,6 +248,8 @@ def reach_abroad(answers: pd.DataFrame) -> pd.DataFrame:
         the new answer in ``the fact``'s question and in ``another fact``'s, the ``excess`` of the first
         (paired by fact and language), and ``cost of another fact``, the loss of its right answer's ln P.
     """
+    if "after" not in answers:  # nothing was asked
+        return pd.DataFrame(columns=[*EDIT, "language", "spelled", "measure", "value", "low", "high", "n"])
     table = answers.assign(value=_gain(answers))
     keys = [*EDIT, "edited", "language", "alike"]
     wide = table.pivot_table(index=keys, columns="where", values="value", dropna=False, sort=False)

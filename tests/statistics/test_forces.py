@@ -129,6 +129,10 @@ def test_the_force_that_can_be_afforded_by_hand():
     means = by_force(table(COSTS, GAINS))  # costs 0.1, 0.5, 2.0 and 0.5, 1.5, 5.0
     assert affordable(means) == 2 and affordable(means, 2.5) == 4 and affordable(means, 0.01) == 1
     assert affordable(means, 1.0, "signed") == 1
+    alone = means[means["measure"] != "cost, same relation"]
+    assert affordable(alone) == 1  # no other fact was asked
+    gains = table(COSTS, GAINS).query("measure == 'new answer first'")
+    assert at_same_cost(gains, pd.Series(dtype=float)).empty
 
 
 def test_shares_by_wording_by_hand():
@@ -181,5 +185,6 @@ def test_reach_beyond_another_fact_by_hand():
     )
     assert nats["all", "differently", "excess"] == pytest.approx((-1 + 0) / 2)
     assert nats["ja", "differently", "excess"] == pytest.approx(-1)
+    assert reach_abroad(table.iloc[:0].drop(columns="after")).empty
     excess = found.loc[("all", "either", "excess")]
     assert (excess["low"], excess["high"], excess["n"]) == pytest.approx((0, 0.5 * np.log(2), 2))
