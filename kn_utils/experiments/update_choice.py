@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ..data.facts import SUBJECT, Facts
+from ..data.prompts import make_prompts
+from ..model.askable import askable
 from ..model.edits import ValueEdit
 from ..model.language_model import LanguageModel
 from ..model.rows import answer_pieces
@@ -47,12 +49,19 @@ def sample_updates(
 
     As published (Dai et al.'s code) but seeded and finite. A fact is eligible if the model answers one of its
     prompts, if a neuron of it is :func:`uncommon`, and if its relation has another answer in that prompt's
-    language: one for the same side of the fact, that is not right too for the same question, and with as many
-    pieces (or else the number of blanks would tell them apart).
+    language: one for the same side of the fact, that is not right too for the same question, and for a masked
+    model with as many pieces (or else the number of blanks would tell them apart).
 
     Args:
+        model: whose tokenizer counts pieces.
+        prompts: the questions.
+        probabilities: ``correct``, of each prompt: whether it counts as answered
+            (:func:`kn_utils.answer_probability`, or :func:`kn_utils.experiments.edited_answers.judged`).
         neurons, bags: those that may be edited, and every fact asked about
             (:func:`kn_utils.neurons.refine.refine_bags`).
+        per_relation: at most so many facts of each relation; ``None``: all.
+        common: see :func:`uncommon`.
+        seed: of the draws.
 
     Raises:
         EvaluationError: no fact is eligible.
@@ -164,33 +173,57 @@ def questions(updates: pd.DataFrame, prompts: Mapping[str, pd.DataFrame]) -> pd.
     return table.assign(where=table["where"].mask(edited, "the edited prompt"))
 
 
+def elsewhere(
+    model: LanguageModel,
+    facts: Facts,
+    prompts: pd.DataFrame,
+    language: str,
+    *,
+    per_relation: int = 3,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Prompts about facts of relations that are not among these prompts: whom an edit should not touch.
+
+    Args:
+        model: which is asked; what it cannot be asked is left out.
+        facts: the whole data set.
+        prompts: those of the relations at hand.
+        language: of the prompts; ``all``: one of each.
+        per_relation: so many facts of each other relation, in one wording.
+        seed: of the draw.
+    """
+    other = facts.facts[~facts.facts["relation"].isin(prompts["relation"])]
+    few = replace(facts, facts=other).sample(per_relation, seed)
+    made = make_prompts(few, language, wordings=1) if len(other) else prompts.iloc[:0]
+    can = (askable(model, made, facts)["reason"] == "").to_numpy() if len(made) else np.zeros(0, bool)
+    return made[can].reset_index(drop=True)
+
+
 def sweep_cases(
     edit: ValueEdit,
     neurons: pd.DataFrame,
     by_number: Mapping[int, pd.DataFrame],
     shape: tuple[int, int],
     *,
-    l1: Sequence[float] = (0, 1, 4, 8),
-    l2: Sequence[float] = (1, 4, 8, 16),
+    parts: Sequence[float] = (0, 0.125, 0.5, 1),
     seed: int = 0,
 ) -> dict[tuple[str, float, str], dict[str, Any]]:
-    """One setting of an edit varied at a time.
+    """One setting of an edit varied at a time: how much of the old answer is taken away, how many neurons.
 
     Args:
-        edit: what the settings are varied from; its own are among them.
-        neurons: those to edit with other forces.
+        edit: what the settings are varied from.
+        neurons: those to edit with another ``l1``.
         by_number: how many neurons -> those to edit with ``edit``.
         shape: (layers, neurons per layer) of the model.
-        l1, l2: the values that the settings take.
+        parts: values of ``l1``, as parts of the edit's ``l2``.
         seed: of the random neurons.
 
     Returns:
-        cases for :func:`kn_utils.experiments.updating.evaluate_updates`: (setting: ``l2``, ``l1`` or ``number
-        of neurons``; its value; kind of neurons) -> ``neurons, edit, kind``; the kinds are ``knowledge`` and,
-        as many random ones, ``same-layer``.
+        cases for :func:`kn_utils.experiments.updating.evaluate_updates`: (setting: ``l1 / l2`` or ``number of
+        neurons``; its value; kind of neurons) -> ``neurons, edit, kind``; the kinds are ``knowledge`` and, as
+        many random ones, ``same-layer``.
     """
-    settings = [("l2", value, neurons, replace(edit, l2=value)) for value in sorted({*l2, edit.l2})]
-    settings += [("l1", value, neurons, replace(edit, l1=value)) for value in sorted({*l1, edit.l1})]
+    settings = [("l1 / l2", part, neurons, replace(edit, l1=part * edit.l2)) for part in parts]
     settings += [("number of neurons", number, chosen, edit) for number, chosen in by_number.items()]
     cases = {}
     for setting, value, chosen, force in settings:
@@ -204,14 +237,15 @@ def sweep_cases(
 class _OtherAnswers:
     """The other answers that a prompt could be given.
 
-    They are its relation's, in its language, for the same side of the fact, as long, and not right too.
+    They are its relation's, in its language, for the same side of the fact, and not right too; for a masked
+    model, which sees how many blanks there are, as long.
     """
 
     def __init__(self, model: LanguageModel, prompts: pd.DataFrame) -> None:
         pools = prompts.groupby(["relation", "language", "masked"])["answer"].unique()
         self.pools, self.right = pools.to_dict(), prompts.groupby("text")["answer"].agg(set).to_dict()
         written = {name: answer_pieces(model.tokenizer, name) for name in prompts["answer"].unique()}
-        self.pieces = {name: len(pieces) for name, pieces in written.items()}
+        self.pieces = {name: 0 if model.causal else len(pieces) for name, pieces in written.items()}
 
     def of(self, row: Any) -> list[str]:
         """The other answers of a row of prompts."""

@@ -54,7 +54,7 @@ class Bystanders:
             random = np.random.default_rng([self.seed, *update.fact.encode()])
             inside = relation_of == update.relation
             pools = {
-                "within": relation_of.index[inside].drop(update.fact),
+                "within": relation_of.index[inside].drop(update.fact, errors="ignore"),
                 "between": relation_of.index[~inside],
             }
             sides: dict[str, list[str]] = {}

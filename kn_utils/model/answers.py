@@ -207,13 +207,15 @@ def _texts(
     acting: Sequence[Intervention | None] | None,
     choices: Sequence[list[Row]] | None,
 ) -> Iterator[_Text]:
-    """Put rows of one question that can be read in the same text into one.
+    """Put rows that can be read in the same text into one.
 
     A left-to-right model reads all pieces of an answer in one text, unless neurons are scaled at each blank
-    alone.
+    alone. Questions that one text answers under the same intervention, such as those for the old and for the
+    new answer, share it.
     """
     # Inside suppress and amplify each piece is asked at a blank of its own as well.
     apart = model.hooked
+    known: dict[tuple[tuple[int, ...], int, int], _Text] = {}
     for number, rows in enumerate(questions):
         act = None if acting is None else acting[number]
         nested = model.causal and not apart and not isinstance(act, Scaling)
@@ -223,10 +225,11 @@ def _texts(
         for kind, name, row in sorted(named, key=lambda entry: -len(entry[2].ids)):  # the longest first
             text = next((text for text in texts if _holds(text, row, nested)), None)
             if text is None:
-                text = _Text(row.ids, row.position, act)
+                key = (tuple(row.ids), row.position, id(act))
+                text = known.setdefault(key, _Text(row.ids, row.position, act))
                 texts.append(text)
             (text.plain if kind == "plain" else text.choices).append((name, row))
-        yield from texts
+    yield from known.values()
 
 
 def _holds(text: _Text, row: Row, nested: bool) -> bool:

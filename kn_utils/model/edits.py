@@ -20,7 +20,7 @@ from torch import nn
 from ..checks import ParameterError, Range, check_numbers
 from .hooks import InterventionError, SlotChange, check_neurons, read_at, slots_changed
 from .language_model import LanguageModel
-from .memory import in_parts
+from .memory import in_parts, rows_at_once
 from .rows import Row, answer_pieces
 
 FACTS = 32  # trained at once
@@ -86,16 +86,15 @@ class ValueEdit:
 
     def changes(self, model: LanguageModel, requests: Sequence[Request]) -> list[SlotChange]:
         """The formula's moves, fact by fact."""
-        return [self._change(model, request) for request in requests]
+        for request in requests:
+            check_neurons(model, request.neurons)
+        signs = _signs(model, requests) if self.signed else [None] * len(requests)
+        return [self._change(model, *pair) for pair in zip(requests, signs, strict=True)]
 
-    def _change(self, model: LanguageModel, request: Request) -> SlotChange:
-        check_neurons(model, request.neurons)
-        slots = slots_of(model, request.neurons)
+    def _change(self, model: LanguageModel, request: Request, sign: torch.Tensor | None) -> SlotChange:
         move = self.l2 * direction(model, request.new) - self.l1 * direction(model, request.old)
-        size = slots.norm(dim=1, keepdim=True)
-        if self.signed:
-            size = size * _signs(model, request)[:, None]
-        return SlotChange(request.neurons, size * move)
+        size = slots_of(model, request.neurons).norm(dim=1, keepdim=True)
+        return SlotChange(request.neurons, (size if sign is None else size * sign[:, None]) * move)
 
 
 #: The papers' update, with their force.
@@ -222,15 +221,31 @@ def direction(model: LanguageModel, answer: str | Sequence[str]) -> torch.Tensor
 
 
 @torch.no_grad()
-def _signs(model: LanguageModel, request: Request) -> torch.Tensor:
-    """Sign of each neuron's activation at the question's blank, (n,); of several pieces, of their mean."""
-    if not request.rows:
+def _signs(model: LanguageModel, requests: Sequence[Request]) -> list[torch.Tensor]:
+    """Per fact the sign of each neuron's activation at its question's blank, (n,); of pieces, of their mean.
+
+    Many questions share a forward pass.
+    """
+    if not all(request.rows for request in requests):
         raise InterventionError("a signed edit needs the question: at its blank the neurons' signs are read.")
-    inputs, at, _ = model.batch(request.rows)
-    with read_at(model, at) as values:
-        model.logits(inputs, at)
-    layer, neuron = (torch.as_tensor(x, device=model.device) for x in request.neurons.T)
-    return torch.stack(values, 1).mean(0)[layer, neuron].sign()
+    asked = [(i, row) for i, request in enumerate(requests) for row in request.rows]
+    active = [torch.zeros(len(request.neurons), dtype=model.dtype) for request in requests]
+
+    def read(part: Sequence[tuple[int, Row]]) -> list[torch.Tensor]:
+        inputs, at, _ = model.batch([row for _, row in part])
+        with read_at(model, at) as values:
+            model.logits(inputs, at)
+        return [
+            torch.stack([values[layer][k, neuron] for layer, neuron in requests[i].neurons.tolist()])
+            if len(requests[i].neurons)
+            else torch.zeros(0)
+            for k, (i, _) in enumerate(part)
+        ]
+
+    for part, values in in_parts(read, asked, rows_at_once(model)):
+        for (i, _), value in zip(part, values, strict=True):
+            active[i] = active[i].to(value) + value
+    return [total.to(model.device).sign() for total in active]
 
 
 def _slopes(

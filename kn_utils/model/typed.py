@@ -136,7 +136,7 @@ def typed_answers(
     for prompt, answer, names in zip(prompts["prompt"], prompts["answer"], given, strict=True):
         if answer not in names:
             raise ParameterError(f"{prompt}: its answer {answer!r} is not among its candidates.")
-    trees = [branches(model, prompts.iloc[[i]], names) for i, names in enumerate(given)]
+    trees = _trees(model, prompts, given)
     table = answers(
         model,
         questions_of(model, prompts),
@@ -156,6 +156,18 @@ def typed_answers(
     kinds = {"typed_probability": float, "typed_rank": int, "typed_correct": bool, "typed_predicted": "str"}
     typed_part = pd.DataFrame(rows, columns=TYPED).astype(kinds | {"candidates": int})
     return pd.concat([as_answered(model, prompts, table), typed_part], axis=1)
+
+
+def _trees(
+    model: LanguageModel, prompts: pd.DataFrame, candidates: Sequence[Sequence[str]]
+) -> list[list[Branch]]:
+    """The branches of every prompt; a question that is put several times is written in pieces once."""
+    keys = list(
+        zip(prompts["text"], prompts["masked"], prompts["answer"], map(tuple, candidates), strict=True)
+    )
+    once = {key: i for i, key in reversed(list(enumerate(keys)))}
+    trees = {key: branches(model, prompts.iloc[[i]], candidates[i]) for key, i in once.items()}
+    return [trees[key] for key in keys]
 
 
 def _probabilities(

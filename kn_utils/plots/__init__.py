@@ -6,7 +6,7 @@ Readable without colour: each kind of neuron has its own lightness and its own m
 from .activating import activation_kinds, activations
 from .controls import controls, excess_between_languages
 from .data import answer_pieces, coverage, recall
-from .edits import edit_languages, edit_rates, edit_sweep
+from .edits import edit_languages, edit_rates, edit_sweep, edit_tradeoff
 from .effects import changes, doses
 from .erasing import erased, erased_languages, erased_sweep
 from .scores import attribution, benchmark, convergence, paths, settled_shares
@@ -29,6 +29,7 @@ __all__ = [
     "edit_languages",
     "edit_rates",
     "edit_sweep",
+    "edit_tradeoff",
     "erased",
     "excess_between_languages",
     "erased_languages",

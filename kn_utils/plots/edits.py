@@ -13,6 +13,13 @@ from matplotlib.figure import Figure
 
 from .theme import KINDS, points, written_cells
 
+#: kind of edit -> (colour, marker, label)
+EDITS = {
+    "as published": ("#12335c", "o", "the formula as published, times its force"),
+    "signed": ("#d1731f", "s", "the same, with the sign of the activation"),
+    "fine-tuned": ("#7fb3d5", "^", "the same slots, fine-tuned"),
+}
+
 
 def edit_rates(table: pd.DataFrame) -> Figure:
     """Kinds of edit beside each other: how often answers change (left), and what that costs (right).
@@ -78,6 +85,43 @@ def edit_sweep(table: pd.DataFrame) -> Figure:
             line[0].set(ylim=(-0.03, 1.03), ylabel=f"{measure}\n(share of edits)")
     figure.suptitle("Edits against their force (95 % intervals over facts)", x=0.01, ha="left")
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def edit_tradeoff(table: pd.DataFrame, cost: str = "cost, same relation") -> Figure:
+    """What edits achieve against what they cost, a line per kind of edit along its forces.
+
+    Args:
+        table: :func:`kn_utils.statistics.forces.by_force` of one kind of neurons; a kind of edit without
+            forces is a point.
+        cost: the measure of the horizontal axis.
+    """
+    measures = {
+        "new answer first": "over the whole vocabulary",
+        "new answer first, typed": "among the relation's objects",
+    }
+    figure, many = plt.subplots(1, len(measures), figsize=(10, 3.6), sharey=True)
+    for axes, (measure, title) in zip(many, measures.items(), strict=True):
+        for kind, style in EDITS.items():
+            part = table[(table["edit"] == kind) & table["measure"].isin([measure, cost])]
+            if part.empty:
+                continue
+            part = part.assign(force=part["force"].fillna(0))
+            wide = part.pivot(index="force", columns="measure", values="value").reindex(
+                columns=[measure, cost]
+            )
+            shown = part[part["measure"] == measure].set_index("force").reindex(wide.index)
+            axes.plot(wide[cost], wide[measure], color=style[0], linewidth=1)
+            points(axes, wide[cost].to_numpy(), shown, kind, styles=EDITS)
+            for force in wide.index[wide.index > 0]:
+                place = (wide.loc[force, cost], wide.loc[force, measure])
+                axes.annotate(f"{force:g}", place, xytext=(3, 4), textcoords="offset points", fontsize=7)
+        axes.set_xscale("symlog", linthresh=0.1)
+        axes.set(title=f"New answer first, {title}", ylim=(-0.03, 1.08))
+        axes.set_xlabel("cost to the relation's other facts (nats)")
+    many[0].set_ylabel("share of held-out wordings")
+    figure.suptitle("What an edit achieves, and what it costs, by its force", x=0.01, ha="left")
+    figure.legend(*many[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

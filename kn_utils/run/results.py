@@ -73,13 +73,13 @@ def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks", model: str =
     if not found:
         raise StudyError(f"no notebook has run with {model} in {runs}; ./run_all.sh runs them.")
     if any(
-        origin["weights"] != origins[0]["weights"] or origin["data"] != origins[0]["data"]
+        origin["identity"] != origins[0]["identity"] or origin["data"] != origins[0]["data"]
         for origin in origins
     ):
         raise StudyError(
             f"the summaries in {runs} come from different weights or facts; run the notebooks again."
         )
-    origin = {key: origins[0][key] for key in ("model", "weights", "dtype", "dataset", "data")}
+    origin = {key: origins[0][key] for key in ("model", "identity", "dtype", "dataset", "data")}
     return {"origin": origin, "code": sorted(codes), "notebooks": found}
 
 

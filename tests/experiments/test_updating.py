@@ -22,6 +22,7 @@ from kn_utils.data.prompts import make_prompts
 from kn_utils.experiments.effects import EvaluationError
 from kn_utils.experiments.update_choice import (
     alias_prompts,
+    elsewhere,
     questions,
     sample_updates,
     sweep_cases,
@@ -95,7 +96,8 @@ def word_model(vocabulary: list[str]) -> SimpleNamespace:
     """All that is needed of a model here: a tokenizer for which a word is a piece."""
     tokenizer = Tokenizer(models.WordLevel({"?": 0} | {word: i for i, word in enumerate(vocabulary, 1)}, "?"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return SimpleNamespace(tokenizer=PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?"))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?")
+    return SimpleNamespace(tokenizer=fast, causal=False)
 
 
 def test_only_known_facts_are_updated_through_prompts_that_are_answered(words, asked, neurons, bags):
@@ -143,6 +145,24 @@ def test_the_new_answer_has_as_many_pieces_as_the_old(words, asked, neurons, bag
     alone = asked.assign(answer=asked["answer"].replace("New Berlin", "Berlin"))
     updates, _, _ = sample_updates(words, alone, knowing(alone, True), neurons, bags)
     assert "New Delhi" not in [*updates["old"], *updates["new"]] and len(updates) == 5
+
+
+def test_a_left_to_right_model_is_given_answers_of_any_length(words, asked, neurons, bags):
+    """It does not see how many blanks there are."""
+    alone = asked.assign(answer=asked["answer"].replace("Berlin", "New Berlin"))
+    model = SimpleNamespace(tokenizer=words.tokenizer, causal=True)
+    given = (alone, knowing(alone, True), neurons, bags)
+    drawn = [sample_updates(model, *given, seed=seed).updates for seed in range(6)]
+    assert "New Berlin" in {name for table in drawn for name in table["new"]}
+    assert all(len(table) == 6 for table in drawn)
+
+
+def test_other_relations_are_asked_about_once(two_relations, asked):
+    model = make_model("bert")
+    one = asked[asked["relation"] == "P36"]
+    found = elsewhere(model, two_relations, one, "en", per_relation=3, seed=1)
+    assert set(found["relation"]) == {"P30"} and found["fact"].nunique() == 3 and len(found) == 3
+    assert elsewhere(model, two_relations, asked, "en").empty
 
 
 def test_neurons_of_many_facts_are_left_out(words, asked, neurons, bags):
@@ -677,20 +697,20 @@ def test_across_languages_against_doing_it_by_hand(asked):
 
 
 def test_a_sweep_varies_one_setting_at_a_time(neurons):
-    """The edit's own setting is among those of each sweep, once; random neurons stand beside each."""
+    """Random neurons stand beside each."""
     edit, shape = ValueEdit(2, 8, signed=True), (5, 40)
     by_number = {1: neurons.groupby("fact").head(1), 3: neurons}
-    cases = sweep_cases(edit, neurons, by_number, shape, l1=(0, 2), l2=(1, 4), seed=3)
+    cases = sweep_cases(edit, neurons, by_number, shape, parts=(0, 0.5), seed=3)
     kinds = ("knowledge", "same-layer")
-    places = [("l2", 1), ("l2", 4), ("l2", 8), ("l1", 0), ("l1", 2)]
+    places = [("l1 / l2", 0), ("l1 / l2", 0.5)]
     places += [("number of neurons", 1), ("number of neurons", 3)]
     assert list(cases) == [(*place, kind) for place in places for kind in kinds]
     for (setting, at, kind), case in cases.items():
         own = by_number[at] if setting == "number of neurons" else neurons
         control = random_neurons(own, shape, same_layers=True, seed=3)
         pd.testing.assert_frame_equal(case["neurons"], own if kind == "knowledge" else control)
-        l1, l2 = (at if setting == name else getattr(edit, name) for name in ("l1", "l2"))
-        assert case["edit"] == ValueEdit(l1, l2, signed=True) and case["kind"] == kind
+        l1 = at * 8 if setting == "l1 / l2" else 2
+        assert case["edit"] == ValueEdit(l1, 8, signed=True) and case["kind"] == kind
 
 
 def test_how_far_an_edit_reaches_by_hand():
@@ -880,6 +900,26 @@ def test_picture_of_sweeps():
     assert (grid[1, 0].get_xlabel(), grid[1, 1].get_xlabel()) == ("l2", "number of neurons")
     assert grid[1, 0].get_yscale() == "log" and grid[0, 0].get_yscale() == "linear"
     assert "success rate" in grid[0, 0].get_ylabel() and "perplexity within" in grid[1, 0].get_ylabel()
+    plt.close(figure)
+
+
+def test_picture_of_forces():
+    rows = [
+        ("signed", force, measure, value * force, 0.0, 0.9)
+        for force in (1.0, 0.25)
+        for measure, value in (("new answer first", 0.5), ("new answer first, typed", 0.8))
+    ]
+    rows += [("signed", force, "cost, same relation", 3 * force, 0.0, 9.0) for force in (1.0, 0.25)]
+    rows += [("fine-tuned", np.nan, m, 0.4, 0.3, 0.5) for m in {row[2] for row in rows}]
+    table = pd.DataFrame(rows, columns=["edit", "force", "measure", "value", "low", "high"])
+    figure = plots.edit_tradeoff(table)
+    left, right = figure.axes
+    signed = "the same, with the sign of the activation"
+    assert drawn(left)[signed].tolist() == [0.125, 0.5] and drawn(right)[signed].tolist() == [0.2, 0.8]
+    assert drawn(left)["the same slots, fine-tuned"].tolist() == [0.4]
+    (line,) = (one.lines[0] for one in left.containers if one.get_label() == signed)
+    assert line.get_xdata().tolist() == [0.75, 3.0]
+    assert [text.get_text() for text in left.texts] == ["0.25", "1"]
     plt.close(figure)
 
 

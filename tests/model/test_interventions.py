@@ -10,6 +10,7 @@ from conftest import core_first, make_model
 from oracles import neurons_at, probability_with
 
 from kn_utils.experiments.effects import effects
+from kn_utils.model import answers as answers_module
 from kn_utils.model.answers import Scaling, answer_probability, answers, questions_of
 from kn_utils.model.architectures import ARCHITECTURES
 from kn_utils.model.edits import FineTune, Request, ValueEdit, _slopes
@@ -425,3 +426,23 @@ def test_a_left_to_right_model_reads_all_pieces_in_one_text(kind, prompts, monke
     monkeypatch.setattr(model, "logits", lambda i, *w: seen.append(len(i["input_ids"])) or logits(i, *w))
     answers(model, questions)
     assert sum(seen) == len(questions)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_two_answers_to_one_question_are_read_in_one_text(kind, prompts, monkeypatch):
+    model, table = make_model(kind), asked_for(make_model(kind), prompts)
+    pair = [questions_of(model, table.assign(answer=name))[0][:1] for name in ("Paris", "India")]
+    assert pair[0][0].ids == pair[1][0].ids and pair[0][0].target != pair[1][0].target
+    acts = [Scaling(np.array([(1, n)]), 0.0) for n in (3, 4)]
+    asked = [(question, act) for act in acts for question in pair]
+    alone = [answers(model, [question], [act]).iloc[0] for question, act in asked]
+    seen = []
+    acting_on = answers_module.acting_on
+    monkeypatch.setattr(
+        answers_module, "acting_on", lambda m, at, a: seen.append(len(a)) or acting_on(m, at, a)
+    )
+    together = answers(model, [q for q, _ in asked], [a for _, a in asked])
+    assert sum(seen) == len(acts)
+    for i, one in enumerate(alone):
+        assert together["p"][i] == pytest.approx(one["p"], rel=1e-9, abs=0)
+        assert together["first"][i] == one["first"] and together["right"][i] == one["right"]

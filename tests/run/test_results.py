@@ -14,7 +14,7 @@ from kn_utils.run.plan import GRID, parameter_cell
 
 ORIGIN = {
     "model": "mini",
-    "weights": "w",
+    "identity": "w",
     "dtype": "float64",
     "dataset": "mini",
     "data": "d",
@@ -69,7 +69,7 @@ def runs(tmp_path):
 def test_all_summaries_are_gathered_with_their_origin(runs):
     found = results.gather(runs)
     assert list(found["notebooks"]) == [name[:2] for name in WITH]
-    assert found["origin"] == {key: ORIGIN[key] for key in ("model", "weights", "dtype", "dataset", "data")}
+    assert found["origin"] == {key: ORIGIN[key] for key in ("model", "identity", "dtype", "dataset", "data")}
     assert all(
         one["rows"] == ROWS and one["parameters"] == {"steps": 4} for one in found["notebooks"].values()
     )
@@ -85,7 +85,7 @@ def test_a_notebook_that_did_not_run_is_named(runs):
 def test_nothing_or_a_mixture_is_refused(runs, tmp_path):
     (path,) = runs.rglob("summary_07.json")
     note = json.loads(path.read_text())
-    path.write_text(json.dumps({**note, "origin": {**ORIGIN, "weights": "others"}}))
+    path.write_text(json.dumps({**note, "origin": {**ORIGIN, "identity": "others"}}))
     with pytest.raises(StudyError, match="different weights"):
         results.gather(runs)
     shutil.rmtree(runs / "mini")
