@@ -18,6 +18,7 @@ no others: in a vocabulary of 262,144 the head is most of a pass.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -46,13 +47,19 @@ class Target:
 
     def __init__(self, model: LanguageModel, rows: list[Row], odds: bool = False) -> None:
         self.rows, self.head, self.odds = rows, model.model.get_output_embeddings(), odds
-        self.wanted = torch.tensor([[row.target] for row in rows], device=model.device)
         self.plain = not odds and not any(row.among for row in rows)
         self.pieces: list[int] | None = None
         # DeBERTa of the second kind names another map, and multiplies by the word embeddings itself.
         gives_logits = type(self.head) is nn.Linear and self.head.out_features == len(model.embeddings)
         if gives_logits and all(row.among and ANYTHING_ELSE not in row.among for row in rows):
             self.pieces = sorted({piece for row in rows for piece in (*row.among, row.target)})
+        self.named = all(row.target != ANYTHING_ELSE for row in rows)
+        places = [[0 if row.target == ANYTHING_ELSE else self._place(row.target)] for row in rows]
+        self.wanted = torch.tensor(places, device=model.device)
+
+    def _place(self, piece: int) -> int:
+        """Of a piece among the logits."""
+        return piece if self.pieces is None else bisect_left(self.pieces, piece)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -73,52 +80,60 @@ class Target:
         """P, or the log-odds, of copies (copy, logit); ``rows`` (copy,) says of which rows: (copy,)."""
         if self.plain:
             return logits.softmax(-1).gather(1, self.wanted[rows]).squeeze(1)
-        part, others = self._apart(logits, rows)
-        value = part.logsumexp(-1) - others.logsumexp(-1)
-        return value if self.odds else value.exp()
+        return self._ratio(self._part(logits, rows), self._others(logits, rows))
 
     def descent(self, logits: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The value of copies as above, and - d log P / d logits, or that of the log-odds."""
+        wanted = self.wanted[rows]
         if self.plain:
             # softmax - one-hot: written down, it spares several passes over the logits
-            slope, wanted = logits.softmax(-1), self.wanted[rows]
+            slope = logits.softmax(-1)
             p = slope.gather(1, wanted)
             slope.scatter_add_(1, wanted, torch.full_like(p, -1.0))
             return p.squeeze(1), slope
-        part, others = self._apart(logits, rows)
-        value = part.logsumexp(-1) - others.logsumexp(-1)
-        return value if self.odds else value.exp(), others.softmax(-1) - part.softmax(-1)
+        part, others = self._part(logits, rows), self._others(logits, rows)
+        value, slope = self._ratio(part, others), others.softmax(-1)
+        if self.named:
+            return value, slope.scatter_add_(1, wanted, -torch.ones_like(part))
+        return value, slope.sub_(part.softmax(-1))
 
     def probability(self, value: torch.Tensor) -> torch.Tensor:
         """P of what :meth:`value` gives."""
         return value.sigmoid() if self.odds else value
 
-    def _apart(self, logits: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The logits of A, and those of B (for the log-odds B without A); all others at minus infinity."""
-        left_out = self._left_out(logits.shape[1])
-        part, others = (logits.masked_fill(out.to(logits.device)[rows], -torch.inf) for out in left_out)
-        return part, others
+    def _ratio(self, part: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        value = part.logsumexp(-1) - others.logsumexp(-1)
+        return value if self.odds else value.exp()
 
-    def _left_out(self, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which logits are not in A, and which not among the others, (row, logit) each."""
-        place = None if self.pieces is None else {piece: i for i, piece in enumerate(self.pieces)}
-        outside = torch.ones(2, len(self.rows), width, dtype=torch.bool)
+    def _part(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The logits of A: one per copy, or all with those outside A at minus infinity."""
+        if self.named:
+            return logits.gather(1, self.wanted[rows])
+        outside = torch.ones(len(self.rows), logits.shape[1], dtype=torch.bool)
         for number, row in enumerate(self.rows):
-            named = [
-                piece if place is None else place[piece] for piece in row.among if piece != ANYTHING_ELSE
-            ]
             if row.target == ANYTHING_ELSE:
-                outside[0, number] = False
-                outside[0, number, named] = True
+                outside[number] = False
+                outside[number, self._named(row)] = True
             else:
-                outside[0, number, row.target if place is None else place[row.target]] = False
+                outside[number, self._place(row.target)] = False
+        return logits.masked_fill(outside.to(logits.device)[rows], -torch.inf)
+
+    def _others(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The logits, those outside B (for the log-odds B without A) at minus infinity."""
+        outside = torch.zeros(len(self.rows), logits.shape[1], dtype=torch.bool)
+        for number, row in enumerate(self.rows):
             if row.among and ANYTHING_ELSE not in row.among:
-                outside[1, number, named] = False
-            else:
-                outside[1, number] = False
-        if self.odds:
-            outside[1] |= ~outside[0]
-        return outside[0], outside[1]
+                outside[number] = True
+                outside[number, self._named(row)] = False
+            if self.odds and row.target == ANYTHING_ELSE:
+                outside[number] = True
+                outside[number, self._named(row)] = False
+            elif self.odds:
+                outside[number, self._place(row.target)] = True
+        return logits.masked_fill(outside.to(logits.device)[rows], -torch.inf)
+
+    def _named(self, row: Row) -> list[int]:
+        return [self._place(piece) for piece in row.among if piece != ANYTHING_ELSE]
 
 
 def with_candidates(

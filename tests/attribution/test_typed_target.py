@@ -293,3 +293,19 @@ def test_bad_targets(bert, asked, options, message):
     with pytest.raises(AttributionError, match=message):
         attribution_map(bert, asked, **options)
     assert ScoreSettings().target == "answer"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_log_odds_of_typed_rows(kind, asked, typed):
+    """Both at once, from their definitions: the log-odds of each share."""
+    model = make_model(kind)
+    rows = [row for rows in typed_rows(model, asked, typed["candidates"]) for row in rows]
+    found = integrate(model, rows, rule="right", steps=2, odds=True)
+    every = [place for prompt in asked.itertuples() for place in places(model, prompt.text, prompt.answer)]
+    for scores, p, (ids, at, share) in zip(found.scores, found.probability, every, strict=True):
+        truth = plain_scores(
+            model, ids, at, lambda q, share=share: torch.logit(share(q)), [0.5, 1], [0.5, 0.5]
+        )
+        torch.testing.assert_close(scores, truth, rtol=1e-5, atol=1e-6 * truth.abs().max().item())
+        logits = model.model(input_ids=torch.tensor([ids])).logits[0, at]
+        assert p.item() == pytest.approx(share(logits.softmax(-1)).item(), rel=1e-9)
