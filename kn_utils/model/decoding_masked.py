@@ -194,7 +194,7 @@ class Search:
         for slot, piece, hidden in zip(frame.slots, old.tokens[row], masked, strict=False):
             ids[slot] = mask if hidden else int(piece)
         read = np.flatnonzero(where)
-        asked = tuple(int(piece) for piece in old.tokens[row, read]) if wanted else ()
+        asked = tuple((int(piece),) for piece in old.tokens[row, read]) if wanted else ()
         return Text(ids, tuple(frame.slots[k] for k in read), asked, frame.acting)
 
     def all(self, old: Hypotheses, where: np.ndarray, logp: np.ndarray, piece: np.ndarray) -> Hypotheses:

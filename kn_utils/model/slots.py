@@ -26,13 +26,13 @@ class Text:
     Attributes:
         ids: its token ids.
         slots: the positions.
-        wanted: per position the piece that is asked for; empty: the best ones.
+        wanted: per position the pieces that are asked for; empty: the best ones.
         acting: what acts on the model; neurons are scaled at the position that is read.
     """
 
     ids: list[int]
     slots: tuple[int, ...]
-    wanted: tuple[int, ...] = ()
+    wanted: tuple[tuple[int, ...], ...] = ()
     acting: Intervention | None = None
 
 
@@ -63,15 +63,15 @@ def best_pieces(
 def log_probabilities(
     model: LanguageModel, texts: Sequence[Text], *, batch_size: int | None = None
 ) -> np.ndarray:
-    """The log-probability of each text's ``wanted`` pieces, (place,), in the order of :func:`best_pieces`."""
+    """The log-probability of every piece that texts want: by text, position and piece, in their order."""
     return _read(model, texts, 1, None, batch_size)[0][:, 0]
 
 
 def _read(
     model: LanguageModel, texts: Sequence[Text], k: int, banned: torch.Tensor | None, batch_size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probabilities and ids at all places; of wanted pieces where texts want some."""
-    start = np.concatenate([[0], np.cumsum([len(text.slots) for text in texts])]).astype(int)
+    """Log-probabilities and ids: (place, k), or of all wanted pieces one below the other."""
+    start = np.concatenate([[0], np.cumsum([_lines(text) for text in texts])]).astype(int)
     logp, piece = np.full((start[-1], k), -np.inf), np.zeros((start[-1], k), int)
     parts = [
         (place, text) for number, text in enumerate(texts) for place, text in _apart(start[number], text)
@@ -79,18 +79,26 @@ def _read(
     parts.sort(key=lambda part: (len(part[1].ids), part[0]))
     at_once = batch_size or rows_at_once(model)
     for part, (values, ids) in in_parts(lambda some: _ask(model, some, k, banned), parts, at_once):
-        place = np.concatenate([np.arange(first, first + len(text.slots)) for first, text in part])
+        place = np.concatenate([np.arange(first, first + _lines(text)) for first, text in part])
         logp[place, : values.shape[1]], piece[place, : values.shape[1]] = values, ids
     return logp, piece
+
+
+def _lines(text: Text) -> int:
+    """How many lines of numbers a text gives."""
+    return sum(map(len, text.wanted)) if text.wanted else len(text.slots)
 
 
 def _apart(place: int, text: Text) -> list[tuple[int, Text]]:
     """The text with its first place; where neurons are scaled, a text for each of its positions."""
     if not isinstance(text.acting, Scaling):
         return [(place, text)]
-    wanted: list[tuple[int, ...]] = [(piece,) for piece in text.wanted]
-    wanted = wanted or [()] * len(text.slots)
-    return [(place + i, Text(text.ids, (slot,), wanted[i], text.acting)) for i, slot in enumerate(text.slots)]
+    parts = []
+    for i, slot in enumerate(text.slots):
+        part = Text(text.ids, (slot,), text.wanted[i : i + 1], text.acting)
+        parts.append((place, part))
+        place += _lines(part)
+    return parts
 
 
 @torch.no_grad()
@@ -106,14 +114,14 @@ def _ask(
     )
     with acting_on(model, at, [text.acting for text in texts]):
         logits = model.logits(inputs, position, row)
-    asked = [piece for text in texts for piece in text.wanted]
+    asked = [pieces for text in texts for pieces in text.wanted]
     if asked:
-        ids = torch.tensor(asked, device=model.device)[:, None]
-        chunks = [
-            here.double().gather(1, own) - here.double().logsumexp(1, keepdim=True)
-            for here, own in zip(logits.split(AT_ONCE), ids.split(AT_ONCE), strict=True)
-        ]
-        return torch.cat(chunks).cpu().numpy(), ids.cpu().numpy()
+        whole = torch.cat([here.double().logsumexp(1) for here in logits.split(AT_ONCE)])
+        ids = torch.tensor([piece for pieces in asked for piece in pieces], device=model.device)
+        counts = torch.tensor([len(pieces) for pieces in asked], device=model.device)
+        line = torch.repeat_interleave(torch.arange(len(asked), device=model.device), counts)
+        own = (logits[line, ids].double() - whole[line])[:, None]
+        return own.cpu().numpy(), ids[:, None].cpu().numpy()
     found = [_top(here.double(), k, banned) for here in logits.split(AT_ONCE)]
     logp, piece = (torch.cat(x).cpu().numpy() for x in zip(*found, strict=True))
     order = np.lexsort((piece, -logp))
