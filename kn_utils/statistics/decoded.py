@@ -205,3 +205,47 @@ def left_out(decoded: pd.DataFrame, by: Iterable[str] = ("language",)) -> pd.Dat
     )
     columns = ["prompts", "cannot be written", "longer than all blanks", "not settled"]
     return table[table["chosen"]].groupby(by, sort=False)[columns].sum().reset_index()
+
+
+def decoded_moves(decoded: pd.DataFrame, prompts: pd.DataFrame, facts: Named) -> pd.DataFrame:
+    """What became of each chosen answer under operations.
+
+    Args:
+        decoded: of :func:`kn_utils.experiments.decoded.decoded_effects` or ``decoded_edits``.
+        prompts: those that were decoded, with their answers.
+        facts: their data set.
+
+    Returns:
+        a row per prompt, operation and kind of neurons: ``prompt, fact, relation, language, operation,
+        neurons, text_before, text_after, right_before, right_after, changed, length_changed``, and where
+        ``decoded`` has ``new`` also ``got_new``: the answer is the new one, as it is written.
+    """
+    keys = ["operation", "neurons"]
+    parts = {key: decode_report(part, prompts, facts) for key, part in decoded.groupby(keys, sort=False)}
+    tables = []
+    for (operation, kind), after in parts.items():
+        if operation == "none":
+            continue
+        both = parts["none", kind].merge(after, on="prompt", suffixes=("_before", "_after"))
+        spelled = [
+            [
+                normalised(text, language)
+                for text, language in zip(both[name], both["language_after"], strict=True)
+            ]
+            for name in ("text_before", "text_after")
+        ]
+        about = {name: both[f"{name}_after"] for name in ("fact", "relation", "language")}
+        names = ["text_before", "text_after", "right_before", "right_after"]
+        table = both[["prompt"]].assign(**about, operation=operation, neurons=kind)
+        table = table.join(both[names]).assign(
+            changed=[a != b for a, b in zip(*spelled, strict=True)],
+            length_changed=both["masks_before"] != both["masks_after"],
+        )
+        if "new" in decoded:
+            new = table["prompt"].map(decoded.drop_duplicates("prompt").set_index("prompt")["new"])
+            table["got_new"] = [
+                says(text, name, language, False)
+                for text, name, language in zip(table["text_after"], new, table["language"], strict=True)
+            ]
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
