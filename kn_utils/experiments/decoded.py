@@ -7,16 +7,98 @@ choice of the number of blanks that looks at other prompts looks at the same one
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from ..model.answers import Intervention, Scaling
 from ..model.decoding import decode
+from ..model.decoding_choice import CHOICES, choose
 from ..model.edits import PUBLISHED, Edit, Request
 from ..model.language_model import LanguageModel
 from ..neurons.choose import pairs_by_fact
+from ..statistics.decoded import Named, decode_report
 from .effects import BOTH, EvaluationError
+
+
+@dataclass(frozen=True)
+class Decodings:
+    """Which ways of decoding are compared.
+
+    Attributes:
+        first: name -> keywords of :func:`kn_utils.decode`, without refinement.
+        more: the same with refinement or a beam, which cost more.
+        choices: of the number of blanks.
+        masks: blanks, or pieces, at most.
+        ranking: how candidates are read (:func:`kn_utils.model.ranking.rank_candidates`).
+    """
+
+    first: dict[str, dict[str, Any]]
+    more: dict[str, dict[str, Any]]
+    choices: tuple[str, ...]
+    masks: int
+    ranking: str
+
+
+def decodings_of(model: LanguageModel, masks: int | None = None) -> Decodings:
+    """The ways that suit a model: fillings and refinements of blanks, or greedy and beams.
+
+    ``masks`` is 5 blanks for a masked model and 12 pieces for a left-to-right one, unless told otherwise.
+    """
+    if model.causal:
+        first: dict[str, dict[str, Any]] = {"greedy": {"beam": 1}}
+        return Decodings(first, {"beam of 3": {"beam": 3}}, ("mean",), masks or 12, "in order")
+    first = {init: {"init": init} for init in ("independent", "order", "confidence")}
+    pairs = [("independent", refine) for refine in ("order", "confidence", "mask-predict")]
+    pairs.append(("confidence", "confidence"))
+    more: dict[str, dict[str, Any]] = {"order, beam of 3": {"init": "order", "beam": 3}}
+    more |= {f"{init}, then {refine}": {"init": init, "refine": refine} for init, refine in pairs}
+    # pll needs a pass per blank besides, and is left out.
+    choices = tuple(name for name in CHOICES if name != "pll")
+    return Decodings(first, more, choices, masks or 5, "parallel")
+
+
+def reports_by_choice(
+    decoded: pd.DataFrame,
+    prompts: pd.DataFrame,
+    facts: Named,
+    choices: Sequence[str],
+    lengths: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """:func:`kn_utils.statistics.decoded.decode_report` of every decoding and choice.
+
+    Args:
+        decoded: of several decodings, named in its column ``decoding``.
+        prompts, facts: as ``decode_report`` takes them.
+        choices: of the number of blanks.
+        lengths: for the choice ``prior``.
+
+    Returns:
+        the report with ``decoding, choose`` in front.
+    """
+    tables = []
+    for by in choices:
+        for name, part in choose(decoded, by, lengths).groupby("decoding", sort=False):
+            report = decode_report(part, prompts, facts)
+            report.insert(0, "decoding", name)
+            report.insert(1, "choose", by)
+            tables.append(report)
+    return pd.concat(tables, ignore_index=True)
+
+
+def costs(decoded: pd.DataFrame) -> pd.DataFrame:
+    """What decodings cost.
+
+    Returns:
+        ``decoding, passes, settled``: forward passes per prompt, over all numbers of blanks, and the share of
+        prompts and numbers of blanks that came to rest.
+    """
+    table = decoded.groupby("decoding", sort=False).agg(
+        passes=("rounds", "sum"), prompts=("prompt", "nunique"), settled=("settled", "mean")
+    )
+    return table.assign(passes=table["passes"] / table.pop("prompts")).reset_index()
+
 
 #: What the operation is called under which nothing acts.
 NOTHING = "none"

@@ -164,6 +164,18 @@ def _gold(model: LanguageModel, prompt: pd.DataFrame) -> int | None:
         return None
 
 
+def answer_lengths(model: LanguageModel, prompts: pd.DataFrame) -> pd.DataFrame:
+    """How many pieces the right answers have.
+
+    Returns:
+        ``fact, relation, language, gold_pieces``, of each fact and language its first prompt's.
+    """
+    first = prompts.drop_duplicates(["fact", "language"])
+    pieces = [_gold(model, first.iloc[[i]]) for i in range(len(first))]
+    table = first[["fact", "relation", "language"]].reset_index(drop=True)
+    return table.assign(gold_pieces=pd.array(pieces, "Int64"))
+
+
 def frames_of(
     model: LanguageModel, prompts: pd.DataFrame, masks: int, acting: Sequence[Intervention | None]
 ) -> list[Frame]:

@@ -72,6 +72,7 @@ class StudyParameters(BaseModel):
     l2: float = Field(8.0, ge=0)
     edits_per_relation: int = Field(10, ge=1)
     erased: int = Field(20, ge=1)
+    masks: int | None = Field(None, ge=1)
 
     download: bool = False
 

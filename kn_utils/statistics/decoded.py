@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -158,7 +159,8 @@ def decoded_recall(report: pd.DataFrame, by: Iterable[str] = ("language",), *, s
         within relations; ``micro``: over facts; ``empty_as_0``: as X-FACTR's program counts, relations of the
         group without such a fact as 0. Subsets without a fact have no row.
     """
-    by, rows = list(by), []
+    by, rows = list(by), list[dict[str, object]]()
+    drawn = cache(lambda n, relation: resample(n, [seed, relation]))  # the same for all groups of a size
     for key, group in report.groupby(by, sort=False):
         every = group["relation"].nunique()
         for subset in SUBSETS:
@@ -167,17 +169,19 @@ def decoded_recall(report: pd.DataFrame, by: Iterable[str] = ("language",), *, s
                 own = part[part[column].notna()]
                 if len(own):
                     head = {**dict(zip(by, key, strict=True)), "subset": subset, "measure": measure}
-                    rows.append({**head, **_recall(own, column, every, seed)})
+                    rows.append({**head, **_recall(own, column, every, drawn)})
     columns = [*by, "subset", "measure", "value", "low", "high", "n", "micro", "empty_as_0", "relations"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _recall(part: pd.DataFrame, column: str, every: int, seed: int) -> dict[str, float]:
+def _recall(
+    part: pd.DataFrame, column: str, every: int, times: Callable[[int, int], np.ndarray]
+) -> dict[str, float]:
     """The numbers of one group, subset and measure."""
     facts = part.assign(_x=part[column].astype(float)).groupby(["relation", "fact"], sort=False)["_x"].mean()
     groups = [group.to_numpy() for _, group in facts.groupby(level="relation", sort=False)]
     means = [values.mean() for values in groups]
-    drawn = [resample(len(x), [seed, i]) @ x / len(x) for i, x in enumerate(groups)]
+    drawn = [times(len(x), i) @ x / len(x) for i, x in enumerate(groups)]
     free = len(facts) > len(groups)
     spread = np.mean(drawn, axis=0) if free else np.full(len(drawn[0]), np.nan)
     row = with_percentiles(float(np.mean(means)), spread, len(facts))

@@ -11,9 +11,9 @@ import torch
 from conftest import make_model
 
 from kn_utils.model.answers import Scaling, answer_probability, answers, questions_of
-from kn_utils.model.decoding import INIT, REFINE, DecodingError, decode
+from kn_utils.model.decoding import INIT, REFINE, DecodingError, answer_lengths, decode
 from kn_utils.model.decoding_causal import MARKS
-from kn_utils.model.decoding_choice import CHOICES, ChoiceError, choose
+from kn_utils.model.decoding_choice import CHOICES, ChoiceError, choose, length_prior
 from kn_utils.model.interventions import suppress
 from kn_utils.model.rows import Row
 from kn_utils.model.slots import Text, banned_pieces, best_pieces, log_probabilities
@@ -614,3 +614,31 @@ def test_answer_probability_agrees_where_the_length_is_given(bert, prompts):
     assert right.any()
     text = found[found["chosen"]]["text"].to_numpy()
     assert (text[right] == prompts["answer"].to_numpy()[right]).all()
+
+
+def test_tables_of_several_decodings_are_chosen_from_one_by_one(decoded):
+    other = decoded.assign(mean_logp=-decoded["mean_logp"], sum_logp=-decoded["sum_logp"])
+    both = pd.concat([decoded.assign(decoding="a"), other.assign(decoding="b")], ignore_index=True)
+    for by in CHOICES:
+        found = choose(both, by)
+        for name, alone in (("a", decoded), ("b", other)):
+            part = found.loc[found["decoding"] == name, "chosen"]
+            assert part.tolist() == choose(alone, by)["chosen"].tolist()
+
+
+def test_a_prior_takes_more_facts_where_they_are_given(decoded):
+    keys = ["fact", "relation", "language", "gold_pieces"]
+    own = decoded.drop_duplicates("fact")[keys]
+    more = pd.DataFrame([(f"x{i}", "P36", "en", 3) for i in range(50)], columns=keys)
+    prior = length_prior(decoded, pd.concat([own, more]))
+    row = decoded.index[(decoded["masks"] == 3) & (decoded["gold_pieces"] != 3)][0]
+    threes = (own["gold_pieces"] == 3).sum()
+    assert prior[row] == pytest.approx((50 + threes + 1) / (50 + len(own) - 1 + 4))
+    assert prior[decoded["prompt"] == decoded["prompt"].iloc[0]].sum() <= 1 + 1e-9
+
+
+def test_lengths_of_answers(bert, prompts):
+    table = answer_lengths(bert, prompts)
+    assert len(table) == prompts["fact"].nunique()
+    asked = prompts.drop_duplicates("fact")
+    assert table["gold_pieces"].tolist() == [len(q) for q in questions_of(bert, asked)]

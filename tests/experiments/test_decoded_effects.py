@@ -5,11 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import make_model
 
-from kn_utils.experiments.decoded import decoded_edits, decoded_effects
+from kn_utils.experiments.decoded import (
+    costs,
+    decoded_edits,
+    decoded_effects,
+    decodings_of,
+    reports_by_choice,
+)
 from kn_utils.experiments.effects import EvaluationError
 from kn_utils.model.answers import Scaling
 from kn_utils.model.decoding import decode
+from kn_utils.model.decoding_choice import choose
 from kn_utils.model.edits import ValueEdit
 from kn_utils.model.interventions import update_fact
 from kn_utils.statistics.decoded import decoded_moves
@@ -90,3 +98,24 @@ def test_no_neurons_is_an_error(bert, prompts, neurons):
         decoded_effects(bert, prompts, neurons.iloc[:0])
     with pytest.raises(EvaluationError, match="neuron"):
         decoded_edits(bert, updates, neurons.iloc[:0])
+
+
+def test_ways_that_suit_a_model(bert, prompts, toy):
+    for model in (bert, make_model("gpt2")):
+        ways = decodings_of(model, masks=2)
+        asked = prompts[~prompts["text"].str.startswith("[Y]")]
+        parts = [
+            decode(model, asked, masks=ways.masks, **how).assign(decoding=name)
+            for name, how in (ways.first | ways.more).items()
+        ]
+        decoded = pd.concat(parts, ignore_index=True)
+        reports = reports_by_choice(decoded, asked, toy, ways.choices)
+        assert len(reports) == len(parts) * len(ways.choices) * len(asked)
+        for (name, by), part in reports.groupby(["decoding", "choose"]):
+            alone = choose(decoded[decoded["decoding"] == name], by)
+            assert part["text"].tolist() == alone.loc[alone["chosen"], "text"].tolist()
+        cost = costs(decoded).set_index("decoding")
+        assert cost.index.tolist() == [*ways.first, *ways.more]
+        if not model.causal:
+            assert cost.loc["independent", "passes"] == 2 and cost.loc["order", "passes"] == 3
+    assert decodings_of(bert).masks == 5 and decodings_of(model).masks == 12
