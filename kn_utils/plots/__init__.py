@@ -5,6 +5,7 @@ Readable without colour: each kind of neuron has its own lightness and its own m
 
 from .activating import activation_kinds, activations
 from .data import answer_pieces, coverage, recall
+from .decoded import consistency, decoded_recall
 from .edits import edit_languages, edit_rates, edit_sweep
 from .effects import changes, doses, languages
 from .erasing import erased, erased_languages, erased_sweep
@@ -21,8 +22,10 @@ __all__ = [
     "benchmark",
     "between_languages",
     "changes",
+    "consistency",
     "convergence",
     "coverage",
+    "decoded_recall",
     "doses",
     "edit_languages",
     "edit_rates",
