@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the one list of them, for people, for type checkers and for
     from .model.answers import answer_probability as answer_probability
     from .model.architectures import ModelError as ModelError
     from .model.asking import ask as ask
+    from .model.decoding import decode as decode
     from .model.interventions import amplify as amplify
     from .model.interventions import erase as erase
     from .model.interventions import fine_tune as fine_tune

@@ -6,6 +6,7 @@ Readable without colour: each kind of neuron has its own lightness and its own m
 from .activating import activation_kinds, activations
 from .controls import controls, excess_between_languages
 from .data import answer_pieces, coverage, recall
+from .decoded import consistency, decoded_recall
 from .edits import edit_languages, edit_rates, edit_sweep, edit_tradeoff
 from .effects import changes, doses
 from .erasing import erased, erased_languages, erased_sweep
@@ -22,9 +23,11 @@ __all__ = [
     "benchmark",
     "between_languages",
     "changes",
+    "consistency",
     "controls",
     "convergence",
     "coverage",
+    "decoded_recall",
     "doses",
     "edit_languages",
     "edit_rates",

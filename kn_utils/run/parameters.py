@@ -74,6 +74,7 @@ class StudyParameters(BaseModel):
     l2: Annotated[float, _within("l2")] = 8.0
     edits_per_relation: Annotated[int, _within("edits_per_relation")] = 10
     erased: Annotated[int, _within("erased")] = 20
+    masks: Annotated[int | None, _within("wordings")] = None
 
     download: bool = False
 
