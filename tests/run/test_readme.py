@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from kn_utils.attribution import benchmark
 from kn_utils.base import ROOT
-from kn_utils.run import results
+from kn_utils.run import front, results
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def between_marks(name: str) -> str:
-    found = re.search(rf"<!-- {name}: .*? -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
-    assert found, f"README has lost its marks around the table of {name}"
+def between_marks(name: str, page: Path = ROOT / "docs" / "results.md") -> str:
+    text = page.read_text(encoding="utf-8")
+    found = re.search(rf"<!-- {name}: .*? -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
+    assert found, f"{page.name} has lost its marks around the table of {name}"
     return found.group(1).strip()
 
 
@@ -25,8 +28,13 @@ def test_the_table_of_results_is_the_stored_one():
     assert between_marks("results") == results.markdown(results.stored_results())
 
 
+def test_the_table_of_all_models_is_the_stored_one():
+    assert between_marks("front", README) == front.front_table(front.contents())
+
+
 def test_every_notebook_is_listed_and_every_linked_file_is_there():
     for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"):
-        assert f"notebooks/{path.name}" in README
-    for link in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / link).exists(), link
+        assert f"notebooks/{path.name}" in README.read_text(encoding="utf-8")
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
