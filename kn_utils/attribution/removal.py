@@ -155,9 +155,10 @@ def judged_by_removal(
         ``prompt, probability, target, rule, measure, value``; the target is ``answer`` or, where P is above
         :data:`SURE`, ``log-odds``. Measures: ``rank`` correlation (Spearman's) of scores and losses;
         ``found``, the share of the :data:`TOP` neurons of greatest loss among as many of greatest score;
-        ``error``, the mean difference of score and loss over the former, and ``error of sets``, that of
-        a set's summed scores and its loss, the mean over sizes (both over P; of log-odds as they are);
-        ``loss of 5``, what the removal of the five strongest takes (of P, or log-odds).
+        ``error``, the mean difference of score and loss, ``error of the top``, that of the neurons of
+        greatest loss, and ``error of sets``, that of a set's summed scores and its loss, the mean over sizes
+        (all over P; of log-odds as they are); ``loss of 5``, what the removal of the five strongest takes (of
+        P, or log-odds).
 
     Example:
         >>> from kn_utils import load_facts, load_model, make_prompts
@@ -206,7 +207,8 @@ def _agreement(scores: np.ndarray, lost: np.ndarray, unit: float) -> dict[str, f
     return {
         "rank": float(stats.spearmanr(scores, lost).statistic),
         "found": len(greatest & told) / len(greatest),
-        "error": float(np.abs(scores[top] - lost[top]).mean() / unit),
+        "error": float(np.abs(scores - lost).mean() / unit),
+        "error of the top": float(np.abs(scores[top] - lost[top]).mean() / unit),
     }
 
 

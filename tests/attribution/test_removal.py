@@ -72,9 +72,12 @@ def test_removals_are_those_of_suppressed_neurons(kind, odds, asked):
 
 def test_scores_that_are_the_losses_agree_with_them():
     lost = np.random.default_rng(0).normal(size=200)
-    assert _agreement(lost, lost, 0.5) == pytest.approx({"rank": 1, "found": 1, "error": 0})
+    assert _agreement(lost, lost, 0.5) == pytest.approx(
+        {"rank": 1, "found": 1, "error": 0, "error of the top": 0}
+    )
     twice = _agreement(2 * lost, lost, 0.5)
-    assert twice == pytest.approx({"rank": 1, "found": 1, "error": np.sort(lost)[-TOP:].mean() / 0.5})
+    sizes = {"error": np.abs(lost).mean() / 0.5, "error of the top": np.sort(lost)[-TOP:].mean() / 0.5}
+    assert twice == pytest.approx({"rank": 1, "found": 1, **sizes})
     turned = _agreement(-lost, lost, 1)
     assert turned["rank"] == pytest.approx(-1) and turned["found"] == 0
 
@@ -104,7 +107,9 @@ def test_rules_are_judged_by_what_removal_does(kind, asked):
     one = judged_by_removal(
         model, asked.iloc[[1]], GRADIENT, strongest=20, random=30, sizes=(2, 5), progress=False
     )
-    assert one["measure"].tolist() == ["rank", "found", "error", "error of sets", "loss of 5"]
+    assert one["measure"].tolist() == [
+        *("rank", "found", "error", "error of the top", "error of sets", "loss of 5")
+    ]
     assert judged_by_removal(model, asked.iloc[:0], progress=False).empty
 
 
