@@ -180,7 +180,7 @@ def ask_edited(
     neurons: pd.DataFrame,
     edits: Mapping[tuple[str, float], Edit],
     *,
-    every: pd.DataFrame,
+    every: pd.DataFrame | None = None,
     kind: str = "knowledge",
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -193,7 +193,8 @@ def ask_edited(
         asked: :func:`questions_around` or :func:`questions_abroad`.
         neurons: ``fact, layer, neuron``; those to edit.
         edits: :func:`force_edits`.
-        every: prompts that candidates are taken from.
+        every: prompts that candidates are taken from; without it nothing is asked among candidates, which
+            saves passes where names have many pieces.
         kind: what the neurons are, for the table.
         progress: whether bars are shown.
 
@@ -201,7 +202,7 @@ def ask_edited(
         a row per question and edit: the questions' columns and ``neurons, edit, force, moved`` (how far the
         slots went, in units of their length) and, of the ``answer``, ``before, after`` (P), ``typed_before,
         typed_after`` (P among the candidates), ``right_before, right_after, typed_right_before,
-        typed_right_after`` (whether it is the first choice).
+        typed_right_after`` (whether it is the first choice); the typed ones with ``every`` only.
 
     Raises:
         EvaluationError: no question about a fact that has neurons.
@@ -216,8 +217,10 @@ def ask_edited(
         Request(sets[update.fact], update.old, update.new, own)
         for update, own in zip(updates.itertuples(), rows, strict=True)
     ]
-    candidates = candidates_of(asked.assign(answer=asked["right"]), every)
-    candidates = [sorted({*names, a}) for names, a in zip(candidates, asked["answer"], strict=True)]
+    candidates = [[answer] for answer in asked["answer"]]
+    if every is not None:
+        others = candidates_of(asked.assign(answer=asked["right"]), every)
+        candidates = [sorted({*own, *names}) for own, names in zip(candidates, others, strict=True)]
     first = ~asked.duplicated(["prompt", "answer"]).to_numpy()
     places = np.flatnonzero(first)
     once = typed_answers(
@@ -235,12 +238,9 @@ def ask_edited(
     label = f"edited, {kind}"
     after = typed_answers(model, table, candidates * len(edits), acting, label=label, progress=progress)
     before = pd.concat([before] * len(edits), ignore_index=True)
-    said = {
-        "": "probability",
-        "typed_": "typed_probability",
-        "right_": "correct",
-        "typed_right_": "typed_correct",
-    }
+    said = {"": "probability", "right_": "correct"}
+    if every is not None:
+        said |= {"typed_": "typed_probability", "typed_right_": "typed_correct"}
     columns = {
         f"{name}{when}": answers[column].to_numpy()
         for name, column in said.items()
