@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..model.answers import answer_probability, questions_of
 from ..model.edits import PUBLISHED, Edit, FineTune, Request, ValueEdit, length_of_move
+from ..model.hooks import SlotChange
 from ..model.language_model import LanguageModel
 from ..model.typed import candidates_of, typed_answers
 from ..neurons.choose import pairs_by_fact
@@ -221,23 +222,23 @@ def ask_edited(
     if every is not None:
         others = candidates_of(asked.assign(answer=asked["right"]), every)
         candidates = [sorted({*own, *names}) for own, names in zip(candidates, others, strict=True)]
-    first = ~asked.duplicated(["prompt", "answer"]).to_numpy()
-    places = np.flatnonzero(first)
-    once = typed_answers(
-        model, asked[first], [candidates[i] for i in places], label="before", progress=progress
-    )
-    once = once.assign(answer=asked.loc[first, "answer"].to_numpy())
-    before = asked[["prompt", "answer"]].merge(once, on=["prompt", "answer"], how="left")
-    acting, parts = [], []
+    first = np.flatnonzero(~asked.duplicated(["prompt", "answer"]).to_numpy())
+    acting: list[SlotChange | None] = [None] * len(first)
+    parts = []
     for (name, force), edit in edits.items():
         change = dict(zip(updates["fact"], edit.changes(model, requests), strict=True))
         moved = {fact: length_of_move(model, one) for fact, one in change.items()}
         acting += [change[fact] for fact in asked["edited"]]
         parts.append(asked.assign(neurons=kind, edit=name, force=force, moved=asked["edited"].map(moved)))
     table = pd.concat(parts, ignore_index=True)
+    # Before the edits and after them in one call, so that each question is written in pieces once.
+    both = pd.concat([asked.iloc[first], table], ignore_index=True)
+    choices = [candidates[i] for i in first] + candidates * len(edits)
     label = f"edited, {kind}"
-    after = typed_answers(model, table, candidates * len(edits), acting, label=label, progress=progress)
-    before = pd.concat([before] * len(edits), ignore_index=True)
+    told = typed_answers(model, both, choices, acting, label=label, progress=progress)
+    after = told.iloc[len(first) :]
+    once = told.iloc[: len(first)].assign(answer=asked["answer"].iloc[first].to_numpy())
+    before = table[["prompt", "answer"]].merge(once, on=["prompt", "answer"], how="left")
     said = {"": "probability", "right_": "correct"}
     if every is not None:
         said |= {"typed_": "typed_probability", "typed_right_": "typed_correct"}
