@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..model.answers import answer_probability, questions_of
 from ..model.edits import PUBLISHED, Edit, FineTune, Request, ValueEdit, length_of_move
+from ..model.hooks import SlotChange
 from ..model.language_model import LanguageModel
 from ..model.typed import candidates_of, typed_answers
 from ..neurons.choose import pairs_by_fact
@@ -180,7 +181,7 @@ def ask_edited(
     neurons: pd.DataFrame,
     edits: Mapping[tuple[str, float], Edit],
     *,
-    every: pd.DataFrame,
+    every: pd.DataFrame | None = None,
     kind: str = "knowledge",
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -193,7 +194,8 @@ def ask_edited(
         asked: :func:`questions_around` or :func:`questions_abroad`.
         neurons: ``fact, layer, neuron``; those to edit.
         edits: :func:`force_edits`.
-        every: prompts that candidates are taken from.
+        every: prompts that candidates are taken from; without it nothing is asked among candidates, which
+            saves passes where names have many pieces.
         kind: what the neurons are, for the table.
         progress: whether bars are shown.
 
@@ -201,7 +203,7 @@ def ask_edited(
         a row per question and edit: the questions' columns and ``neurons, edit, force, moved`` (how far the
         slots went, in units of their length) and, of the ``answer``, ``before, after`` (P), ``typed_before,
         typed_after`` (P among the candidates), ``right_before, right_after, typed_right_before,
-        typed_right_after`` (whether it is the first choice).
+        typed_right_after`` (whether it is the first choice); the typed ones with ``every`` only.
 
     Raises:
         EvaluationError: no question about a fact that has neurons.
@@ -216,31 +218,30 @@ def ask_edited(
         Request(sets[update.fact], update.old, update.new, own)
         for update, own in zip(updates.itertuples(), rows, strict=True)
     ]
-    candidates = candidates_of(asked.assign(answer=asked["right"]), every)
-    candidates = [sorted({*names, a}) for names, a in zip(candidates, asked["answer"], strict=True)]
-    first = ~asked.duplicated(["prompt", "answer"]).to_numpy()
-    places = np.flatnonzero(first)
-    once = typed_answers(
-        model, asked[first], [candidates[i] for i in places], label="before", progress=progress
-    )
-    once = once.assign(answer=asked.loc[first, "answer"].to_numpy())
-    before = asked[["prompt", "answer"]].merge(once, on=["prompt", "answer"], how="left")
-    acting, parts = [], []
+    candidates = [[answer] for answer in asked["answer"]]
+    if every is not None:
+        others = candidates_of(asked.assign(answer=asked["right"]), every)
+        candidates = [sorted({*own, *names}) for own, names in zip(candidates, others, strict=True)]
+    first = np.flatnonzero(~asked.duplicated(["prompt", "answer"]).to_numpy())
+    acting: list[SlotChange | None] = [None] * len(first)
+    parts = []
     for (name, force), edit in edits.items():
         change = dict(zip(updates["fact"], edit.changes(model, requests), strict=True))
         moved = {fact: length_of_move(model, one) for fact, one in change.items()}
         acting += [change[fact] for fact in asked["edited"]]
         parts.append(asked.assign(neurons=kind, edit=name, force=force, moved=asked["edited"].map(moved)))
     table = pd.concat(parts, ignore_index=True)
+    # Before the edits and after them in one call, so that each question is written in pieces once.
+    both = pd.concat([asked.iloc[first], table], ignore_index=True)
+    choices = [candidates[i] for i in first] + candidates * len(edits)
     label = f"edited, {kind}"
-    after = typed_answers(model, table, candidates * len(edits), acting, label=label, progress=progress)
-    before = pd.concat([before] * len(edits), ignore_index=True)
-    said = {
-        "": "probability",
-        "typed_": "typed_probability",
-        "right_": "correct",
-        "typed_right_": "typed_correct",
-    }
+    told = typed_answers(model, both, choices, acting, label=label, progress=progress)
+    after = told.iloc[len(first) :]
+    once = told.iloc[: len(first)].assign(answer=asked["answer"].iloc[first].to_numpy())
+    before = table[["prompt", "answer"]].merge(once, on=["prompt", "answer"], how="left")
+    said = {"": "probability", "right_": "correct"}
+    if every is not None:
+        said |= {"typed_": "typed_probability", "typed_right_": "typed_correct"}
     columns = {
         f"{name}{when}": answers[column].to_numpy()
         for name, column in said.items()

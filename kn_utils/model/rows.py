@@ -83,6 +83,7 @@ def encode(
         DataError: a prompt that cannot be asked; the message says which and why.
     """
     rows: list[Row] = []
+    written: dict[str, list[int]] = {}
     asked = prompts[["prompt", "text", "answer", "masked"]].itertuples(index=False)
     for number, (name, text, answer, masked) in enumerate(asked):
         blank = OBJECT if masked == "object" else SUBJECT
@@ -93,7 +94,10 @@ def encode(
             rows += _causal_rows(tokenizer, number, name, before, answer, unknown)
         else:
             pieces = answer_pieces(tokenizer, answer, before, unknown)
-            ids = tokenizer(before + tokenizer.mask_token * len(pieces) + after)["input_ids"]
+            whole = before + tokenizer.mask_token * len(pieces) + after
+            if whole not in written:  # many answers to one question share it
+                written[whole] = tokenizer(whole)["input_ids"]
+            ids = list(written[whole])
             at = [i for i, token in enumerate(ids) if token == tokenizer.mask_token_id]
             if len(at) != len(pieces):
                 raise DataError(f"prompt {name}: {text!r} holds a mask token of its own.")

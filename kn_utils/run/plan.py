@@ -43,12 +43,12 @@ GRID: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 #: (notebook, language) -> the parameters that the study sets there where nothing else is asked for, each to
 #: save minutes: how a rule converges is shown in full by the run of one language; mixed bags are edited for
-#: the facts of 03 to 06, of which there are enough (07's own default is all).
+#: the facts of 03 to 06, of which there are enough (07's own default is 20 of each relation).
 STUDY_DEFAULTS = {
     ("03_attribution", "all"): {"checked_prompts": "6"},
     ("07_update_facts", "all"): {"facts_per_relation": "16"},
 }
-#: Takes longest (of all facts, where one language is asked for): it begins as early as it can, and what it
+#: Takes longest (of more facts, where one language is asked for): it begins as early as it can, and what it
 #: needs before it.
 LONGEST = "07_update_facts"
 

@@ -153,6 +153,16 @@ def test_fine_tuned_slots_stand_beside(prompts, updates, neurons):
     assert found["force"].isna().all() and (found["moved"] > 0).all() and set(found["edit"]) == {"fine-tuned"}
 
 
+def test_without_candidates_the_vocabulary_is_asked_as_with_them(prompts, updates, neurons):
+    model, asked = make_model("gemma3_text"), around(prompts, updates)
+    edits = force_edits(forces=(2.0,), tuned=False)
+    found, typed = (ask_edited(model, updates, asked, neurons, edits, every=e) for e in (None, prompts))
+    assert {name for name in typed if name not in found} == {
+        f"typed_{name}{when}" for name in ("", "right_") for when in ("before", "after")
+    }
+    pd.testing.assert_frame_equal(found, typed[found.columns], rtol=1e-9)
+
+
 def test_facts_without_neurons_are_passed_over(prompts, updates, neurons):
     model, asked = make_model("bert"), around(prompts, updates)
     edits = force_edits(forces=(1.0,), tuned=False)
