@@ -19,7 +19,6 @@ from ..data.facts import OBJECT
 from ..model.language_model import LanguageModel
 from ..model.memory import rows_at_once
 from ..model.rows import Row, encode
-from ..neurons.choose import pairs_by_fact
 
 COLUMNS = ["prompt", "passage", "fact", "relation", "sentences", "neurons", "layer", "neuron", "activation"]
 
@@ -58,8 +57,8 @@ def activations(
     rows, number = _rows(model, asked, masks)
     if not rows:
         return pd.DataFrame(columns=COLUMNS).astype({"activation": float})
-    sets = {fact: group for fact, group in kinds.groupby("fact", sort=False)}
-    places = pairs_by_fact(kinds)
+    pairs, held = kinds[["layer", "neuron"]].to_numpy(int), kinds.groupby("fact").indices
+    held_by = [held[asked["fact"][n]] for n in number]  # rows of ``kinds``, for each sentence
     batch_size = batch_size or rows_at_once(model)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     read: dict[int, np.ndarray] = {}
@@ -67,16 +66,13 @@ def activations(
         batch = order[start : start + batch_size]
         values = read_neurons(model, [rows[i] for i in batch])[0].cpu().numpy()
         for value, i in zip(values, batch, strict=True):
-            layer, neuron = places[asked["fact"][number[i]]].T
+            layer, neuron = pairs[held_by[i]].T
             read[i] = value[layer, neuron]
-    parts = [
-        sets[asked["fact"][n]][["neurons", "layer", "neuron"]].assign(activation=read[i], row=n)
-        for i, n in enumerate(number)
-    ]
-    table = asked[["prompt", "passage", "fact", "relation", "sentences"]].merge(
-        pd.concat(parts), left_index=True, right_on="row"
-    )
-    return table.drop(columns="row").reset_index(drop=True)
+    sentence = np.repeat(number, [len(rows_of_kinds) for rows_of_kinds in held_by])
+    table = asked[["prompt", "passage", "fact", "relation", "sentences"]].iloc[sentence]
+    every = kinds[["neurons", "layer", "neuron"]].iloc[np.concatenate(held_by)]
+    table = pd.concat([table.reset_index(drop=True), every.reset_index(drop=True)], axis=1)
+    return table.assign(activation=np.concatenate([read[i] for i in range(len(rows))]))
 
 
 def unread(blanks: pd.DataFrame, neurons: Mapping[str, pd.DataFrame], read: pd.DataFrame) -> pd.DataFrame:
