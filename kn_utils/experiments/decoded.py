@@ -32,6 +32,7 @@ class Decodings:
         choices: of the number of blanks.
         masks: blanks, or pieces, at most.
         ranking: how candidates are read (:func:`kn_utils.model.ranking.rank_candidates`).
+        candidates: of a relation at most; ``None``: all.
     """
 
     first: dict[str, dict[str, Any]]
@@ -39,6 +40,7 @@ class Decodings:
     choices: tuple[str, ...]
     masks: int
     ranking: str
+    candidates: int | None = None
 
 
 def decodings_of(model: LanguageModel, masks: int | None = None) -> Decodings:
@@ -48,7 +50,7 @@ def decodings_of(model: LanguageModel, masks: int | None = None) -> Decodings:
     """
     if model.causal:
         first: dict[str, dict[str, Any]] = {"greedy": {"beam": 1}}
-        return Decodings(first, {"beam of 3": {"beam": 3}}, ("mean",), masks or 12, "in order")
+        return Decodings(first, {"beam of 3": {"beam": 3}}, ("mean",), masks or 12, "in order", 10)
     first = {init: {"init": init} for init in ("independent", "order", "confidence")}
     pairs = [("independent", refine) for refine in ("order", "confidence", "mask-predict")]
     pairs.append(("confidence", "confidence"))

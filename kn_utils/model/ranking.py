@@ -25,13 +25,21 @@ class RankingError(StudyError):
     """A ranking that cannot be had as asked."""
 
 
-def objects_of(facts: Facts) -> pd.DataFrame:
+def objects_of(facts: Facts, most: int | None = None) -> pd.DataFrame:
     """The objects of every relation, by their names in every language.
+
+    Args:
+        facts: a data set.
+        most: at most so many of each relation, the most frequent ones; BMLAMA has 10.
 
     Returns:
         ``relation, language, candidate, label``; of two objects that a language calls alike only the first.
     """
-    objects = facts.facts[["relation", "object"]].drop_duplicates()
+    number = facts.facts.groupby(["relation", "object"], sort=False).size()
+    number = number.sort_values(ascending=False, kind="stable")
+    objects = (
+        number.groupby(level="relation", sort=False).head(most or len(number)).index.to_frame(index=False)
+    )
     names = facts.entities[facts.entities["label"] != ""].drop_duplicates(["entity", "language"])
     table = objects.merge(names, left_on="object", right_on="entity")
     table = table.rename(columns={"object": "candidate"})[["relation", "language", "candidate", "label"]]

@@ -122,6 +122,13 @@ def _ask(
         line = torch.repeat_interleave(torch.arange(len(asked), device=model.device), counts)
         own = (logits[line, ids].double() - whole[line])[:, None]
         return own.cpu().numpy(), ids[:, None].cpu().numpy()
+    return top_pieces(logits, k, banned)
+
+
+def top_pieces(
+    logits: torch.Tensor, k: int, banned: torch.Tensor | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities and ids, (place, k), of the best pieces of (place, token) logits."""
     found = [_top(here.double(), k, banned) for here in logits.split(AT_ONCE)]
     logp, piece = (torch.cat(x).cpu().numpy() for x in zip(*found, strict=True))
     order = np.lexsort((piece, -logp))

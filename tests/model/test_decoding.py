@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import make_model
+from conftest import OWN, make_model
 
 from kn_utils.model.answers import Scaling, answer_probability, answers, questions_of
+from kn_utils.model.architectures import ARCHITECTURES
 from kn_utils.model.decoding import INIT, REFINE, DecodingError, answer_lengths, decode
 from kn_utils.model.decoding_causal import MARKS
 from kn_utils.model.decoding_choice import CHOICES, ChoiceError, choose, length_prior
@@ -19,6 +20,8 @@ from kn_utils.model.rows import Row
 from kn_utils.model.slots import Text, banned_pieces, best_pieces, log_probabilities
 
 TEXT = "The capital of France is [Y] Paris."
+#: Left-to-right architectures of which the fixtures make a small model.
+KINDS = [kind for kind in OWN if ARCHITECTURES[kind].causal]
 PIECES = ["Paris", "Ger", "##many", "country", "the", "Delhi"]
 
 
@@ -516,6 +519,20 @@ def test_greedy_is_a_plain_loop_and_adds_up(prompts):
         assert row.sum_logp == pytest.approx(total, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    "kind", [kind for kind, row in ARCHITECTURES.items() if row.causal and kind in KINDS]
+)
+def test_what_was_read_is_kept_and_changes_nothing(prompts, kind):
+    """With an intervention that does nothing every step reads the whole text again: the same comes out."""
+    model = make_model(kind)
+    asked = prompts[~prompts["text"].str.startswith("[Y]")].reset_index(drop=True)
+    nothing = [Scaling(np.array([[0, 0]]), 1.0)] * len(asked)
+    for beam in (1, 3):
+        kept = decode(model, asked, masks=5, beam=beam)
+        again = decode(model, asked, masks=5, beam=beam, acting=nothing)
+        pd.testing.assert_frame_equal(kept, again)
+
+
 def causal_by_hand(tree: dict[str, dict[str, float]]):
     """A left-to-right model that goes on with a written text as the tree says: text so far -> piece -> P."""
     model = make_model("gpt2")
@@ -533,14 +550,19 @@ def causal_by_hand(tree: dict[str, dict[str, float]]):
     return by_hand(model, says)
 
 
+def by_tree(model, prompt, **options) -> pd.DataFrame:
+    """Decode a model made by hand: with something that acts, if without effect, it is asked whole texts."""
+    return decode(model, prompt, acting=[Scaling(np.array([[0, 0]]), 1.0)] * len(prompt), **options)
+
+
 def test_an_answer_ends_where_it_should():
     prompt = one_prompt("The capital of France is [Y].")
     for last, end in {"<|end|>": "text", "Ċ": "line", ".": "sentence"}.items():
         model = causal_by_hand({"": {"ĠParis": 1.0}, " Paris": {last: 0.9, "s": 0.1}})
-        found = decode(model, prompt, masks=4).iloc[0]
+        found = by_tree(model, prompt, masks=4).iloc[0]
         assert (found["text"], found["end"], found["masks"]) == ("Paris", end, 1)
         assert found["settled"] and found["rounds"] == 2 and found["sum_logp"] == 0.0
-    cut = decode(causal_by_hand({"": {"ĠParis": 1.0}, " Paris": {"s": 1.0}}), prompt, masks=2).iloc[0]
+    cut = by_tree(causal_by_hand({"": {"ĠParis": 1.0}, " Paris": {"s": 1.0}}), prompt, masks=2).iloc[0]
     assert (cut["text"], cut["end"], cut["settled"]) == ("Pariss", "limit", False)
 
 
@@ -554,9 +576,9 @@ def test_a_beam_finds_the_likelier_answer_behind_a_less_likely_start():
         " Paris": {".": 1.0},
     }
     prompt = one_prompt("The capital of France is [Y].")
-    assert decode(causal_by_hand(tree), prompt, masks=3)["text"].tolist() == ["thec"]
+    assert by_tree(causal_by_hand(tree), prompt, masks=3)["text"].tolist() == ["thec"]
     for by in ("sum", "mean"):
-        found = decode(causal_by_hand(tree), prompt, masks=3, beam=3, choose=by).iloc[0]
+        found = by_tree(causal_by_hand(tree), prompt, masks=3, beam=3, choose=by).iloc[0]
         assert found["text"] == "Paris" and found["sum_logp"] == pytest.approx(np.log(0.4))
 
 

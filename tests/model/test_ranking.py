@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import make_model
 
+from kn_utils.data.facts import Facts
 from kn_utils.model.answers import answer_probability
 from kn_utils.model.ranking import RankingError, objects_of, rank_candidates
 
@@ -63,6 +64,10 @@ def test_objects_by_their_names(toy):
     table = objects_of(toy)
     assert table[table["language"] == "en"]["label"].tolist() == ["Paris", "Berlin", "New Delhi"]
     assert set(table) == {"relation", "language", "candidate", "label"}
+    more = toy.facts.assign(fact=toy.facts["fact"] + "x", object="Q987")
+    often = Facts("toy", toy.entities, pd.concat([toy.facts, more]), toy.templates)
+    assert objects_of(often, most=1)["candidate"].unique().tolist() == ["Q987"]
+    assert set(objects_of(often)["candidate"]) == {"Q90", "Q64", "Q987"}
 
 
 def test_another_way_is_refused(bert, prompts):
