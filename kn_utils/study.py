@@ -301,7 +301,7 @@ class Study(KeepsResults):
         data = self.everything
         return {
             "model": model_label(p.model, p.revision),
-            "identity": self.identity,
+            "weights": self.identity,
             "dtype": self.dtype,
             "dataset": p.dataset,
             "data": fingerprint(data.entities, data.facts, data.templates),
