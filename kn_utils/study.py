@@ -12,7 +12,7 @@ from torch import cuda
 
 from .attribution.attribute import attribute
 from .attribution.streaming import ScoreTables, prompts_file
-from .data.downloads.identity import model_digest, model_label
+from .data.downloads.identity import model_digest, model_label, pinned
 from .data.facts import Facts
 from .data.prompts import make_prompts
 from .data.sources import load_facts
@@ -59,7 +59,7 @@ class Study(KeepsResults):
     def model(self) -> LanguageModel:
         """The model that the parameters name, loaded when it is first asked for."""
         p = self.parameters
-        return load_model(p.model, p.revision, device=p.device, dtype=self.dtype)
+        return load_model(p.model, pinned(p.model, p.revision), device=p.device, dtype=self.dtype)
 
     @cached_property
     def identity(self) -> str | None:

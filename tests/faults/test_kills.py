@@ -133,9 +133,8 @@ def test_killed_at_random_times_a_study_ends_as_an_unbroken_one(tmp_path):
     assert found.keys() == wanted.keys()
     for name, table in wanted.items():
         pd.testing.assert_frame_equal(found[name], table)
-    assert (
-        alive(broken) == [] and not list(broken.rglob("*.running.ipynb")) and not list(broken.rglob("*.part"))
-    )
+    left = [path for kind in ("*.running.ipynb", "*.part") for path in broken.rglob(kind)]
+    assert alive(broken) == [] and left == []
 
 
 @pytest.mark.slow
