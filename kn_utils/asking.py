@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from .data.downloads.identity import model_digest, model_label
+from .data.downloads.identity import model_digest, model_label, pinned
 from .data.facts import Facts
 from .data.prompts import make_prompts
 from .data.sources import load_facts
@@ -43,7 +43,7 @@ class Asks(KeepsResults):
     def model(self) -> LanguageModel:
         """The model that the parameters name, loaded when it is first asked for."""
         p = self.parameters
-        return load_model(p.model, p.revision, device=p.device, dtype=self.dtype)
+        return load_model(p.model, pinned(p.model, p.revision), device=p.device, dtype=self.dtype)
 
     @cached_property
     def identity(self) -> str | None:

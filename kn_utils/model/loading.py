@@ -17,6 +17,7 @@ from ..data.downloads.identity import HUB_NAMES, MINI
 from ..data.downloads.packaged import PACKAGED
 from . import gguf
 from .architectures import ARCHITECTURES, ModelError
+from .foreign import check_folder, check_quantised, check_vocabulary, without_package, without_tokenizer
 from .language_model import LanguageModel
 
 #: Names that need no knowledge of the Hub. Pin your own revision (40 hex digits) for a result you publish.
@@ -79,12 +80,17 @@ def load_model(
                 f"unknown model {name!r}: neither a registered name ({known}), nor a folder, nor a GGUF "
                 f"file, nor a Hub id owner/name."
             )
+    check_folder(name, Path(place))
     try:
         model, tokenizer = _read(name, place, revision, DTYPES[dtype])
+    except ImportError as error:
+        raise without_package(name, error) from error
     except (OSError, ValueError, SafetensorError) as error:
         if isinstance(error, StudyError):
             raise
-        raise ModelError(_missing(name, place, revision, error)) from error
+        raise ModelError(
+            without_tokenizer(name, Path(place)) or _missing(name, place, revision, error)
+        ) from error
     check_finite(model, name)
     return LanguageModel(model.to(target), tokenizer, name=name, revision=revision)
 
@@ -105,6 +111,7 @@ def _read(name: str, place: str, revision: str | None, dtype: torch.dtype) -> tu
         raise ModelError(
             f"{name}: architecture {config.model_type!r} is not supported; known: {', '.join(ARCHITECTURES)}."
         )
+    check_quantised(name, config)
     tokenizer = AutoTokenizer.from_pretrained(place, **safe)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise ValueError("it has no vocabulary")
@@ -117,6 +124,7 @@ def _read(name: str, place: str, revision: str | None, dtype: torch.dtype) -> tu
         raise ModelError(
             f"{name}: the weights lack {missing[0]} ({len(missing)} in all); it is no whole language model."
         )
+    check_vocabulary(name, tokenizer, model)
     return model, tokenizer
 
 

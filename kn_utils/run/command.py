@@ -24,12 +24,10 @@ from filelock import FileLock, Timeout
 from ..base import ROOT, RUNS, StudyError
 from ..data.sources import DATASETS
 from ..data.sources.own import is_place
+from .leash import MARK, RUN, attach, stop
 from .numbers import as_text
 from .plan import NotebookRun, Refused
 from .studies import DEFAULTS, Studies, plans
-
-#: Marks the processes of a run, so that what a killed run left behind can be found again.
-MARK = "KN_STUDY_RUNS"
 
 
 def read_options(argv: list[str]) -> tuple[Studies, argparse.Namespace]:
@@ -107,15 +105,20 @@ class Runner:
     """
 
     def __init__(self, plan: Studies, jobs: int) -> None:
-        self.plan, self.jobs, self.runs = plan, jobs, Path(plan.runs)
-        (self.runs / "logs").mkdir(parents=True, exist_ok=True)
+        self.plan, self.jobs, self.runs, self.begun = plan, jobs, Path(plan.runs), time.time_ns()
         self.lock = FileLock(self.runs / ".lock")  # freed by the system even when its holder is killed
         try:
+            (self.runs / "logs").mkdir(parents=True, exist_ok=True)
             self.lock.acquire(timeout=0)
+        except OSError as error:
+            raise Refused(
+                f"cannot write to {self.runs}: {error.strerror or error}; free space or name another --runs."
+            ) from None
         except Timeout:
             raise Refused(f"another run is at work in {self.runs}; wait, or choose another --runs.") from None
         if self.stop():
             say("Stopped what an interrupted run had left running.")
+        self.tidy()
         self.log = self.runs / "logs" / f"study-{time.strftime('%Y%m%d-%H%M%S')}.log"
         self.settings = self.runs / ".study.json"
         self.settings.write_text(json.dumps(plan.config()), encoding="utf-8")
@@ -135,7 +138,8 @@ class Runner:
         """The environment variables of snakemake and the kernels."""
         path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
         quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
-        return os.environ | quiet | {MARK: str(self.runs), "KN_RUNS": str(self.runs), "PYTHONPATH": path}
+        marks = {MARK: str(self.runs), RUN: f"{os.getpid()}-{self.begun}"}
+        return os.environ | quiet | marks | {"KN_RUNS": str(self.runs), "PYTHONPATH": path}
 
     def stale(self) -> list[NotebookRun]:
         """The notebooks that snakemake would run, by its table of outputs."""
@@ -163,7 +167,7 @@ class Runner:
             self.place(job, kind).unlink(missing_ok=True)
         started: dict[NotebookRun, float] = {}
         ended: dict[NotebookRun, str] = {}
-        with self.log.open("w", encoding="utf-8") as log:
+        with attach(self.environment), self.log.open("w", encoding="utf-8") as log:
             process = subprocess.Popen(
                 self.snakemake(),
                 stdout=log,
@@ -192,16 +196,16 @@ class Runner:
 
     def stop(self) -> int:
         """End every process of this folder's run, kernels included; how many there were."""
-        killed = []
-        for process in psutil.process_iter():
-            try:
-                if process.pid != os.getpid() and process.environ().get(MARK) == str(self.runs):
-                    process.kill()
-                    killed.append(process)
-            except psutil.Error:
-                pass
-        psutil.wait_procs(killed, timeout=10)
-        return len(killed)
+        return stop(MARK, str(self.runs))
+
+    def tidy(self) -> None:
+        """Remove half-written files of killed runs; what a living process writes is left alone."""
+        for left in self.runs.rglob("*.running.ipynb"):  # no other run is at work here
+            left.unlink(missing_ok=True)
+        for left in self.runs.rglob(".*.part"):
+            number = left.name.split(".")[-2]
+            if number.isdigit() and not psutil.pid_exists(int(number)):
+                left.unlink(missing_ok=True)
 
     def error(self, job: NotebookRun) -> str:
         """Why a notebook failed, in one line."""

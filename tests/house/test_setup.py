@@ -182,14 +182,38 @@ def test_environment_is_made_once_torch_first(place):
         "-m pip install -r requirements.lock",
         "-m pip install --no-deps --no-build-isolation -e .",
         "-m kn_utils.run.models",
-        "-m kn_utils.run.command --relation P36",
+        "-P -m kn_utils.run.command --relation P36",
     ]
     assert place().returncode == 0
-    assert place.calls() == ["-m kn_utils.run.models", "-m kn_utils.run.command"]
+    assert place.calls() == ["-m kn_utils.run.models", "-P -m kn_utils.run.command"]
     with (place.folder / "requirements.lock").open("a") as lock:
         lock.write("# changed\n")
     assert place().returncode == 0
     assert len(place.calls()) == 5
+
+
+def test_paths_are_the_callers_and_a_link_leads_to_the_project(place, tmp_path_factory):
+    assert place().returncode == 0
+    place.calls()
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "one").symlink_to(place.folder / "run_all.sh")
+    (elsewhere / "two").symlink_to("one")
+    for called in (place.folder / "run_all.sh", elsewhere / "two"):
+        options = ["--model", "./my-bert", "--runs", "out folder"]
+        own = {"PYTHON": str(place.python), "VIRTUAL_ENV": ""}
+        done = subprocess.run(
+            [str(called), *options],
+            cwd=elsewhere,
+            env=os.environ | own,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        assert place.calls() == ["-m kn_utils.run.models"]  # in the project
+        told = (elsewhere / "calls").read_text()  # where it was called from
+        assert told == "-P -m kn_utils.run.command --model ./my-bert --runs out folder\n"
+        (elsewhere / "calls").unlink()
 
 
 def test_interrupted_install_is_repeated(place):
@@ -206,7 +230,7 @@ def test_study_goes_on_without_a_model_that_cannot_be_had(place):
     (place.folder / "no-models").touch()
     done = place()
     assert done.returncode == 0
-    assert place.calls()[-2:] == ["-m kn_utils.run.models", "-m kn_utils.run.command"]
+    assert place.calls()[-2:] == ["-m kn_utils.run.models", "-P -m kn_utils.run.command"]
     assert place("help").stdout.count("KN_MODELS") and place.calls() == []
 
 
@@ -256,7 +280,7 @@ def test_active_environment_is_used_or_told_what_it_lacks(place):
     tools = str(place.python.parent)
     active = {"VIRTUAL_ENV": tools, "PATH": f"{tools}:{os.environ['PATH']}"}
     assert place(**active).returncode == 0
-    assert place.calls() == ["-m kn_utils.run.models", "-m kn_utils.run.command"]
+    assert place.calls() == ["-m kn_utils.run.models", "-P -m kn_utils.run.command"]
     lacking = place(**active, FAKE_PACKAGES="missing")
     assert (
         lacking.returncode == 1

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -16,7 +17,8 @@ import psutil
 import pytest
 
 from kn_utils.base import ROOT
-from kn_utils.run.command import MARK, main
+from kn_utils.run.command import main
+from kn_utils.run.leash import MARK
 from kn_utils.run.plan import GRID, Plan
 
 PARAMETERS = """\
@@ -89,6 +91,14 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.1)
     raise AssertionError(f"{path} did not appear")
+
+
+def wait_until(there: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if there():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not come")
 
 
 def marked(runs: Path) -> list[psutil.Process]:
@@ -302,9 +312,8 @@ def test_killed_run_is_finished_by_the_next(place):
     assert refused.returncode == 2 and "another run is at work" in refused.stderr
     process.send_signal(signal.SIGKILL)
     process.wait()
+    wait_until(lambda: marked(place.runs) == [])  # nothing outlives the study
     again = place.start(*three)
-    first = again.stdout.readline()
-    assert first.startswith("Stopped what an interrupted run had left running")
     flag.touch()  # not before: the run left behind would have gone on
     told, _ = again.communicate(timeout=300)
     assert again.returncode == 0, told

@@ -99,6 +99,12 @@ def cached_commit(name: str, revision: str | None = None) -> str | None:
     return Path(found).parent.name if isinstance(found, str) else None
 
 
+def pinned(name: str, revision: str | None = None) -> str | None:
+    """The revision to load: the one asked for, else of a model of the Hub the commit that is in the cache."""
+    local = name in FIXED or local_place(name) is not None
+    return revision if revision or local else cached_commit(name)
+
+
 def resolved(name: str, revision: str | None = None) -> tuple[str, str | None]:
     """A model's name as other programs need it (paths absolute), and the commit that is meant.
 
