@@ -65,7 +65,8 @@ class Study(Asks):
         """Scores, and the table per prompt: ``prompt, probability, maximum, gap, error, points``.
 
         They are streamed to disk, so a broken run goes on; only prompts whose scores are not stored yet are
-        computed, and with ``gap`` those that were stored without their completeness gap.
+        computed, and with ``gap`` those that were stored without their completeness gap. A prompt's scores
+        lie in the table of its own language, whichever bag it is in: ``all`` computes none twice.
 
         Args:
             language: another than the parameters'.
@@ -85,7 +86,10 @@ class Study(Asks):
             options |= self.rule | {"baseline": p.baseline, "multiplier": p.multiplier}
             if (target or p.target) == "typed":
                 name, options["target"] = "scores-typed", "typed"
-        path = self.folder(language) / "tables" / f"{name}.parquet"
+        spoken = list(dict.fromkeys(prompts["language"]))
+        if len(spoken) > 1:
+            return self._mixed(prompts, spoken, method, target, gap)
+        path = self.folder(spoken[0] if spoken else language) / "tables" / f"{name}.parquet"
         origin = full_origin(self.origin() | options, attribute, load_model, make_prompts)
         columns = ["gap"] if gap and method == "integrated-gradients" else []
         growing = GrowingTable(path, origin, prompts_file(path), columns)
@@ -103,6 +107,19 @@ class Study(Asks):
         tables = ScoreTables(*growing.completed(prompts, compute))
         tables.scores.attrs["keep"] = p.keep  # a guard, no more: it refuses thresholds below what is there
         return tables
+
+    def _mixed(
+        self, prompts: pd.DataFrame, spoken: Sequence[str], method: str, target: str | None, gap: bool
+    ) -> ScoreTables:
+        """:meth:`score_tables` of prompts in several languages, from each language's own."""
+        parts = {name: prompts[prompts["language"] == name] for name in spoken}
+        found = [
+            self.score_tables(name, method, part, target=target, gap=gap) for name, part in parts.items()
+        ]
+        mixed = (pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True))
+        both = ScoreTables(*(prompts[["prompt"]].merge(table, on="prompt") for table in mixed))
+        both.scores.attrs["keep"] = self.parameters.keep
+        return both
 
     def _scored(self, prompts: pd.DataFrame, method: str, target: str | None) -> pd.DataFrame:
         """Those of these prompts that have scores: for a typed target, whose answer has a competitor."""

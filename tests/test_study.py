@@ -69,6 +69,28 @@ def test_more_facts_compute_only_the_new_prompts_and_give_what_one_run_gives(tmp
 
 
 @pytest.mark.slow
+def test_a_prompt_is_scored_once_whichever_bag_it_is_in(tmp_path, asked):
+    one = study(tmp_path)
+    alone = {language: one.scores(language) for language in one.languages}
+    before = len(asked)
+    mixed = one.score_tables("all")
+    assert len(asked) == before == len(one.languages)
+    prompts = one.prompts("all")
+    assert mixed.prompts["prompt"].tolist() == prompts["prompt"].tolist()
+    assert mixed.scores["prompt"].drop_duplicates().tolist() == prompts["prompt"].tolist()
+    for language, scores in alone.items():
+        own = prompts.loc[prompts["language"] == language, "prompt"]
+        here, there = (table[table["prompt"].isin(own)] for table in (mixed.scores, scores))
+        pd.testing.assert_frame_equal(here.reset_index(drop=True), there.reset_index(drop=True))
+    # and what the mixed bags computed serves a language by itself
+    other = study(tmp_path / "mixed first", language="all")
+    other.scores("all")
+    asked.clear()
+    other.scores("en")
+    assert asked == [len(other.prompts("en")) - other.prompts("all")["language"].eq("en").sum()]
+
+
+@pytest.mark.slow
 def test_scores_are_those_of_the_parameters(tmp_path, asked, capsys):
     study(tmp_path).scores()
     study(tmp_path, steps=2).scores()
@@ -350,14 +372,10 @@ def test_the_summary_holds_named_numbers(tmp_path):
     assert content["title"] == "Title" and content["rows"] == [empty | {"where": "here", "value": 0.5}, empty]
 
 
-def test_only_the_bundled_model_is_content_with_four_points(tmp_path):
+def test_the_rule_is_that_of_the_parameters_whatever_the_model(tmp_path):
     plain = {"relation": "P36", "out": str(tmp_path)}
-    four = {"rule": "gauss-legendre", "steps": 4}
-    assert Study(StudyParameters(**plain)).rule == four
-    assert Study(StudyParameters(**plain, model="/some/folder")).rule == {"rule": "auto"}
-    assert Study(StudyParameters(**plain, model="/some/folder", steps=20, rule="right")).rule == {
-        "rule": "right",
-        "steps": 20,
-    }
-    for rule in ("auto", "gradient"):
-        assert Study(StudyParameters(**plain, rule=rule)).rule == {"rule": rule}
+    for model in ("mini", "/some/folder"):
+        usual = Study(StudyParameters(**plain, model=model)).rule
+        assert usual == {"rule": "auto", "steps": None}
+        four = Study(StudyParameters(**plain, model=model, rule="gauss-legendre", steps=4)).rule
+        assert four == {"rule": "gauss-legendre", "steps": 4}

@@ -19,8 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..base import QUIET
-from ..checks import check_model, check_names, check_prompts
-from ..data.prompts import from_texts
+from ..checks import check_names
 from ..model.language_model import LanguageModel
 from ..store.code import code_version
 from ..store.files import regular
@@ -76,9 +75,6 @@ def attribution_map(
         unknown,
         target=target,
     )
-    check_model(model)
-    prompts = from_texts(prompts)
-    check_prompts(prompts)
     asked, room = settings.asked(model, prompts, candidates), settings.scorer(model)
     maps: dict[int, torch.Tensor] = {}
     for batch in settings.batches(model, asked):
@@ -216,9 +212,6 @@ def _scored(
     origin: dict[str, Any] | None = None,
     devices: Sequence[str] | None = None,
 ) -> ScoreTables | Path:
-    check_model(model)
-    prompts = from_texts(prompts)
-    check_prompts(prompts)
     check_names(devices=devices)
     settings = settings.resolved(model)
     device = model.device if devices is None else torch.device(devices[0])

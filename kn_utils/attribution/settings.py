@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..checks import check_numbers, check_words
+from ..checks import check_model, check_numbers, check_prompts, check_words
+from ..data.prompts import from_texts
 from ..model.language_model import LanguageModel
 from ..model.rows import Row
 from .batching import Batch, Halving, batches, memory_budget
@@ -159,6 +160,9 @@ class ScoreSettings:
         self, model: LanguageModel, prompts: pd.DataFrame, candidates: Sequence[Sequence[str]] | None = None
     ) -> pd.DataFrame:
         """The prompts as batches are made of them: for the typed target with their candidates."""
+        check_model(model)
+        prompts = from_texts(prompts)
+        check_prompts(prompts)
         if prompts.empty:
             raise AttributionError(
                 "no prompts: the table is empty. Is there a fact of this relation with a label in this "

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..checks import ASKED, ParameterError, check_model, check_prompts
+from ..checks import ASKED, ParameterError, check_model, check_table
 from .answers import Intervention, answers, as_answered, questions_of
 from .language_model import LanguageModel
 from .rows import ANYTHING_ELSE, Row, encode
@@ -129,7 +129,7 @@ def typed_answers(
         True
     """
     check_model(model)
-    check_prompts(prompts, f"{ASKED} relation language")
+    check_table("prompts", prompts, f"{ASKED} relation language")  # one may be asked several times
     given = candidates_of(prompts) if candidates is None else candidates
     if len(given) != len(prompts):
         raise ParameterError(f"{len(given)} lists of candidates for {len(prompts)} prompts; each needs one.")

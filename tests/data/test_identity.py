@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,7 +141,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 
 def test_settings_and_options_of_a_data_set_have_folders_of_their_own():
     def of(*options: str) -> set[str]:
-        plan, _ = read_options([*options, "--notebooks", "03", "--language", "en"])
+        plan, _ = read_options([*options, "--model", "mini", "--notebooks", "03", "--language", "en"])
         return {job.folder for job in plan.jobs.values() if job.language == "en"}
 
     plain, steps, more, other = (
@@ -196,7 +195,5 @@ def test_how_a_model_reads_is_part_of_what_its_scores_depend_on():
 
 
 def test_the_plan_that_is_run_has_the_commit(hub):
-    plan, _ = read_options(["--model", "owner/name"])
-    model, revision = resolved(plan.model, plan.revision)
-    plan = replace(plan, model=model, revision=revision)
+    (plan,) = read_options(["--model", "owner/name"])[0].resolved().plans
     assert "-r revision " + COMMITS[0] in plan.options(next(iter(plan.jobs.values())))

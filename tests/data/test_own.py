@@ -205,7 +205,7 @@ def test_relations_may_be_repeated_or_stand_between_commas(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     folder(tmp_path)
     given = ["--relation", "P36,P17", "--relation", "P36", "--relation", "P19", "--dataset", "."]
-    plan, _ = read_options(given)
+    (plan,) = read_options([*given, "--model", "mini"])[0].plans
     assert plan.relations == ["P36", "P17", "P19"] and plan.dataset == str(tmp_path)
     assert listed(None, ["all"]) == ["all"]
 

@@ -229,7 +229,8 @@ def test_options_behind_the_name():
     [
         (
             "trex",
-            "unknown dataset 'trex'; known: mini, pararel, trex_multilingual, mpararel, mlama, bing_distant.",
+            "unknown dataset 'trex'; known: mini, pararel, trex_multilingual, mpararel, mlama, bing_distant, "
+            "or the path of facts of your own.",
         ),
         ("pararel:fact=all", "unknown option 'fact' in data set 'pararel'; known: facts, min_wordings."),
         ("bing_distant:build=clean", "unknown option 'build' in data set 'bing_distant'; known: none."),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import product
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_model
 
+from kn_utils import plots
 from kn_utils.experiments.controls import (
     CONTROLS,
     ControlsError,
@@ -120,3 +124,38 @@ def test_between_languages_own_and_other_facts_act_on_every_language(bert, promp
     wanted = effects_by_kind(bert, part, {"x": swapped}, operations={"suppress": 0.0})
     np.testing.assert_allclose(other["after"], wanted["after"], rtol=1e-9)
     assert len(mine) == len(other) == len(part)
+
+
+def numbers(**keys: list) -> pd.DataFrame:
+    """A row per combination, values that differ."""
+    table = pd.DataFrame(list(product(*keys.values())), columns=list(keys))
+    table["value"] = np.linspace(-0.6, 0.1, len(table))
+    return table.assign(low=table["value"] - 0.02, high=table["value"] + 0.01)
+
+
+def test_the_picture_of_controls_shows_every_set_at_its_language():
+    sets = ["own", "another answer", "random, same layers"]
+    keys = {"target": ["answer", "typed"], "measure": ["P(answer)", "P among the relation's answers"]}
+    table = numbers(**keys, language=["en", "zh"], neurons=sets)
+    figure = plots.controls(table, "title")
+    panels = product(keys["measure"], keys["target"])
+    for axes, (measure, target) in zip(figure.axes, panels, strict=True):
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["en", "zh"]
+        part = table[(table["measure"] == measure) & (table["target"] == target)]
+        for kind, drawn in zip(sets, axes.containers, strict=True):
+            points = drawn.lines[0].get_xydata()
+            assert np.round(points[:, 0]).tolist() == [0, 1]
+            assert points[:, 1] == pytest.approx(100 * part.loc[part["neurons"] == kind, "value"].to_numpy())
+    assert "change of P(answer), %" in figure.axes[0].get_ylabel().replace("\n", " ")
+    plt.close(figure)
+
+
+def test_the_picture_between_languages_writes_the_numbers_and_frames_one_language():
+    keys = {"target": ["answer", "typed"], "measure": ["P(answer)", "P among the relation's answers"]}
+    table = numbers(**keys, found=["en", "zh"], language=["en", "zh"])
+    figure = plots.excess_between_languages(table)
+    for axes, (target, measure) in zip(figure.axes, product(*keys.values()), strict=True):
+        part = table[(table["target"] == target) & (table["measure"] == measure)]
+        assert [text.get_text() for text in axes.texts] == [f"{100 * v:+.0f}" for v in part["value"]]
+        assert [patch.get_xy() for patch in axes.patches] == [(0, 0), (1, 1)]
+    plt.close(figure)

@@ -461,19 +461,3 @@ def test_the_picture_of_doses_has_a_tick_per_factor():
         assert points[:, 1] == pytest.approx(100 * part["value"].to_numpy())
         assert bars[:, :, 1] == pytest.approx(100 * part[["low", "high"]].to_numpy())
     plt.close(figure)
-
-
-def test_the_picture_of_languages_writes_the_numbers_and_frames_the_diagonal():
-    table = values(["suppress", "amplify"], ["en", "nl", "all"], ["en", "nl"])
-    table = table.rename(columns={0: "operation", 1: "found", 2: "language"})
-    figure = plots.languages(table)
-    for axes, operation in zip(figure.axes, ("suppress", "amplify"), strict=True):
-        assert [t.get_text() for t in axes.get_xticklabels()] == ["en", "nl"]
-        written = [text.get_text() for text in axes.texts]
-        part = table[table["operation"] == operation]
-        assert written == [f"{100 * value:+.1f}" for value in part["value"]]
-        assert [patch.get_xy() for patch in axes.patches] == [(0, 0), (1, 1)]
-        assert axes.get_xlabel() == "language of the prompts"
-    assert figure.axes[0].get_ylabel() == "neurons found in"
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["en", "nl", "all"]
-    plt.close(figure)

@@ -106,7 +106,8 @@ def test_parameters_are_one_tagged_cell_with_annotations(name):
     names = [statement.target.id for statement in statements]
     assert [common for common in COMMON if common not in names] == []
     asks_a_model = any("Study(" in cell.source for cell in code_cells(read(name)))
-    assert names[:5] == CHANGED or not asks_a_model
+    first_ones = [name for name in names if name != "languages"][:5]
+    assert first_ones == CHANGED or not asks_a_model
 
 
 @pytest.mark.parametrize("name", NAMES)
