@@ -116,8 +116,8 @@ def test_every_notebook_of_the_grid_exists():
 
 def test_default_grid_runs_each_notebook_for_its_languages():
     jobs = [(job.notebook[:2], job.language) for job in Plan().jobs.values()]
-    assert len(jobs) == len(set(jobs)) == 15
-    assert {language for number, language in jobs if number in ("00", "01", "02", "10")} == {"all"}
+    assert len(jobs) == len(set(jobs)) == 16
+    assert {language for number, language in jobs if number in ("00", "01", "02", "10", "13")} == {"all"}
     assert sorted(language for number, language in jobs if number == "03") == ["all", "en"]
     assert [language for number, language in jobs if number in ("05", "08", "09")] == ["en"] * 3
 
@@ -131,7 +131,7 @@ def test_a_setting_goes_to_the_notebooks_that_have_it_and_changes_their_key():
         assert ("-p l2 4" in set_.options(job)) == ("l2" in has)
         assert (plain.key(job) != set_.key(set_.jobs[path])) == bool({"steps", "l2"} & has)
     has = {job.notebook[:2] for job in plain.jobs.values() if "l2" in set_.known(job)}
-    assert has == {"07"}
+    assert has == {"07", "13"}
 
 
 def test_the_mixed_bags_are_given_less_unless_asked_otherwise():
