@@ -143,7 +143,7 @@ def test_a_setting_goes_to_the_notebooks_that_have_it_and_changes_their_key():
         if job.notebook[:2] in ("00", "03", "07"):  # a digest of all code that each needs takes its time
             assert (plain.key(job) != set_.key(with_it)) == bool({"steps", "l2"} & has)
     has = {job.notebook[:2] for job in plain.jobs.values() if "l2" in set_.known(job)}
-    assert has == {"07"}
+    assert has == {"07", "13"}
 
 
 def test_the_mixed_bags_are_given_less_unless_asked_otherwise():
