@@ -34,7 +34,8 @@ rule notebook:
         # Tracked: when it changes, the notebook runs again.
         key=lambda wildcards: PLAN.key(job(wildcards)),
         # Not tracked (they depend on the output): where things lie on this machine.
-        source=lambda wildcards, output: PLAN.source(job(wildcards)),
+        # Braces doubled: papermill fills parameters into them.
+        source=lambda wildcards, output: str(PLAN.source(job(wildcards))).replace("{", "{{").replace("}", "}}"),
         cwd=lambda wildcards, output: PLAN.notebooks,
         options=lambda wildcards, output: PLAN.options(job(wildcards)),
         part=lambda wildcards, output: str(output[0]).removesuffix(".ipynb"),

@@ -21,9 +21,10 @@ usage() {
 
 Options of the study:
   --model NAME        mini (bundled, default), a local folder, or a Hugging Face id; --revision COMMIT for the last
-  --dataset NAME      mini (bundled, default), or a published data set, its options behind a colon
+  --dataset NAME      mini (bundled, default), a published data set, its options behind a colon, or a folder or table of
+                      your own facts (data/own_example)
   --language L        en, nl, ja, vi, zh, ko or all; may be repeated (default: en and all)
-  --relation P        such as P36; may be repeated (default: all relations together)
+  --relation P        such as P36, or P36,P17; may be repeated (default: all relations together)
   --facts N|all       facts per relation (default: the notebooks' own)
   --device D          auto (default), cpu, cuda, cuda:1, cuda:all, mps
   --set NAME=VALUE    any other parameter of the notebooks, such as rule=right, steps=20, precision=bfloat16; may be repeated
