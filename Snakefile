@@ -38,7 +38,8 @@ rule notebook:
         # Tracked: when it changes, the notebook runs again.
         key=lambda wildcards: plan(wildcards).key(job(wildcards)),
         # Not tracked (they depend on the output): where things lie on this machine.
-        source=lambda wildcards, output: plan(wildcards).source(job(wildcards)),
+        # Braces doubled: papermill fills parameters into them.
+        source=lambda wildcards, output: str(plan(wildcards).source(job(wildcards))).replace("{", "{{").replace("}", "}}"),
         cwd=lambda wildcards, output: plan(wildcards).notebooks,
         options=lambda wildcards, output: plan(wildcards).options(job(wildcards)),
         part=lambda wildcards, output: str(output[0]).removesuffix(".ipynb"),

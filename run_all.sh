@@ -22,9 +22,10 @@ usage() {
 Options of the study:
   --models A,B        which models; default: mini (bundled), gemma3 and smollm2 (real ones), as far as they are here
   --model NAME        one of these, a local folder, or a Hugging Face id; may be repeated; --revision COMMIT for the last
-  --dataset NAME      mini (bundled, default), or a published data set, its options behind a colon
+  --dataset NAME      mini (bundled, default), a published data set, its options behind a colon, or a folder or table of
+                      your own facts (data/own_example)
   --language L        en, nl, ja, vi, zh, ko or all; may be repeated (default: en, and for mini all)
-  --relation P        such as P36; may be repeated (default: all relations together)
+  --relation P        such as P36, or P36,P17; may be repeated (default: all relations together)
   --facts N|all       facts per relation (default: the notebooks' own; 6 for the real models)
   --device D          auto (default), cpu, cuda, cuda:1, cuda:all, mps
   --set NAME=VALUE    any other parameter of the notebooks, such as rule=right, steps=20, precision=bfloat16; may be repeated

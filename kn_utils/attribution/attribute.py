@@ -218,7 +218,7 @@ def _scored(
     budget = memory_budget(model, settings.precision, device)
     sink: Collected | Parts = Collected()
     if out is not None:
-        sink = Parts(regular(Path(out)), _note(model, prompts, settings, device, budget))
+        sink = Parts(regular(Path(out).expanduser()), _note(model, prompts, settings, device, budget))
         budget = sink.budget
     elif devices is not None:
         raise AttributionError("several devices leave their scores in a file: give its name as out.")

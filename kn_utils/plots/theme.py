@@ -13,6 +13,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..base import StudyError
+
 #: kind of neuron -> (colour, marker, label); of different lightness, and of different form
 KINDS = {
     "knowledge": ("#12335c", "o", "knowledge neurons"),
@@ -44,11 +46,13 @@ def save(figure: Figure, folder: str | Path, name: str) -> Path:
     No date is written, so that the same picture is the same file.
     """
     path = Path(folder) / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
-    figure.savefig(
-        path.with_suffix(".pdf"), metadata={"CreationDate": None, "Creator": None, "Producer": None}
-    )
+    nameless = {"CreationDate": None, "Creator": None, "Producer": None}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Software": None})
+        figure.savefig(path.with_suffix(".pdf"), metadata=nameless)
+    except OSError as error:
+        raise StudyError(f"cannot write {path}: {error.strerror or error}.") from error
     return path
 
 

@@ -110,12 +110,12 @@ class Runner:
         try:
             (self.runs / "logs").mkdir(parents=True, exist_ok=True)
             self.lock.acquire(timeout=0)
+        except Timeout:
+            raise Refused(f"another run is at work in {self.runs}; wait, or choose another --runs.") from None
         except OSError as error:
             raise Refused(
                 f"cannot write to {self.runs}: {error.strerror or error}; free space or name another --runs."
             ) from None
-        except Timeout:
-            raise Refused(f"another run is at work in {self.runs}; wait, or choose another --runs.") from None
         if self.stop():
             say("Stopped what an interrupted run had left running.")
         self.tidy()

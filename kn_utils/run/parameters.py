@@ -82,7 +82,10 @@ class StudyParameters(BaseModel):
     def check(cls, **values: Any) -> StudyParameters:
         """The parameters, or a :class:`ParameterError` of one line that names what is wrong."""
         try:
-            return cls(**values)
+            made = cls(**values)
+            if made.out and (place := Path(made.out).expanduser()).exists() and not place.is_dir():
+                raise ParameterError(f"parameter out={made.out!r}: something stands there that is no folder.")
+            return made
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])

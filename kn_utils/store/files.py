@@ -20,11 +20,13 @@ class ArtifactError(StudyError):
 def regular(path: Path) -> Path:
     """The same path; an error where something stands there that is no file, such as a folder or a device."""
     try:
-        other = path.exists() and not path.is_file()
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot look at {path}: {error.strerror or error}. Choose another (out)."
-        ) from None
+        os.lstat(path.parent / path.name)
+        other = not path.is_file() and (path.exists() or path.name == "")
+    except (FileNotFoundError, NotADirectoryError):
+        other = False
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        why = getattr(error, "strerror", None) or error
+        raise ArtifactError(f"cannot look at {str(path)!r}: {why}. Choose another (out).") from None
     if other:
         raise ArtifactError(f"{path} is there and is no regular file; give the name of a new one (out).")
     return path

@@ -9,20 +9,29 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from .files import ArtifactError
+
 
 @contextmanager
 def alone(place: Path, waiting: str) -> Iterator[None]:
     """Inside, no other process is in a block of the same lock file.
 
     While one is, say what is waited for, and wait.
+
+    Raises:
+        ArtifactError: the lock's folder cannot be written.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place)
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=1)
     except Timeout:
         print(waiting, file=sys.stderr)
         lock.acquire()
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot write to {place.parent}: {error.strerror or error}. Free space or choose another folder."
+        ) from error
     try:
         yield
     finally:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -22,6 +24,7 @@ from kn_utils.base import ROOT
 from kn_utils.run.leash import MARK
 from kn_utils.run.plan import GRID
 
+WHAT = ("--notebooks", "04", "--language", "en", "--language", "nl")
 KILLS = int(os.environ.get("KN_KILLS", "2"))
 PARAMETERS = """\
 from typing import Optional
@@ -65,9 +68,8 @@ def stand_ins(folder: Path) -> Path:
     return folder
 
 
-def start(notebooks: Path, runs: Path) -> subprocess.Popen[str]:
+def start(notebooks: Path, runs: Path, what: Sequence[str] = WHAT) -> subprocess.Popen[str]:
     where = ["--notebooks-folder", str(notebooks), "--runs", str(runs), "--device", "cpu", "--jobs", "2"]
-    what = ["--notebooks", "04", "--language", "en", "--language", "nl"]
     return subprocess.Popen(
         [sys.executable, "-m", "kn_utils.run.command", *where, *what],
         cwd=ROOT,
@@ -135,6 +137,19 @@ def test_killed_at_random_times_a_study_ends_as_an_unbroken_one(tmp_path):
         pd.testing.assert_frame_equal(found[name], table)
     left = [path for kind in ("*.running.ipynb", "*.part") for path in broken.rglob(kind)]
     assert alive(broken) == [] and left == []
+
+
+@pytest.mark.slow
+def test_braces_and_spaces_in_paths_work(tmp_path):
+    place = tmp_path / "a {b} c"
+    place.mkdir()
+    facts = shutil.copytree(ROOT / "data" / "own_example", place / "own {facts}")
+    runs, options = place / "runs {x}", ["--dataset", str(facts), "--notebooks", "01", "--language", "en"]
+    process = start(stand_ins(place / "notebooks"), runs, options)
+    told, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    (made,) = runs.rglob("01_data_build.ipynb")
+    assert made.parent.parent.name.startswith("own-facts-")
 
 
 @pytest.mark.slow
