@@ -113,10 +113,10 @@ def edit_tradeoff(table: pd.DataFrame, cost: str = "cost, same relation") -> Fig
             shown = part[part["measure"] == measure].set_index("force").reindex(wide.index)
             axes.plot(wide[cost], wide[measure], color=style[0], linewidth=1)
             points(axes, wide[cost].to_numpy(), shown, kind, styles=EDITS)
-            for force in wide.index[wide.index > 0]:
+            for force in wide.index[wide.index >= 1]:  # weaker ones lie close together
                 place = (wide.loc[force, cost], wide.loc[force, measure])
                 axes.annotate(f"{force:g}", place, xytext=(3, 4), textcoords="offset points", fontsize=7)
-        axes.set_xscale("symlog", linthresh=0.1)
+        axes.set_xscale("symlog", linthresh=1)
         axes.set(title=f"New answer first, {title}", ylim=(-0.03, 1.08))
         axes.set_xlabel("cost to the relation's other facts (nats)")
     many[0].set_ylabel("share of held-out wordings")

@@ -919,7 +919,7 @@ def test_picture_of_forces():
     assert drawn(left)["the same slots, fine-tuned"].tolist() == [0.4]
     (line,) = (one.lines[0] for one in left.containers if one.get_label() == signed)
     assert line.get_xdata().tolist() == [0.75, 3.0]
-    assert [text.get_text() for text in left.texts] == ["0.25", "1"]
+    assert [text.get_text() for text in left.texts] == ["1"]
     plt.close(figure)
 
 
