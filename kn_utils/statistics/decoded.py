@@ -222,9 +222,9 @@ def decoded_moves(decoded: pd.DataFrame, prompts: pd.DataFrame, facts: Named) ->
     Returns:
         a row per prompt, operation and kind of neurons: ``prompt, fact, relation, language, operation,
         neurons, text_before, text_after, right_before, right_after, changed, length_changed``, and where
-        ``decoded`` has ``new`` also ``got_new``: the answer is the new one, as it is written.
+        ``decoded`` has ``new`` also ``got_new``: the answer is the new one.
     """
-    keys = ["operation", "neurons"]
+    keys, open_ended = ["operation", "neurons"], bool((decoded["end"] != "blanks").any())
     parts = {key: decode_report(part, prompts, facts) for key, part in decoded.groupby(keys, sort=False)}
     tables = []
     for (operation, kind), after in parts.items():
@@ -248,7 +248,7 @@ def decoded_moves(decoded: pd.DataFrame, prompts: pd.DataFrame, facts: Named) ->
         if "new" in decoded:
             new = table["prompt"].map(decoded.drop_duplicates("prompt").set_index("prompt")["new"])
             table["got_new"] = [
-                says(text, name, language, False)
+                says(text, name, language, open_ended)
                 for text, name, language in zip(table["text_after"], new, table["language"], strict=True)
             ]
         tables.append(table)
