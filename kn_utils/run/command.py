@@ -232,7 +232,8 @@ class Runner:
         say(f"\nExecuted notebooks, tables and {figures} figures lie in")
         for folder in folders:
             say(f"  {shown(self.runs / folder)}/")
-        say("Open next: jupyter lab notebooks/   (try another relation or language in 03_attribution)")
+        where = shown(ROOT / "notebooks")
+        say(f"Open next: jupyter lab {where}/   (try another relation or language in 03_attribution)")
 
 
 def say(line: str) -> None:
