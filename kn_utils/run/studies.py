@@ -15,8 +15,9 @@ from ..data.downloads.identity import resolved
 from ..data.downloads.packaged import PACKAGED
 from .plan import NotebookRun, Plan, Refused
 
-#: Of a base model the facts that it answers in two wordings, found and measured in at most three each.
-KNOWN = {"known": "2", "wordings": "3"}
+#: Of a base model the facts that it answers in two wordings, found and measured in at most three each; and
+#: few prompts whose neurons are removed one by one, which costs half a minute each.
+KNOWN = {"known": "2", "wordings": "3", "checked_prompts": "2"}
 #: Model -> what a study of it is where nothing else is asked for, as arguments of :class:`Plan`.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "mini": {},
