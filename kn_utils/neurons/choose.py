@@ -142,7 +142,8 @@ def strongest(
     check_numbers(k=k, common=common)
     check_table("scores", scores, "prompt layer neuron score", unique="prompt layer neuron")
     check_prompts(prompts, "prompt fact relation")
-    check_table("neurons", neurons, "fact relation layer neuron")
+    if neurons is not None:
+        check_table("neurons", neurons, "fact relation layer neuron")
     held = scores.merge(prompts[["prompt", "fact", "relation"]], on="prompt")
     table = held.groupby(["fact", "relation", "layer", "neuron"], sort=False)["score"].sum().reset_index()
     table["score"] /= table["fact"].map(prompts.groupby("fact").size())
