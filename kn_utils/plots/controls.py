@@ -47,7 +47,7 @@ def controls(table: pd.DataFrame, title: str) -> Figure:
     figure, grid = plt.subplots(*shape, figsize=size, sharex=True, sharey=True, squeeze=False)
     kinds = [kind for kind in CONTROLS if kind in set(table["neurons"])]
     place = np.arange(len(languages))
-    for line, measure in zip(grid, measures, strict=True):
+    for row, (line, measure) in enumerate(zip(grid, measures, strict=True)):
         for axes, target in zip(line, targets, strict=True):
             axes.axhline(0, color="0.4", linewidth=0.8)
             for i, kind in enumerate(kinds):
@@ -59,9 +59,9 @@ def controls(table: pd.DataFrame, title: str) -> Figure:
             axes.grid(axis="x", visible=False)
             for band in place[::2]:
                 axes.axvspan(band - 0.5, band + 0.5, color="0.95", zorder=0)
-            if line is grid[0]:
+            if row == 0:
                 axes.set_title("neurons " + TARGETS[target])
-            if line is grid[-1]:
+            if row == len(grid) - 1:
                 axes.set_xlabel("language of prompts and neurons")
         line[0].set_ylabel(f"change of {measure}, %".replace("among the", "among\nthe"))
     figure.suptitle(title, x=0.01, ha="left")
@@ -82,7 +82,7 @@ def excess_between_languages(table: pd.DataFrame) -> Figure:
     size = (1.2 + 0.62 * len(languages) * len(measures), 1.3 + 0.45 * len(languages) * len(targets))
     shape = (len(targets), len(measures))
     figure, grid = plt.subplots(*shape, figsize=size, sharex=True, sharey=True, squeeze=False)
-    for line, target in zip(grid, targets, strict=True):
+    for row, (line, target) in enumerate(zip(grid, targets, strict=True)):
         for axes, measure in zip(line, measures, strict=True):
             part = table[(table["target"] == target) & (table["measure"] == measure)]
             part = 100 * part.pivot(index="found", columns="language", values="value")
@@ -93,11 +93,11 @@ def excess_between_languages(table: pd.DataFrame) -> Figure:
                 axes.add_patch(Rectangle((i, i), 1, 1, fill=False, edgecolor="black", linewidth=2))
             axes.set(xlabel="", ylabel="")
             axes.tick_params(axis="y", rotation=0)
-            if line is grid[0]:
+            if row == 0:
                 axes.set_title(measure)
-            if line is grid[-1]:
+            if row == len(grid) - 1:
                 axes.set_xlabel("language of the prompts")
-        line[0].set_ylabel(f"found in\n({TARGETS[target].removeprefix('found ')})")
+        line[0].set_ylabel(f"language of the neurons,\n{TARGETS[target]}")
     figure.suptitle(
         "Change of the answer in points of %, own neurons less another answer's (framed: one language)",
         x=0.01,

@@ -22,10 +22,10 @@ KNOWN = {"known": "2", "wordings": "3", "checked_prompts": "2"}
 #: Model -> what a study of it is where nothing else is asked for, as arguments of :class:`Plan`.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "mini": {},
-    "gemma3": {"languages": ["en"], "facts": "6", "usual": KNOWN, "select": ["02", "03", "04", "06"]},
+    "gemma3": {"languages": ["en"], "facts": "4", "usual": KNOWN, "select": ["02", "03", "04", "06"]},
     "smollm2": {
         "languages": ["en"],
-        "facts": "6",
+        "facts": "4",
         "usual": KNOWN | {"languages": "en"},
         "select": ["02", "03", "04", "06"],
     },

@@ -146,6 +146,11 @@ def test_the_picture_of_controls_shows_every_set_at_its_language():
             assert np.round(points[:, 0]).tolist() == [0, 1]
             assert points[:, 1] == pytest.approx(100 * part.loc[part["neurons"] == kind, "value"].to_numpy())
     assert [tick.get_text() for tick in figure.axes[-1].get_xticklabels()] == ["en", "zh"]
+    assert [(axes.get_title() or axes.get_title("left")) for axes in figure.axes[:2]] == [
+        "neurons found for P(answer)",
+        "neurons found for P among the relation's answers",
+    ]
+    assert figure.axes[-1].get_xlabel() == "language of prompts and neurons"
     assert "change of P(answer), %" in figure.axes[0].get_ylabel().replace("\n", " ")
     plt.close(figure)
 
@@ -158,4 +163,6 @@ def test_the_picture_between_languages_writes_the_numbers_and_frames_one_languag
         part = table[(table["target"] == target) & (table["measure"] == measure)]
         assert [text.get_text() for text in axes.texts] == [f"{100 * v:+.0f}" for v in part["value"]]
         assert [patch.get_xy() for patch in axes.patches] == [(0, 0), (1, 1)]
+    assert [(axes.get_title() or axes.get_title("left")) for axes in figure.axes[:2]] == keys["measure"]
+    assert figure.axes[-1].get_xlabel() == "language of the prompts"
     plt.close(figure)

@@ -227,3 +227,12 @@ def test_neurons_and_bags_that_do_not_belong_together_are_refused(twenty):
             ask(neurons.head(1), pd.concat([twenty, twenty]))
     with pytest.warns(UserWarning, match="only facts that have a neuron are counted"):
         assert facts_of(neurons, None).to_dict() == {"f0": "P36", "g": "P36"}
+
+
+def test_without_neurons_to_leave_out_the_strongest_are_those_of_the_highest_mean_score():
+    rows = [("p", 0, 1, 0.4), ("q", 0, 1, 0.2), ("q", 0, 2, 0.5), ("q", 1, 3, 0.1)]
+    scores = pd.DataFrame(rows, columns=["prompt", "layer", "neuron", "score"])
+    prompts = pd.DataFrame({"prompt": ["p", "q"], "fact": "a", "relation": "P1"})
+    best = strongest(scores, prompts, None, None, 2)
+    assert best[["layer", "neuron"]].to_numpy().tolist() == [[0, 1], [0, 2]]
+    assert best["score"].tolist() == pytest.approx([0.3, 0.25])
