@@ -10,13 +10,14 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from kn_utils import Study, StudyParameters, answer_probability, attribute, make_prompts
+from kn_utils import Study, StudyParameters, answer_probability, asking, attribute, make_prompts
 from kn_utils import study as pipeline
 from kn_utils.attribution.attribute import score_tables
 from kn_utils.attribution.quadrature import AttributionError
 from kn_utils.attribution.streaming import prompts_file
 from kn_utils.base import StudyError
 from kn_utils.model.edits import ValueEdit
+from kn_utils.model.typed import typed_answers
 from kn_utils.neurons.refine import RefinementError
 from kn_utils.store.locks import alone
 from kn_utils.store.tables import load_table, save_table
@@ -103,7 +104,7 @@ def test_the_completeness_gap_is_computed_only_where_it_is_asked_for(tmp_path, a
     assert without.prompts["gap"].isna().all()
     with_gap = study(tmp_path, facts_per_relation=4)
     found = with_gap.score_tables(gap=True)
-    truth = score_tables(with_gap.model, with_gap.prompts(), steps=4, gap=True, progress=False)
+    truth = score_tables(with_gap.model, with_gap.prompts(), gap=True, progress=False)
     pd.testing.assert_frame_equal(found.prompts, truth.prompts, check_exact=False, rtol=1e-6, atol=1e-12)
     pd.testing.assert_frame_equal(found.scores, truth.scores, check_exact=False, rtol=1e-5)
     # it stays with the scores, which serve both questions from then on
@@ -135,11 +136,11 @@ def test_probabilities_grow_too(tmp_path, monkeypatch):
     small, large = study(tmp_path), study(tmp_path, facts_per_relation=4)
     numbers = []
 
-    def counting(model, prompts, **options):
+    def counting(model, prompts, candidates, **options):
         numbers.append(len(prompts))
-        return answer_probability(model, prompts, **options)
+        return typed_answers(model, prompts, candidates, **options)
 
-    monkeypatch.setattr(pipeline, "answer_probability", counting)
+    monkeypatch.setattr(asking, "typed_answers", counting)
     small.probabilities()
     found = large.probabilities()
     assert numbers == [len(small.prompts()), len(large.prompts()) - len(small.prompts())]
