@@ -16,7 +16,6 @@ import torch
 
 from ..base import StudyError
 from ..data.prompts import draw, make_prompts
-from ..data.sources import load_facts
 from .decoding import decode, frames_of
 from .language_model import LanguageModel
 from .loading import load_model
@@ -121,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=60)
     parser.add_argument("--masks", type=int, default=5)
     asked = parser.parse_args(arguments)
+    from ..data.sources import load_facts  # needs libraries that the rest of the room does without
+
     prompts = draw(make_prompts(load_facts(), "en", wordings=1)).head(asked.prompts)
     model = load_model(asked.model)
     print(f"{model}, {len(prompts)} prompts, {torch.get_num_threads()} threads; seconds per 1,000 prompts")

@@ -159,6 +159,7 @@ def test_a_head_of_the_named_pieces_gives_what_the_whole_one_gives(kind, asked, 
 
 def _whole(self):
     self.pieces = None
+    self.wanted = torch.tensor([[row.target] for row in self.rows])
     return torch.no_grad()
 
 

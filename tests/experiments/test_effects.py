@@ -158,7 +158,7 @@ def test_the_first_choices_by_hand(case, silenced):
 
 
 @pytest.mark.slow
-def test_a_dose_by_hand_and_a_factor_of_one_changes_nothing_at_all(case):
+def test_a_dose_by_hand_and_a_factor_of_one_changes_nothing(case):
     plain = case.plain(case.prompts, case.neurons, 3.0)
     table = effects_by_kind(
         case.model, case.prompts, {"knowledge": case.neurons}, operations={"amplify": 3.0}
@@ -167,7 +167,8 @@ def test_a_dose_by_hand_and_a_factor_of_one_changes_nothing_at_all(case):
     assert table["after"].to_numpy() == pytest.approx(plain["after"].to_numpy(), rel=1e-9, abs=0)
     for kind, neurons in case.kinds.items():
         one = effects(case.model, case.prompts, neurons, operation="amplify", factor=1.0, kind=kind)
-        assert (one["after"] == one["before"]).all() and not one["changed"].any()
+        np.testing.assert_allclose(one["after"], one["before"], rtol=1e-12)  # other batches round otherwise
+        assert not one["changed"].any()
 
 
 @pytest.mark.slow

@@ -63,6 +63,7 @@ class Place:
 
     def command(self, *options: str) -> list[str]:
         where = ["--notebooks-folder", str(self.notebooks), "--runs", str(self.runs), "--device", "cpu"]
+        where += [] if "--model" in options else ["--model", "mini"]
         return [sys.executable, "-m", "kn_utils.run.command", *where, *options]
 
     def study(self, *options: str) -> subprocess.CompletedProcess:
@@ -81,7 +82,7 @@ def place(tmp_path: Path) -> Place:
 
 
 def started(text: str) -> list[str]:
-    return re.findall(r"^\[ *\d+/\d+\] (\S+ +\S+) +started", text, flags=re.M)
+    return re.findall(r"^\[ *\d+/\d+\] mini +(\S+ +\S+) +started", text, flags=re.M)
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
@@ -286,7 +287,7 @@ def test_failure_stops_its_dependants_only_and_is_named(place):
     assert done.returncode == 1
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
     assert len(failed) == 1 and "03_attribution en: ValueError: no such neuron" in failed[0]
-    assert "Skipped, because of that: 04_refinement en" in done.stdout
+    assert "Skipped, because of that: mini 04_refinement en" in done.stdout
     assert place.made() == [
         "mini/mini/all/01_data_build.ipynb",
         "mini/mini/all/03_attribution.ipynb",
