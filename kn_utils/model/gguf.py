@@ -28,7 +28,6 @@ from safetensors import SafetensorError
 from ..base import StudyError
 from ..data.downloads.packaged import PACKAGED, Packaged
 from ..store.cache import cache_folder
-from ..store.files import ArtifactError
 from ..store.locks import alone
 from .architectures import ARCHITECTURES, ModelError
 from .gguf_header import Header, read_header
@@ -113,7 +112,7 @@ def converted(source: Source) -> Path:
         with alone(folder.with_name(f".{folder.name}.lock"), waiting):
             if not is_whole(source):
                 _convert(source)
-    except (OSError, SafetensorError, ArtifactError) as error:
+    except (OSError, SafetensorError) as error:
         why = " ".join(str(error).split())
         raise ModelError(
             f"{source.file} cannot be converted into {folder.parent}: {why}. Free space or mend its "

@@ -12,6 +12,10 @@ from filelock import FileLock, Timeout
 from .files import ArtifactError
 
 
+class LockError(ArtifactError, OSError):
+    """A lock that cannot be had; also an ``OSError``, for those who know more of the place to tell."""
+
+
 @contextmanager
 def alone(place: Path, waiting: str) -> Iterator[None]:
     """Inside, no other process is in a block of the same lock file.
@@ -19,7 +23,7 @@ def alone(place: Path, waiting: str) -> Iterator[None]:
     While one is, say what is waited for, and wait.
 
     Raises:
-        ArtifactError: the lock's folder cannot be written.
+        LockError: the lock's folder cannot be written.
     """
     lock = FileLock(place)
     try:
@@ -29,7 +33,7 @@ def alone(place: Path, waiting: str) -> Iterator[None]:
         print(waiting, file=sys.stderr)
         lock.acquire()
     except OSError as error:
-        raise ArtifactError(
+        raise LockError(
             f"cannot write to {place.parent}: {error.strerror or error}. Free space or choose another folder."
         ) from error
     try:

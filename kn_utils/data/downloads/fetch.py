@@ -25,7 +25,6 @@ from tqdm.auto import tqdm
 
 from ...base import QUIET
 from ...store.cache import cache_folder
-from ...store.files import ArtifactError
 from ...store.locks import alone
 from ..facts import DataError
 from .catalogue import Collection, RemoteFile
@@ -184,7 +183,7 @@ def _writing(root: Path) -> Iterator[None]:
     """Turns trouble with the cache folder into one message."""
     try:
         yield
-    except (OSError, ArtifactError) as error:
+    except OSError as error:
         raise DownloadError(
             f"cannot write to the cache folder {root}: {_cause(error)}. "
             "Free space or mend its permissions, or set KN_DATA to another folder."
