@@ -178,11 +178,12 @@ def _add_tokenizer(writer: GGUFWriter, kind: str) -> None:
 
 
 def sentence_pieces() -> tuple[list[str], list[float], list[int]]:
-    """A SentencePiece vocabulary as Gemma's: four controls, all bytes, letters, and a few joined pieces."""
+    """A SentencePiece vocabulary as Gemma's: five controls, all bytes, letters, and a few joined pieces."""
     letters = sorted(set("The capital of France is Paris. Berlin Germany") - {" "})
     joined = ["▁is", "Par", "Paris", "▁Paris", "is", "ar"]
-    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *letters]
-    kinds = [TokenType.CONTROL] * 3 + [TokenType.UNKNOWN] + [TokenType.BYTE] * 256
+    controls = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    pieces = [*controls, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *letters]
+    kinds = [TokenType.CONTROL] * 3 + [TokenType.UNKNOWN, TokenType.CONTROL] + [TokenType.BYTE] * 256
     kinds += [TokenType.NORMAL] * (1 + len(letters) + len(joined))
     every = [*pieces, *joined]
     return every, [-float(number) for number in range(len(every))], [int(kind) for kind in kinds]
