@@ -100,6 +100,8 @@ RANGES = {
     "steps": Range(1, 1000, whole=True, optional=True),
     "batch_size": _LIMIT,
     "wordings": _LIMIT,
+    "known": _LIMIT,
+    "masks": _LIMIT,
     "facts_per_relation": _LIMIT,
     "floor": _LIMIT,
     "rounds": Range(0, whole=True, optional=True),

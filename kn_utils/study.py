@@ -8,14 +8,14 @@ from typing import Any
 import pandas as pd
 from torch import cuda
 
-from .asking import Asks
 from .attribution.attribute import attribute
 from .attribution.streaming import ScoreTables, prompts_file
 from .data.prompts import draw, make_prompts
+from .experiments.controls import control_sets
 from .model.loading import load_model
-from .model.typed import has_competitor
 from .neurons.choose import random_neurons, strongest
 from .neurons.refine import Refined, refine_bags
+from .questions import Asks
 from .store.growing import GrowingTable
 from .store.origin import full_origin
 
@@ -125,7 +125,7 @@ class Study(Asks):
         """Those of these prompts that have scores: for a typed target, whose answer has a competitor."""
         if method == "activation" or (target or self.parameters.target) != "typed":
             return prompts
-        competes = has_competitor(self.model, prompts, self.candidates(prompts)).to_numpy(bool)
+        competes = (self.answers(prompts)["candidates"] > 1).to_numpy()
         return prompts[competes].reset_index(drop=True)
 
     def neurons(
@@ -224,14 +224,15 @@ class Study(Asks):
     def controlled(
         self, language: str, target: str, k: int = 5, facts: int | None = 8, wordings: int = 3
     ) -> dict[str, Any]:
-        """What :func:`kn_utils.experiments.controls.effects_of_controls` needs: sets of ``k`` neurons.
+        """Sets of ``k`` neurons to compare (:func:`kn_utils.experiments.controls.control_sets`).
 
         They are found with every other wording, at most ``wordings``, of at most ``facts`` facts of each
         relation; one of the wordings that had no say is drawn of each fact to measure their effect on.
 
         Returns:
-            ``prompts, candidates, before, strongest, active``; without a row where no fact of this language
-            has wordings for both and ``k`` scores.
+            ``prompts, candidates, before, kinds``, as :func:`kn_utils.experiments.effects.effects_by_kind`
+            takes them; ``kinds`` is empty where no fact of this language has wordings for both and ``k``
+            scores.
         """
         seed = self.parameters.seed
         chosen = self.facts.sample(facts, seed).facts["fact"]
@@ -239,10 +240,10 @@ class Study(Asks):
         found = found[found["fact"].isin(held["fact"])].groupby("fact", sort=False).head(wordings)
         found = found.reset_index(drop=True)
         if found.empty:
-            none = pd.DataFrame(columns=["fact", "relation", "layer", "neuron"])
-            return {"prompts": held, "candidates": [], "before": None, "strongest": none, "active": none}
+            return {"prompts": found, "candidates": [], "before": None, "kinds": {}}
         own = self.equal_sets(k, language, found, target=target)
         active = self.equal_sets(k, language, found, method="activation")
         asked = draw(held[held["fact"].isin(own["fact"])], seed=seed)
+        kinds = control_sets(own, asked, self.shape, active=active, seed=seed)
         given: dict[str, Any] = {"candidates": self.candidates(asked), "before": self.answers(asked)}
-        return {"prompts": asked, **given, "strongest": own, "active": active}
+        return {"prompts": asked, **given, "kinds": kinds}

@@ -109,17 +109,27 @@ def scores_from(
     return torch.stack(difference), torch.stack(activation), torch.stack(change)
 
 
-def next_probabilities(model, before: str, after: str, pieces: list[int], so_far: int) -> torch.Tensor:
-    """P over the vocabulary of the piece behind the first ``so_far`` ones; one unpadded forward pass."""
+def place_of(
+    model, before: str, after: str, pieces: list[int], so_far: int, *, open_before: bool = False
+) -> tuple[list[int], int]:
+    """One unpadded text that asks for the piece behind the first ``so_far`` ones: its token ids, and where.
+
+    ``open_before``: of a masked model the blanks before it stay open.
+    """
     tokenizer = model.tokenizer
     if model.causal:
         ids = tokenizer(before.rstrip())["input_ids"] + pieces[:so_far]
-        at = len(ids) - 1
-    else:
-        ids = tokenizer(before + "[MASK]" * len(pieces) + after)["input_ids"]
-        at = ids.index(tokenizer.mask_token_id)
-        ids[at : at + so_far] = pieces[:so_far]
-        at += so_far
+        return ids, len(ids) - 1
+    ids = tokenizer(before + "[MASK]" * len(pieces) + after)["input_ids"]
+    start = ids.index(tokenizer.mask_token_id)
+    if not open_before:
+        ids[start : start + so_far] = pieces[:so_far]
+    return ids, start + so_far
+
+
+def next_probabilities(model, before: str, after: str, pieces: list[int], so_far: int) -> torch.Tensor:
+    """P over the vocabulary of the piece behind the first ``so_far`` ones; one unpadded forward pass."""
+    ids, at = place_of(model, before, after, pieces, so_far)
     return model.model(input_ids=torch.tensor([ids])).logits[0, at].double().softmax(-1)
 
 

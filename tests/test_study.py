@@ -10,7 +10,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from kn_utils import Study, StudyParameters, answer_probability, asking, attribute, make_prompts
+from kn_utils import Study, StudyParameters, answer_probability, attribute, make_prompts, questions
 from kn_utils import study as pipeline
 from kn_utils.attribution.attribute import score_tables
 from kn_utils.attribution.quadrature import AttributionError
@@ -140,7 +140,7 @@ def test_probabilities_grow_too(tmp_path, monkeypatch):
         numbers.append(len(prompts))
         return typed_answers(model, prompts, candidates, **options)
 
-    monkeypatch.setattr(asking, "typed_answers", counting)
+    monkeypatch.setattr(questions, "typed_answers", counting)
     small.probabilities()
     found = large.probabilities()
     assert numbers == [len(small.prompts()), len(large.prompts()) - len(small.prompts())]

@@ -16,15 +16,10 @@ them do is the form's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import pandas as pd
 
 from ..base import StudyError
-from ..model.language_model import LanguageModel
 from ..neurons.choose import lent, random_neurons
-from .effects import BOTH, effects_by_kind
 
 OWN, GENERIC, ACTIVE, RANDOM = "own", "generic", "most active", "random, same layers"
 #: The neurons of another fact: name -> (its relation, its answer), both the same or other than the prompt's.
@@ -100,61 +95,21 @@ def generic_neurons(neurons: pd.DataFrame, k: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def effects_of_controls(
-    model: LanguageModel,
-    prompts: pd.DataFrame,
-    candidates: Sequence[Sequence[str]],
-    strongest: pd.DataFrame,
-    *,
-    active: pd.DataFrame | None = None,
-    operations: Mapping[str, float] = BOTH,
-    before: pd.DataFrame | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Ask every prompt with each of the :func:`control_sets` of its fact scaled.
+def sets_abroad(strongest: pd.DataFrame, prompts: pd.DataFrame, *, seed: int = 0) -> dict[str, pd.DataFrame]:
+    """Whose neurons are compared in other languages than the one that found them.
 
     Args:
-        model, prompts, candidates, before, batch_size: as :func:`kn_utils.effects` takes them.
-        strongest, active, seed: as :func:`control_sets` takes them.
-        operations: name -> factor.
-
-    Returns:
-        :func:`kn_utils.effects` with candidates, by ``neurons`` (:data:`CONTROLS`).
-    """
-    shape = (model.n_layers, model.n_neurons)
-    sets = control_sets(strongest, prompts, shape, active=active, seed=seed)
-    options: dict[str, Any] = {"operations": operations, "before": before, "batch_size": batch_size}
-    return effects_by_kind(model, prompts, sets, candidates=candidates, **options)
-
-
-def effects_between_languages(
-    model: LanguageModel,
-    prompts: pd.DataFrame,
-    candidates: Sequence[Sequence[str]],
-    strongest: pd.DataFrame,
-    *,
-    operations: Mapping[str, float] = BOTH,
-    before: pd.DataFrame | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Ask prompts of many languages with the neurons that one language found, for this fact and for others.
-
-    Args:
-        prompts: of any languages.
         strongest: every fact's k strongest neurons, found in one language.
-        model, candidates, operations, before, batch_size, seed: as :func:`effects_of_controls` takes them.
+        prompts: that are asked, of any languages. Another fact is one whose answer none of them spells like
+            the fact's own.
+        seed: of other facts.
 
     Returns:
-        as :func:`effects_of_controls`; ``neurons`` is own, another answer or another relation. Another fact
-        is one whose answer no language of ``prompts`` spells like the fact's own.
+        name -> ``fact, relation, layer, neuron``: own, another answer, another relation, as far as there are
+        such facts.
     """
-    columns = ["fact", "relation", "layer", "neuron"]
-    sets = {OWN: strongest[columns]}
+    sets = {OWN: strongest[["fact", "relation", "layer", "neuron"]]}
     for name in ("another answer", "another relation"):
         relation, answer = OTHERS[name]
         sets[name] = lent(sets[OWN], prompts, relation=relation, answer=answer, seed=seed)
-    sets = {name: neurons for name, neurons in sets.items() if len(neurons)}
-    options: dict[str, Any] = {"operations": operations, "before": before, "batch_size": batch_size}
-    return effects_by_kind(model, prompts, sets, candidates=candidates, **options)
+    return {name: neurons for name, neurons in sets.items() if len(neurons)}

@@ -12,14 +12,15 @@ from typing import Any
 
 import pandas as pd
 
-from ..model.answers import Intervention, Scaling
+from ..model.answers import Intervention, Scaling, questions_of
 from ..model.decoding import decode
 from ..model.decoding_choice import CHOICES, choose
-from ..model.edits import PUBLISHED, Edit, Request
+from ..model.edits import PUBLISHED, Edit
 from ..model.language_model import LanguageModel
 from ..neurons.choose import pairs_by_fact
 from ..statistics.decoded import Named, decode_report
 from .effects import BOTH, EvaluationError
+from .updating import requests_of
 
 
 @dataclass(frozen=True)
@@ -172,10 +173,7 @@ def decoded_edits(
         raise EvaluationError("no fact to be edited has a neuron; lower the threshold or the share.")
     prompts = asked.rename(columns={"old": "answer"})
     wanted = prompts.assign(answer=asked["new"])
-    requests = [
-        Request(sets[row.fact], row.old, row.new, model.encode(wanted.iloc[[i]]))
-        for i, row in enumerate(asked.itertuples())
-    ]
+    requests = requests_of(asked, sets, questions_of(model, wanted))
     acting: dict[str, Sequence[Intervention | None] | None] = {NOTHING: None}
     acting["update"] = edit.changes(model, requests)
     table = _under(model, prompts, acting, kind, how)

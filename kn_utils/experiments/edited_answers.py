@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 
 from ..model.answers import answer_probability, questions_of
-from ..model.edits import PUBLISHED, Edit, FineTune, Request, ValueEdit, length_of_move
+from ..model.edits import PUBLISHED, Edit, FineTune, ValueEdit, length_of_move
 from ..model.hooks import SlotChange
 from ..model.language_model import LanguageModel
 from ..model.typed import candidates_of, typed_answers
 from ..neurons.choose import pairs_by_fact
 from .effects import EvaluationError
 from .update_choice import questions
-from .updating import BYSTANDERS, Bystanders
+from .updating import BYSTANDERS, Bystanders, requests_of
 
 #: Small enough for models that the published force destroys, up to the published one.
 FORCES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -49,25 +49,30 @@ def judged(
         model: which to ask.
         prompts: the questions.
         every: prompts that candidates are taken from, such as those of all facts.
-        given: :func:`kn_utils.answer_probability` of some of them, which a masked model is not asked again.
+        given: :func:`kn_utils.model.typed.typed_answers` of some of them (for a masked model
+            :func:`kn_utils.answer_probability` will do), which are not asked again.
         least: a left-to-right model knows facts that it answers in at least so many wordings, or in all where
             there are fewer.
 
     Returns:
         a row per prompt: ``prompt, probability, correct``; ``correct``: it counts as answered.
     """
-    columns = ["prompt", "probability", "correct"]
-    if not model.causal:
-        has = given if given is not None else pd.DataFrame({name: [] for name in columns})
-        more = answer_probability(model, prompts[~prompts["prompt"].isin(has["prompt"])], progress=False)
-        told = pd.concat([part[columns] for part in (has, more) if len(part)]).drop_duplicates("prompt")
-        told = told.set_index("prompt").loc[prompts["prompt"]].reset_index()
-        return told.astype({"probability": float, "correct": bool})
-    typed = typed_answers(model, prompts, candidates_of(prompts, every), label="known", progress=False)
-    right = typed["typed_correct"].to_numpy()
-    bags = pd.Series(right).groupby(prompts["fact"].to_numpy()).agg(["sum", "size"])
-    enough = bags["sum"] >= np.minimum(least, bags["size"])
-    return typed[["prompt", "probability"]].assign(correct=right & enough[prompts["fact"]].to_numpy())
+    measure = "typed_correct" if model.causal else "correct"
+    columns = ["prompt", "probability", measure]
+    has = given if given is not None else pd.DataFrame({name: [] for name in columns})
+    rest = prompts[~prompts["prompt"].isin(has["prompt"])].reset_index(drop=True)
+    if model.causal:
+        more = typed_answers(model, rest, candidates_of(rest, every), label="known", progress=False)
+    else:
+        more = answer_probability(model, rest, progress=False)
+    told = pd.concat([part[columns] for part in (has, more) if len(part)]).drop_duplicates("prompt")
+    told = told.set_index("prompt").loc[prompts["prompt"]].reset_index()
+    told = told.rename(columns={measure: "correct"}).astype({"probability": float, "correct": bool})
+    if model.causal:
+        bags = told["correct"].groupby(prompts["fact"].to_numpy()).agg(["sum", "size"])
+        enough = bags["sum"] >= np.minimum(least, bags["size"])
+        told["correct"] &= enough[prompts["fact"]].to_numpy()
+    return told
 
 
 def force_edits(
@@ -214,10 +219,7 @@ def ask_edited(
     if asked.empty:
         raise EvaluationError(f"no question about a fact that has neurons ({kind}); ask for more facts.")
     rows = questions_of(model, updates.assign(answer=updates["new"]))
-    requests = [
-        Request(sets[update.fact], update.old, update.new, own)
-        for update, own in zip(updates.itertuples(), rows, strict=True)
-    ]
+    requests = requests_of(updates, sets, rows)
     candidates = [[answer] for answer in asked["answer"]]
     if every is not None:
         others = candidates_of(asked.assign(answer=asked["right"]), every)

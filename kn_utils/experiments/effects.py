@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..base import StudyError
 from ..checks import ASKED, check_model, check_numbers, check_prompts, check_table
-from ..model.answers import Scaling, answer_probability, answers, as_answered, questions_of
+from ..model.answers import Scaling, answers, as_answered, questions_of
 from ..model.language_model import LanguageModel
 from ..model.typed import typed_answers
 from ..neurons.choose import pairs_by_fact
@@ -51,7 +51,7 @@ def effects(
         kind: what the neurons are (knowledge, activation, random), for the table.
         candidates: per prompt what its answer competes with (:func:`kn_utils.model.typed.candidates_of`), to
             read it among these as well.
-        before: :func:`answer_probability` of the prompts, or with candidates
+        before: :func:`kn_utils.answer_probability` of the prompts, or with candidates
             :func:`kn_utils.model.typed.typed_answers`, where it is known already.
 
     Returns:
@@ -94,9 +94,9 @@ def effects(
         raise EvaluationError("none of these prompts' facts has a neuron; lower the threshold or the share.")
     among = None if candidates is None else [candidates[int(i)] for i in place]
     acting = [Scaling(sets[fact], factor) for fact in asked["fact"]]
-    known = _before(model, asked, among, batch_size) if before is None else before.iloc[place]
-    asking: dict[str, Any] = {"batch_size": batch_size, "label": f"{operation}, {kind}"}
-    after = _answered(model, asked, among, acting, asking)
+    known = _answered(model, asked, among, batch_size=batch_size) if before is None else before.iloc[place]
+    label = f"{operation}, {kind}"
+    after = _answered(model, asked, among, acting, batch_size=batch_size, label=label)
     table = asked[["prompt", "fact", "relation", "language"]]
     table = table.assign(operation=operation, factor=float(factor), neurons=kind)
     names = {"": "probability", "right_": "correct", "predicted_": "predicted"}
@@ -112,10 +112,10 @@ def _answered(
     model: LanguageModel,
     prompts: pd.DataFrame,
     candidates: Sequence[Sequence[str]] | None,
-    acting: Sequence[Scaling],
-    asking: dict[str, Any],
+    acting: Sequence[Scaling] | None = None,
+    **asking: Any,
 ) -> pd.DataFrame:
-    """Answers under interventions, over the vocabulary, and among candidates where there are some."""
+    """Answers over the vocabulary, and among candidates where there are some."""
     if candidates is not None:
         return typed_answers(model, prompts, candidates, acting, **asking)
     return as_answered(model, prompts, answers(model, questions_of(model, prompts), acting, **asking))
@@ -160,7 +160,9 @@ def effects_of_operations(
 ) -> pd.DataFrame:
     """:func:`effects` of one kind of neurons under every operation (name -> factor), one below the other."""
     options: dict[str, Any] = {"kind": kind, "candidates": candidates, "batch_size": batch_size}
-    options["before"] = _before(model, prompts, candidates, batch_size) if before is None else before
+    if before is None:
+        before = _answered(model, prompts, candidates, batch_size=batch_size)
+    options["before"] = before
     return pd.concat(
         [
             effects(model, prompts, neurons, operation=operation, factor=factor, **options)
@@ -168,17 +170,6 @@ def effects_of_operations(
         ],
         ignore_index=True,
     )
-
-
-def _before(
-    model: LanguageModel,
-    prompts: pd.DataFrame,
-    candidates: Sequence[Sequence[str]] | None,
-    batch_size: int | None,
-) -> pd.DataFrame:
-    if candidates is not None:
-        return typed_answers(model, prompts, candidates, batch_size=batch_size)
-    return answer_probability(model, prompts, batch_size=batch_size)
 
 
 def effects_by_kind(
@@ -199,7 +190,8 @@ def effects_by_kind(
         operations: name -> factor.
     """
     cases = cases_by_kind(kinds, prompts)
-    before = _before(model, prompts, candidates, batch_size) if before is None else before
+    if before is None:
+        before = _answered(model, prompts, candidates, batch_size=batch_size)
     options: dict[str, Any] = {"operations": operations, "candidates": candidates}
     options |= {"before": before, "batch_size": batch_size}
     tables = [effects_of_operations(model, prompts, **case, **options) for case in cases.values()]

@@ -123,11 +123,7 @@ def evaluate_updates(
     by_name = prompts.set_index("prompt")
     asked_old = by_name.loc[updates["prompt"]].reset_index()
     old, new = (questions_of(model, table) for table in (asked_old, asked_old.assign(answer=updates["new"])))
-    requests = [
-        Request(sets[update.fact], update.old, update.new, new[i])
-        for i, update in enumerate(updates.itertuples())
-    ]
-    changes = edit.changes(model, requests)
+    changes = edit.changes(model, requests_of(updates, sets, new))
     sides = bystanders.drawn(prompts, updates)
     named = list(dict.fromkeys(name for drawn in sides for side in drawn.values() for name in side))
     rows = dict(zip(named, questions_of(model, by_name.loc[named].reset_index()), strict=True))
@@ -196,6 +192,22 @@ def _answers_after(
     return [table.iloc[end - len(asked) : end] for end, asked in zip(ends, questions, strict=True)]
 
 
+def requests_of(
+    updates: pd.DataFrame, neurons: Mapping[str, np.ndarray], new: Sequence[list[Row]]
+) -> list[Request]:
+    """What an edit is told of each update.
+
+    Args:
+        updates: ``fact, old, new``.
+        neurons: fact -> its (layer, neuron) pairs.
+        new: per update the rows that ask for the new answer; empty for an edit that does not look at them.
+    """
+    return [
+        Request(neurons[update.fact], update.old, update.new, rows)
+        for update, rows in zip(updates.itertuples(), new, strict=True)
+    ]
+
+
 def ask_after(
     model: LanguageModel,
     updates: pd.DataFrame,
@@ -226,11 +238,7 @@ def ask_after(
     taught: list[list[Row]] = [[]] * len(updates)
     if "text" in updates and not any(isinstance(new, list) for new in updates["new"]):
         taught = questions_of(model, updates.assign(answer=updates["new"]))
-    requests = [
-        Request(sets[update.fact], update.old, update.new, rows)
-        for update, rows in zip(updates.itertuples(), taught, strict=True)
-    ]
-    change = dict(zip(updates["fact"], edit.changes(model, requests), strict=True))
+    change = dict(zip(updates["fact"], edit.changes(model, requests_of(updates, sets, taught)), strict=True))
     before = _old_and_new(model, pairs)
     after = _old_and_new(model, pairs, [change[fact] for fact in asked["fact"]])
     return asked.assign(

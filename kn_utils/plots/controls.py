@@ -28,6 +28,8 @@ STYLES = dict(
         strict=True,
     )
 )
+#: Fewer facts than these say nothing that a shade of grey could show.
+FEW = 5
 #: what neurons were found for -> what pictures call it
 TARGETS = {"answer": "found for P(answer)", "typed": "found for P among the relation's answers"}
 
@@ -74,11 +76,13 @@ def excess_between_languages(table: pd.DataFrame) -> Figure:
     """What neurons found in one language do to the same fact in another, beyond another answer's neurons.
 
     Args:
-        table: ``target, measure, found, language, value``; value -0.1: own neurons take 10 points more away.
-            Darker = more; the frame marks one and the same language.
+        table: ``target, measure, found, language, value, n``; value -0.1: own neurons take 10 points more
+            away. Darker = more; the frame marks one and the same language; pairs of languages with fewer than
+            :data:`FEW` facts are left blank.
     """
     targets, measures = (list(dict.fromkeys(table[name])) for name in ("target", "measure"))
     languages = list(dict.fromkeys([*table["found"], *table["language"]]))
+    table = table.assign(value=table["value"].where(table["n"] >= FEW))
     size = (1.2 + 0.62 * len(languages) * len(measures), 1.3 + 0.45 * len(languages) * len(targets))
     shape = (len(targets), len(measures))
     figure, grid = plt.subplots(*shape, figsize=size, sharex=True, sharey=True, squeeze=False)
@@ -99,7 +103,8 @@ def excess_between_languages(table: pd.DataFrame) -> Figure:
                 axes.set_xlabel("language of the prompts")
         line[0].set_ylabel(f"language of the neurons,\n{TARGETS[target]}")
     figure.suptitle(
-        "Change of the answer in points of %, own neurons less another answer's (framed: one language)",
+        f"Change of the answer in points of %, own neurons less another answer's\n(framed: one language; "
+        f"blank: fewer than {FEW} facts)",
         x=0.01,
         ha="left",
     )

@@ -55,7 +55,7 @@ def edit_rates(table: pd.DataFrame) -> Figure:
 
 
 def edit_sweep(table: pd.DataFrame) -> Figure:
-    """Success of edits (above) and their cost (below) against their force: a column per setting.
+    """Success of edits (above) and their cost (below): a column per setting that is varied.
 
     Args:
         table: ``sweep`` (the setting's name), ``at`` (its value), ``neurons, measure, value, low, high``; two
@@ -83,7 +83,11 @@ def edit_sweep(table: pd.DataFrame) -> Figure:
             line[0].set_ylabel(f"{measure}\n(after / before, log)")
         else:
             line[0].set(ylim=(-0.03, 1.03), ylabel=f"{measure}\n(share of edits)")
-    figure.suptitle("Edits against their force (95 % intervals over facts)", x=0.01, ha="left")
+    figure.suptitle(
+        "Edits by what they take away (l1) and by their neurons (95 % intervals over facts)",
+        x=0.01,
+        ha="left",
+    )
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
@@ -153,11 +157,14 @@ def edit_languages(tables: Mapping[str, pd.DataFrame], languages: Sequence[str])
 def _doubling(axes: Axes, values: np.ndarray) -> None:
     """A logarithmic axis with ticks at 1, 2, 4, ... and a line at 1, where nothing changed.
 
-    Where little changed the ticks are closer.
+    Where little changed the ticks are closer; where much did there are powers of ten, not all of them.
     """
     top = max(2.0, float(np.nanmax(values)) if np.isfinite(values).any() else 2.0)
     ticks = np.array([1, 1.5, 2, 3, 4, 6]) if top <= 6 else 2.0 ** np.arange(int(np.log2(top)) + 1)
     ticks = ticks[ticks <= 1.1 * top]
+    if len(ticks) > 8:
+        powers = int(np.log10(top))
+        ticks = 10.0 ** np.arange(0, powers + 1, 1 + powers // 6)
     axes.set_yscale("log", base=2)
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_ylim(0.8, 1.1 * top)

@@ -53,13 +53,13 @@ class StudyParameters(BaseModel):
     wordings: Annotated[int | None, _within("wordings")] = None
     batch_size: Annotated[int | None, _within("batch_size")] = None
 
-    known: int | None = Field(None, ge=1)
+    known: Annotated[int | None, _within("known")] = None
 
     target: Literal["answer", "typed"] = "answer"
     rule: Literal["auto", "gradient", "right", "left", "midpoint", "gauss-legendre", "clenshaw-curtis"] = (
         "auto"
     )
-    steps: int | None = Field(None, ge=1, le=1000)
+    steps: Annotated[int | None, _within("steps")] = None
     baseline: Literal["zero", "replacement", "replacement-each"] = "zero"
     multiplier: Literal["difference", "activation"] = "difference"
     precision: Literal["float32", "tf32", "bfloat16"] | None = None
@@ -74,7 +74,7 @@ class StudyParameters(BaseModel):
     l2: Annotated[float, _within("l2")] = 8.0
     edits_per_relation: Annotated[int, _within("edits_per_relation")] = 10
     erased: Annotated[int, _within("erased")] = 20
-    masks: Annotated[int | None, _within("wordings")] = None
+    masks: Annotated[int | None, _within("masks")] = None
 
     download: bool = False
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import make_model
-from oracles import plain_scores, probability_with
+from oracles import pieces_of, place_of, plain_scores, probability_with
 
 from kn_utils.attribution import settings as settings_room
 from kn_utils.attribution.attribute import attribute, attribution_map, score_tables
@@ -52,9 +52,8 @@ def among(ways: set[int], wanted: int | None, ends: bool):
 
 def places(model, text: str, answer: str):
     """Token ids, position and share of every place on the answer's way where names part: a plain loop."""
-    tokenizer, (before, after) = model.tokenizer, text.split("[Y]")
-    lead = " " if model.causal else ""
-    written = {name: tokenizer(lead + name, add_special_tokens=False)["input_ids"] for name in NAMES}
+    before, after = text.split("[Y]")
+    written = {name: pieces_of(model, name) for name in NAMES}
     own = written[answer]
     if not model.causal:
         written = {name: pieces for name, pieces in written.items() if len(pieces) == len(own)}
@@ -64,14 +63,7 @@ def places(model, text: str, answer: str):
         ends = any(len(other) == depth for other in alike)
         if len(ways) + ends < 2:
             continue
-        if model.causal:
-            ids = tokenizer(before.rstrip())["input_ids"] + own[:depth]
-            at = len(ids) - 1
-        else:
-            ids = tokenizer(before + "[MASK]" * len(own) + after)["input_ids"]
-            at = ids.index(tokenizer.mask_token_id)
-            ids[at : at + depth] = own[:depth]
-            at += depth
+        ids, at = place_of(model, before, after, own, depth)
         yield ids, at, among(ways, own[depth] if depth < len(own) else None, ends)
 
 

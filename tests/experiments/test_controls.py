@@ -11,14 +11,7 @@ import pytest
 from conftest import make_model
 
 from kn_utils import plots
-from kn_utils.experiments.controls import (
-    CONTROLS,
-    ControlsError,
-    control_sets,
-    effects_between_languages,
-    effects_of_controls,
-    generic_neurons,
-)
+from kn_utils.experiments.controls import CONTROLS, ControlsError, control_sets, generic_neurons, sets_abroad
 from kn_utils.experiments.effects import effects_by_kind
 from kn_utils.model.interventions import amplify
 from kn_utils.model.typed import candidates_of, typed_answers
@@ -86,8 +79,8 @@ def test_effects_against_doing_it_by_hand(kind, prompts):
     names = candidates_of(prompts)
     own = sets_of(*((fact, "P36", [n, n + 9]) for n, fact in enumerate(facts)))
     operations = {"suppress": 0.0, "amplify": 3.0}
-    found = effects_of_controls(model, prompts, names, own, operations=operations)
     sets = control_sets(own, prompts, (model.n_layers, model.n_neurons))
+    found = effects_by_kind(model, prompts, sets, candidates=names, operations=operations)
     assert list(found["neurons"].unique()) == list(sets)
     before = typed_answers(model, prompts, names).set_index("prompt")
     for (name, operation, fact), rows in found.groupby(["neurons", "operation", "fact"]):
@@ -108,22 +101,21 @@ def test_effects_against_doing_it_by_hand(kind, prompts):
             np.testing.assert_allclose(rows[column].to_numpy(float), wanted, rtol=1e-9, err_msg=column)
 
 
-def test_between_languages_own_and_other_facts_act_on_every_language(bert, prompts):
+def test_abroad_own_and_other_facts_act_on_every_language(bert, prompts):
     facts = list(dict.fromkeys(prompts["fact"]))
     both = pd.concat([prompts, prompts.assign(prompt=prompts["prompt"] + "'", language="nl")])
     both = both.reset_index(drop=True)
     own = sets_of(*((fact, "P36", [n, n + 9]) for n, fact in enumerate(facts[:2])))
-    asking = {"operations": {"suppress": 0.0}}
-    found = effects_between_languages(bert, both, candidates_of(both), own, **asking)
-    assert set(found["neurons"]) == {"own", "another answer"}  # there is one relation only
-    assert set(found["fact"]) == set(facts[:2]) and set(found["language"]) == {"en", "nl"}
-    mine, other = (found[found["neurons"] == name] for name in ("own", "another answer"))
+    sets = sets_abroad(own.assign(score=0.5), both)
+    assert list(sets) == ["own", "another answer"]  # there is one relation only
+    pd.testing.assert_frame_equal(sets["own"], own)
     # of two facts the other one's neurons are lent
     swapped = own.assign(fact=own["fact"].map(dict(zip(facts[:2], facts[1::-1], strict=True))))
-    part = both[both["fact"].isin(facts[:2])].reset_index(drop=True)
-    wanted = effects_by_kind(bert, part, {"x": swapped}, operations={"suppress": 0.0})
-    np.testing.assert_allclose(other["after"], wanted["after"], rtol=1e-9)
-    assert len(mine) == len(other) == len(part)
+    keys = ["fact", "layer", "neuron"]
+    found, wanted = (table[keys].sort_values(keys).to_numpy() for table in (sets["another answer"], swapped))
+    assert found.tolist() == wanted.tolist()
+    acted = effects_by_kind(bert, both, sets, operations={"suppress": 0.0})
+    assert set(acted["fact"]) == set(facts[:2]) and set(acted["language"]) == {"en", "nl"}
 
 
 def numbers(**keys: list) -> pd.DataFrame:
@@ -157,11 +149,14 @@ def test_the_picture_of_controls_shows_every_set_at_its_language():
 
 def test_the_picture_between_languages_writes_the_numbers_and_frames_one_language():
     keys = {"target": ["answer", "typed"], "measure": ["P(answer)", "P among the relation's answers"]}
-    table = numbers(**keys, found=["en", "zh"], language=["en", "zh"])
+    table = numbers(**keys, found=["en", "zh"], language=["en", "zh"]).assign(n=5)
+    few = (table["found"] == "en") & (table["language"] == "zh")
+    table.loc[few, "n"] = 4
     figure = plots.excess_between_languages(table)
     for axes, (target, measure) in zip(figure.axes, product(*keys.values()), strict=True):
         part = table[(table["target"] == target) & (table["measure"] == measure)]
-        assert [text.get_text() for text in axes.texts] == [f"{100 * v:+.0f}" for v in part["value"]]
+        shown = part.loc[part["n"] == 5, "value"]
+        assert [text.get_text() for text in axes.texts] == [f"{100 * v:+.0f}" for v in shown]
         assert [patch.get_xy() for patch in axes.patches] == [(0, 0), (1, 1)]
     assert [(axes.get_title() or axes.get_title("left")) for axes in figure.axes[:2]] == keys["measure"]
     assert figure.axes[-1].get_xlabel() == "language of the prompts"

@@ -30,8 +30,8 @@ MAY_IMPORT = {
     "published": "base store data neurons statistics model",
     "run": "base checks store data",
     "plots": "base data neurons statistics experiments",
-    "asking": "base store data neurons model run",
-    "study": "base store data neurons model attribution statistics experiments run asking",
+    "questions": "base store data neurons model run",
+    "study": "base store data neurons model attribution statistics experiments run questions",
 }
 #: Libraries that the folders with numbers in them may use, and what these bring with them.
 NUMERICAL = {"model", "attribution", "neurons", "statistics", "experiments"}

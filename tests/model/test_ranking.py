@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import make_model
+from oracles import pieces_of, place_of
 
 from kn_utils.data.facts import Facts
 from kn_utils.model.answers import answer_probability
@@ -21,20 +22,11 @@ CANDIDATES = pd.DataFrame(
 
 def plain_score(model, text: str, label: str, parallel: bool) -> float:
     """One name, one piece, one pass at a time."""
-    tokenizer = model.tokenizer
     before, after = text.split("[Y]")
-    pieces = tokenizer((" " if model.causal else "") + label, add_special_tokens=False)["input_ids"]
+    pieces = pieces_of(model, label)
     logp = []
     for j, piece in enumerate(pieces):
-        if model.causal:
-            ids = tokenizer(before.rstrip())["input_ids"] + pieces[:j]
-            at = len(ids) - 1
-        else:
-            ids = tokenizer(before + "[MASK]" * len(pieces) + after)["input_ids"]
-            start = ids.index(tokenizer.mask_token_id)
-            at = start + j
-            if not parallel:
-                ids[start:at] = pieces[:j]
+        ids, at = place_of(model, before, after, pieces, j, open_before=parallel)
         logits = model.model(input_ids=torch.tensor([ids])).logits[0, at].double()
         logp.append(logits.log_softmax(-1)[piece].item())
     return float(np.mean(logp))
