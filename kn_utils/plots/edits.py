@@ -83,11 +83,7 @@ def edit_sweep(table: pd.DataFrame) -> Figure:
             line[0].set_ylabel(f"{measure}\n(after / before, log)")
         else:
             line[0].set(ylim=(-0.03, 1.03), ylabel=f"{measure}\n(share of edits)")
-    figure.suptitle(
-        "Edits by what they take away (l1) and by their neurons (95 % intervals over facts)",
-        x=0.01,
-        ha="left",
-    )
+    figure.suptitle("Edits, one setting varied at a time (95 % intervals)", x=0.01, ha="left")
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
@@ -167,6 +163,7 @@ def _doubling(axes: Axes, values: np.ndarray) -> None:
         ticks = 10.0 ** np.arange(0, powers + 1, 1 + powers // 6)
     axes.set_yscale("log", base=2)
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_ylim(0.8, 1.1 * top)
+    bottom = float(np.nanmin(values)) if np.isfinite(values).any() else 1.0
+    axes.set_ylim(min(0.8, 0.9 * bottom), 1.1 * top)
     axes.minorticks_off()
     axes.axhline(1, color="0.4", linewidth=0.8, zorder=0)

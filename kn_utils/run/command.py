@@ -63,7 +63,7 @@ def read_options(argv: list[str]) -> tuple[Studies, argparse.Namespace]:
         asked.jobs = 1 if on_gpu else max(min(2, cores), cores // 2)
     if asked.jobs < 1:
         parser.error("argument --jobs: at least 1")
-    models = listed([*asked.model, *([asked.models] if asked.models else [])], [])
+    models = list(dict.fromkeys([*asked.model, *listed([asked.models or ""], [])]))
     if asked.dataset.partition(":")[0] not in DATASETS and is_place(asked.dataset):  # notebooks run elsewhere
         asked.dataset = str(Path(asked.dataset).expanduser().absolute())
     asked_for = {name: getattr(asked, name) for name in ("revision", "dataset", "device", "facts")}
@@ -90,7 +90,7 @@ def read_options(argv: list[str]) -> tuple[Studies, argparse.Namespace]:
 def listed(given: list[str] | None, usual: list[str]) -> list[str]:
     """The names of an option that may be repeated, and may hold several between commas."""
     names = [name.strip() for option in given or [] for name in option.split(",")]
-    return list(dict.fromkeys(names)) or usual
+    return [name for name in dict.fromkeys(names) if name] or usual
 
 
 class Runner:

@@ -54,7 +54,7 @@ def test_an_absent_package_is_one_line(monkeypatch):
 
 
 def test_the_command_line_takes_models_one_by_one_or_together(tmp_path):
-    (tmp_path / "own").mkdir()
-    asked, _ = command.read_options(["--model", str(tmp_path / "own"), "--models", "mini,gemma3"])
-    assert [plan.model for plan in asked.plans] == [str(tmp_path / "own"), "mini", "gemma3"]
+    own = str(tmp_path / "own,1")  # a name's comma is its own where one model is named
+    asked, _ = command.read_options(["--model", own, "--models", "mini,gemma3"])
+    assert [plan.model for plan in asked.plans] == [own, "mini", "gemma3"]
     assert studies.DEFAULTS.keys() == {"mini", "gemma3", "smollm2"}
