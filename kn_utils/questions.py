@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from .base import StudyError
 from .data.downloads.identity import model_digest, model_label, pinned
 from .data.facts import Facts
 from .data.prompts import make_prompts
@@ -118,9 +119,18 @@ class Asks(KeepsResults):
 
         The parameter ``wordings`` asks for another number; ``known`` leaves facts out that the model does not
         know (:meth:`knowledge`).
+
+        Raises:
+            StudyError: it knows none in the parameters' language.
         """
+        own = language in (None, self.parameters.language)
         language = language or self.parameters.language
         every = self._asked_about(language)
+        if own and every.empty and self.parameters.known is not None:
+            raise StudyError(
+                f"{self.parameters.model} knows none of the {len(self.facts.facts)} facts drawn, asked in "
+                f"{language}: ask for more facts, or fewer right wordings (known={self.parameters.known})."
+            )
         wordings = self.parameters.wordings or (1 if language == "all" else None)
         return every if wordings is None else every[_number(every) < wordings].reset_index(drop=True)
 

@@ -64,3 +64,10 @@ def test_prompts_set_aside_are_counted_with_their_reason(tmp_path):
     counts = asked.set_aside().set_index(["language", "reason"])["prompts"]
     assert counts["en", "too long"] == counts["en", "answer spelled in the text"] == 1
     assert counts.sum() == len(told)
+
+
+def test_knowing_nothing_is_one_line(tmp_path):
+    asked = study(tmp_path, known=99)
+    with pytest.raises(StudyError, match="mini knows none of the 3 facts drawn, asked in en: ask for more"):
+        asked.prompts()
+    assert asked.prompts("nl").empty  # of other languages there may be none

@@ -41,13 +41,19 @@ def plans(models: Sequence[str] = (), **asked: Any) -> list[Plan]:
     """A plan for each model.
 
     Args:
-        models: names as ``load_model`` takes them; none: those :func:`at_hand`.
+        models: names as ``load_model`` takes them; none: those :func:`at_hand` that speak what is asked for.
         asked: arguments of :class:`Plan`; those of value ``None`` are the model's defaults.
     """
     given = {name: value for name, value in asked.items() if value is not None}
     made = []
     for model in models or at_hand():
-        made.append(Plan(**{**DEFAULTS.get(model, {}), **given, "model": model}))
+        usual = DEFAULTS.get(model, {})
+        own = {**usual, **given, "model": model}
+        speaks = usual.get("usual", {}).get("languages")
+        if speaks and not models:  # of those that nobody named, what was asked for and each of them speaks
+            own["languages"] = [name for name in own["languages"] if name in speaks.split(",")]
+        if own.get("languages") != []:
+            made.append(Plan(**own))
     return made
 
 

@@ -58,3 +58,10 @@ def test_the_command_line_takes_models_one_by_one_or_together(tmp_path):
     asked, _ = command.read_options(["--model", own, "--models", "mini,gemma3"])
     assert [plan.model for plan in asked.plans] == [own, "mini", "gemma3"]
     assert studies.DEFAULTS.keys() == {"mini", "gemma3", "smollm2"}
+
+
+def test_a_model_that_nobody_named_is_asked_only_what_it_speaks(monkeypatch):
+    monkeypatch.setattr(packaged.Packaged, "missing", property(lambda model: []))
+    assert [plan.model for plan in plans(languages=["ja"])] == ["mini", "gemma3"]
+    assert [plan.languages for plan in plans(languages=["ja", "en"])] == [["ja", "en"], ["ja", "en"], ["en"]]
+    assert [plan.languages for plan in plans(["smollm2"], languages=["ja"])] == [["ja"]]  # it was named
