@@ -148,7 +148,9 @@ class ScoreSettings:
             encode = partial(rows_of, model)
         if self.batch_size is not None:
             return batches(encode, prompts, lambda length: 1, self.batch_size)
-        copies = self.resolved(model).points * len(self.chosen(model))
+        asked = self.resolved(model)
+        alone = asked.rule == "gradient" and asked.norm == "free"  # one pass without copies
+        copies = 1 if alone else asked.points * len(self.chosen(model))
 
         def tokens(length: int) -> int:
             many = 1 + copies * (length if self.baseline == "replacement-each" else 1)

@@ -131,3 +131,37 @@ class Walk:
             return with_hidden(output, torch.cat([hidden, new]))
 
         return hook
+
+
+class Ends(Walk):
+    """The walk of which only the paths' ends are wanted: there the rows are as they are, so none is copied.
+
+    Args:
+        layers: whose neurons' gradients are wanted.
+        size: rows.
+        starts: where the paths start, see :class:`Walk`.
+        one: the place of the end, (1,), of the type that values and gradients are wanted in.
+    """
+
+    def __init__(self, layers: list[int], size: int, starts: torch.Tensor | None, one: torch.Tensor) -> None:
+        super().__init__(everywhere(one, size, layers), starts)
+
+    def _read(self, layer: int) -> Any:
+        """Keep the neurons at the blank, and let gradients reach them."""
+
+        def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            neurons = by_row(args[0], len(self.rows))
+            value = neurons[self.base, self.at].detach()
+            leaf = torch.zeros_like(value, requires_grad=True)
+            self.values[layer], self.leaves[layer] = value.to(self.dtype), leaf
+            moved = neurons.index_put((self.base, self.at), leaf, accumulate=True)
+            return (moved.view(args[0].shape), *args[1:])
+
+        return hook
+
+    def _receive(self, _: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        """Nothing follows from it."""
+
+    def _grow(self, layer: int, end: BlockEnd) -> Any:
+        """Add no copies."""
+        return lambda *_: None

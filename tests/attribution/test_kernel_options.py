@@ -10,9 +10,10 @@ from conftest import core_first, make_model
 from oracles import neurons_at, plain_scores, scores_from
 
 from kn_utils.attribution.attribute import attribution_map
-from kn_utils.attribution.kernel import integrate
+from kn_utils.attribution.kernel import at_ends, integrate, travel
 from kn_utils.attribution.quadrature import AttributionError
 from kn_utils.attribution.reading import BASELINES
+from kn_utils.attribution.walk import everywhere
 from kn_utils.model.architectures import ARCHITECTURES
 from kn_utils.model.language_model import LanguageModel
 from kn_utils.model.rows import Row
@@ -362,3 +363,23 @@ def test_layers_on_their_own_and_in_any_order(variant):
     whole, last = integrate(model, rows, **starts), integrate(model, rows, layers=[2], **starts)
     torch.testing.assert_close(last.scores, whole.scores[:, [2]], rtol=1e-6, atol=1e-12)
     torch.testing.assert_close(last.probability, whole.probability)
+
+
+@pytest.mark.parametrize("kind", core_first(ARCHITECTURES))
+@pytest.mark.parametrize("odds", [False, True])
+def test_one_pass_without_copies_gives_the_gradients_at_the_ends_of_the_walk(kind, odds, prompts):
+    model = make_model(kind)
+    asked = prompts[~prompts["text"].str.startswith("[Y]")] if model.causal else prompts
+    rows = model.encode(asked)
+    one = torch.ones(1, dtype=torch.float64)
+    layers = list(range(model.n_layers))
+    for baseline in ("zero", "replacement-each"):
+        walked = travel(model, rows, everywhere(one, len(rows), layers), baseline=baseline, odds=odds)
+        ends = at_ends(model, rows, layers, baseline=baseline, odds=odds)
+        torch.testing.assert_close(ends.probability, walked.probability)
+        for layer in layers:
+            for name in ("difference", "activation"):
+                own, other = (paths.contributions(layer, name) for paths in (ends, walked))
+                torch.testing.assert_close(own, other, rtol=1e-7, atol=1e-12)
+            assert own.abs().max() > 1e-6
+            torch.testing.assert_close(ends.mean_p(layer), walked.mean_p(layer))
