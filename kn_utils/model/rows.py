@@ -96,7 +96,10 @@ def encode(
             raise DataError(f"prompt {name}: {text!r} should hold its blank {blank} once.")
         before, after = text.split(blank)
         if causal:
-            rows += _causal_rows(tokenizer, number, name, before, answer, unknown)
+            prefix = before.rstrip()
+            if prefix not in written:
+                written[prefix] = _prefix_ids(tokenizer, name, prefix)
+            rows += _causal_rows(tokenizer, number, written[prefix], before, answer, unknown)
         else:
             pieces = answer_pieces(tokenizer, answer, before, unknown)
             whole = before + tokenizer.mask_token * len(pieces) + after
@@ -114,10 +117,8 @@ def encode(
     return rows
 
 
-def _causal_rows(tokenizer: Any, number: int, name: str, before: str, answer: str, unknown: str) -> list[Row]:
-    """The rows of one prompt for a model that reads what stands ``before`` the blank."""
-    prefix = before.rstrip()
-    space = " " if prefix != before else ""
+def _prefix_ids(tokenizer: Any, name: str, prefix: str) -> list[int]:
+    """The token ids of what a left-to-right model reads before the blank."""
     ids = tokenizer(prefix)["input_ids"]
     if ids and ids[-1] == tokenizer.eos_token_id and len(ids) > 1:  # some tokenizers close every text
         ids = ids[:-1]
@@ -127,6 +128,15 @@ def _causal_rows(tokenizer: Any, number: int, name: str, before: str, answer: st
         raise DataError(
             f"prompt {name}: nothing stands before the blank, and a left-to-right model needs something."
         )
+    return ids
+
+
+def _causal_rows(
+    tokenizer: Any, number: int, ids: list[int], before: str, answer: str, unknown: str
+) -> list[Row]:
+    """The rows of one prompt for a model that reads what stands ``before`` the blank, in pieces ``ids``."""
+    prefix = before.rstrip()
+    space = " " if prefix != before else ""
     whole = tokenizer(prefix + space + answer)["input_ids"]
     pieces = whole[len(ids) :] if whole[: len(ids)] == ids else []
     if pieces and pieces[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id is not None:
