@@ -65,7 +65,7 @@ install() {
   if ! [ -x "$venv/bin/python" ] || ! can_run "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     local python; python=$(find_python) || exit 1
     say "Making the environment $venv with $("$python" --version) ..."
-    "$python" -m venv --clear "$venv" || fail "could not make $venv"
+    "$python" -m venv --clear "$venv" || fail "could not make $venv; where nothing can be written, activate an environment that has the packages."
   fi
   say "Installing the locked versions (some minutes; details in $log) ..."
   torch=$(grep '^torch==' requirements.lock)

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from .leash import MARK, RUN, attach, stop
 from .numbers import as_text
 from .plan import NotebookRun, Refused
 from .studies import DEFAULTS, Studies, plans
+
+LITTLE = 2**18  # bytes: a disk with less is full
 
 
 def read_options(argv: list[str]) -> tuple[Studies, argparse.Namespace]:
@@ -209,8 +212,11 @@ class Runner:
 
     def error(self, job: NotebookRun) -> str:
         """Why a notebook failed, in one line."""
+        if shutil.disk_usage(self.runs).free < LITTLE:  # then the log is cut short as well
+            return f"no space left on the disk of {shown(self.runs)}; free some, and call again"
         partial = self.place(job, ".failed")
-        if stamp(partial) and partial.stat().st_size:  # empty when not even the kernel started
+        # Empty when not even the kernel started, cut short when the disk was full.
+        with suppress(OSError, json.JSONDecodeError):
             for cell in json.loads(partial.read_text(encoding="utf-8"))["cells"]:
                 for output in cell.get("outputs", []):
                     if output["output_type"] == "error":
