@@ -24,8 +24,6 @@ def entered(model: LanguageModel, rows: list[Row]) -> Run:
 def _whole_texts(model: LanguageModel, rows: list[Row]) -> Run:
     """A masked model: every copy is a whole text, since all its tokens see the blank."""
     inputs, at, _ = model.batch(rows)
-    if len({len(row.ids) for row in rows}) == 1:
-        del inputs["attention_mask"]
 
     def run(walk: Walk) -> torch.Tensor:
         with walk.installed(model, at):

@@ -143,13 +143,18 @@ class LanguageModel:
         )
 
     def batch(self, rows: list[Row]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-        """Rows padded on the right: inputs, the blanks' positions, the wanted ids (all on the device)."""
+        """Rows padded on the right: inputs, the blanks' positions, the wanted ids (all on the device).
+
+        Rows of equal length have no mask: some models look at it and so wait for an accelerator.
+        """
         pad = self.tokenizer.pad_token_id
         pad = 0 if pad is None else pad
         longest = max(len(row.ids) for row in rows)
         ids = torch.tensor([row.ids + [pad] * (longest - len(row.ids)) for row in rows])
-        mask = torch.tensor([[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows])
-        inputs = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
+        inputs = {"input_ids": ids.to(self.device)}
+        if min(len(row.ids) for row in rows) < longest:
+            mask = torch.tensor([[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows])
+            inputs["attention_mask"] = mask.to(self.device)
         at, wanted = (
             torch.tensor(x, device=self.device)
             for x in zip(*((r.position, r.target) for r in rows), strict=True)

@@ -38,7 +38,7 @@ def by_hand(model, says):
         rows = range(len(positions)) if rows is None else rows.tolist()
         found = torch.full((len(positions), len(model.tokenizer)), -torch.inf, dtype=torch.float64)
         for line, (row, position) in enumerate(zip(rows, positions.tolist(), strict=True)):
-            length = int(inputs["attention_mask"][row].sum())
+            length = int(inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))[row].sum())
             told = says(inputs["input_ids"][row, :length].tolist(), position)
             rest = max(0.0, 1 - sum(told.values())) / (found.shape[1] - len(told))
             found[line] = np.log(rest) if rest > 1e-12 else -torch.inf  # spread over all other pieces

@@ -376,7 +376,7 @@ def test_what_is_read_and_what_is_put(kind, prompts):
     assert (silent != plain).any()
     with suppress(model, [(1, n) for n in range(model.n_neurons)]):
         torch.testing.assert_close(model.logits(inputs, at), silent)
-    torch.testing.assert_close(find_blank(model, inputs["input_ids"], inputs["attention_mask"]), at)
+    torch.testing.assert_close(find_blank(model, inputs["input_ids"], inputs.get("attention_mask")), at)
     assert not any(second._forward_pre_hooks for second in model.seconds)
 
 

@@ -79,6 +79,7 @@ def test_batches_are_padded_right_and_logits_are_those_of_a_full_pass(kind, prom
         ) <= {0}
         assert inputs["attention_mask"][i].tolist() == [1] * n + [0] * (inputs["input_ids"].shape[1] - n)
     assert at.tolist() == [row.position for row in rows] and wanted.tolist() == [row.target for row in rows]
+    assert "attention_mask" not in model.batch(rows[:1] * 2)[0], "none is needed there"
     found = model.logits(inputs, at)
     assert found.shape == (len(rows), len(model.tokenizer))
     for logits, row in zip(found, rows, strict=True):
