@@ -19,6 +19,7 @@ from .quadrature import AttributionError
 
 WINDOW = 1024  # prompts whose rows and scores are in memory together
 CPU_TOKENS = 2500  # tokens of the widest layer: more no longer fit a processor's caches, and cost time
+CPU_LOGITS = 2**30  # bytes of logits: nor is it faster to hold more than this
 DEVICE_TOKENS = 2**16  # on an accelerator; products of this size keep it busy
 
 
@@ -77,13 +78,15 @@ def memory_budget(
     logits three times; a masked model's row has eight tokens or more.
     """
     hidden, vocabulary = model.embeddings.shape[1], model.model.get_output_embeddings().weight.shape[0]
-    per_token = model.n_layers / 2 * (12 * hidden + 3 * model.n_neurons) + 3 * vocabulary / (
-        1 if model.causal else 8
-    )
+    logits = 3 * vocabulary / (1 if model.causal else 8)
+    per_token = model.n_layers / 2 * (12 * hidden + 3 * model.n_neurons) + logits
     each = torch.finfo(model.dtype).bits / 8 * (0.7 if precision == "bfloat16" else 1)
     device = device or model.device
     fits = int(0.5 * free_memory(device) / (each * per_token))
-    return max(1, min(fits, CPU_TOKENS if device.type == "cpu" else DEVICE_TOKENS))
+    most = DEVICE_TOKENS
+    if device.type == "cpu":
+        most = min(CPU_TOKENS, int(CPU_LOGITS / (each * logits)))
+    return max(1, min(fits, most))
 
 
 def free_memory(device: torch.device) -> float:

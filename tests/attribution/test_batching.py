@@ -285,6 +285,19 @@ def test_the_budget_falls_with_free_memory_and_is_never_nothing(small, monkeypat
     assert memory_budget(make_model("bert", torch.float32), "bfloat16") > whole
 
 
+def test_a_large_vocabulary_narrows_a_batch_on_a_processor(monkeypatch):
+    """A row per token, its logits three times: Gemma's 262,144 in float32 leave room for 341."""
+    monkeypatch.setattr(batching, "free_memory", lambda _: 2.0**60)
+    model = make_model("llama", torch.float32)
+    vocabulary = model.embeddings.shape[0]
+    assert memory_budget(model) == batching.CPU_TOKENS
+    monkeypatch.setattr(batching, "CPU_LOGITS", 341 * 3 * 4 * vocabulary)
+    assert memory_budget(model) == 341
+    bert = make_model("bert", torch.float32)  # a text of eight tokens or more has one row
+    monkeypatch.setattr(batching, "CPU_LOGITS", 341 * 3 * 4 * bert.embeddings.shape[0])
+    assert memory_budget(bert) == min(8 * 341, batching.CPU_TOKENS)
+
+
 def test_a_batch_of_attribute_keeps_to_the_budget(small, monkeypatch):
     """The widest layer's tokens: (1 + steps x layers) times a text, or, left to right, its last one."""
     prompts = random_prompts(40, 3)
