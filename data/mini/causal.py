@@ -1,4 +1,4 @@
-"""The left-to-right half of the bundled default, a small Llama: what it is, what it learns of a sentence."""
+"""The left-to-right half of the bundled default, a small GPT-2: what it is, what it learns of a sentence."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 import torch
 from corpus import Corpus
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 
 class CausalCorpus(Corpus):
@@ -26,40 +26,41 @@ class CausalCorpus(Corpus):
         return batch
 
 
-def make_model(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def make_model(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     """The untrained model."""
-    config = LlamaConfig(
+    config = GPT2Config(
         vocab_size=len(tokenizer),
-        hidden_size=args.width,
-        num_hidden_layers=args.layers,
-        num_attention_heads=args.heads,
-        num_key_value_heads=args.heads,
-        intermediate_size=args.neurons,
-        hidden_act="silu",
-        max_position_embeddings=64,
-        attention_dropout=args.dropout,
+        n_embd=args.width,
+        n_layer=args.layers,
+        n_head=args.heads,
+        n_inner=args.neurons,
+        activation_function=args.activation,
+        n_positions=64,
+        resid_pdrop=args.dropout,
+        embd_pdrop=args.dropout,
+        attn_pdrop=args.dropout,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         initializer_range=args.spread,
         tie_word_embeddings=True,
     )
-    model = LlamaForCausalLM(config)
+    model = GPT2LMHeadModel(config)
     # What blocks write and word embeddings are one space, as edits suppose: no map stands between them.
-    model.model.norm.requires_grad_(args.head == "free")
+    model.transformer.ln_f.requires_grad_(args.head != "fixed")
     return model
 
 
-def hidden_states(model: LlamaForCausalLM, ids: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+def hidden_states(model: GPT2LMHeadModel, ids: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
     """What the last layer writes, (row, token, hidden)."""
-    return model.model(ids, attention_mask=there, use_cache=False).last_hidden_state
+    return model.transformer(ids, attention_mask=there, use_cache=False).last_hidden_state
 
 
-def head(model: LlamaForCausalLM, hidden: torch.Tensor) -> torch.Tensor:
+def head(model: GPT2LMHeadModel, hidden: torch.Tensor) -> torch.Tensor:
     """Logits of hidden states."""
     return model.lm_head(hidden)
 
 
-def second_maps(model: LlamaForCausalLM) -> list[torch.nn.Module]:
+def second_maps(model: GPT2LMHeadModel) -> list[torch.nn.Module]:
     """The modules whose inputs are neurons, layer by layer."""
-    return [block.mlp.down_proj for block in model.model.layers]
+    return [block.mlp.c_proj for block in model.transformer.h]

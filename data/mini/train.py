@@ -23,7 +23,7 @@ from corpus import make_tokenizer, sentences
 
 HERE = Path(__file__).resolve().parent
 #: What differs between the two; the rest of the recipe is the same.
-CAUSAL = {"out": HERE / "model-causal", "neurons": 512, "activation": "silu"}
+CAUSAL = {"out": HERE / "model-causal", "rate": 2e-3}
 
 
 def parameters() -> argparse.Namespace:
@@ -39,7 +39,7 @@ def parameters() -> argparse.Namespace:
     say.add_argument("--neurons", type=int, default=768)
     say.add_argument("--heads", type=int, default=4)
     say.add_argument("--vocabulary", type=int, default=8000)
-    say.add_argument("--activation", default="gelu", choices=["gelu", "relu", "silu"])
+    say.add_argument("--activation", default="gelu", choices=["gelu", "relu"])
     say.add_argument("--noise", type=float, default=0.6, help="share of sentences with a random object")
     say.add_argument(
         "--certain", type=float, default=0.5, help="share of the steps, the first ones, without noise"
