@@ -23,6 +23,7 @@ from kn_utils.statistics.changes import mean_table
 from kn_utils.statistics.controls import changes_by_set
 from kn_utils.statistics.updates import summarise_updates
 
+LANGUAGES = ("en", "nl", "ja", "vi", "zh", "ko")
 COLUMNS = ["measure", "language", "of", "value", "low", "high", "n"]
 
 
@@ -42,10 +43,10 @@ def knowledge(study: Study) -> pd.DataFrame:
     )
 
 
-def silencing(study: Study, languages: list[str], facts: int) -> pd.DataFrame:
+def silencing(study: Study, facts: int) -> pd.DataFrame:
     """P(answer) when five neurons are silenced, in wordings that had no say in choosing them."""
     found = []
-    for language in languages:
+    for language in LANGUAGES:
         given = study.controlled(language, "answer", facts=facts)
         effects = effects_by_kind(study.model, operations={"suppress": 0.0}, **given)
         found.append(changes_by_set(effects, ["neurons"]).assign(language=language))
@@ -68,20 +69,37 @@ def edits(study: Study) -> pd.DataFrame:
     return table.assign(language="en", of=table["neurons"])
 
 
+def as_card(table: pd.DataFrame) -> str:
+    """The rows of the card's tables: per kind of facts recall at 1 and P, or what else was measured."""
+    lines = []
+    for of in dict.fromkeys(table["of"]):
+        rows = table[table["of"] == of].set_index(["measure", "language"])["value"]
+        wide = [(name, language) for name in ("recall at 1", "P") for language in LANGUAGES]
+        if any(key in rows.index for key in wide):
+            cells = [f"{rows[key]:.2f}" if key in rows.index else "" for key in wide]
+            lines.append(f"| {of} | " + " | ".join(cells) + " |")
+    rest = table[~table["measure"].isin(["recall at 1", "P"])]
+    for row in rest.itertuples():
+        between = f"[{row.low:.2f}, {row.high:.2f}]"
+        lines.append(
+            f"| {row.measure} | {row.language} | {row.of} | {row.value:.2f} {between} ({row.n:.0f}) |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure, show and store."""
     say = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     say.add_argument("model", help=f"{', '.join(BUNDLED)}, or the folder of one")
     say.add_argument("--facts", type=int, default=5, help="of each relation, for silencing and edits")
-    say.add_argument("--languages", default="en,nl,ja,vi,zh,ko", help="for silencing")
     args = say.parse_args()
     with tempfile.TemporaryDirectory() as out:
         given = {"model": args.model, "dtype": "float32"}
         every = Study(StudyParameters(**given, facts_per_relation=None, out=str(Path(out) / "every")))
         few = Study(StudyParameters(**given, facts_per_relation=args.facts, out=str(Path(out) / "few")))
-        parts = [knowledge(every), silencing(few, args.languages.split(","), args.facts), edits(few)]
+        parts = [knowledge(every), silencing(few, args.facts), edits(few)]
     table = pd.concat(parts, ignore_index=True)[COLUMNS].round(4)
-    print(table.to_string())
+    print(as_card(table))
     table.to_csv(local_place(args.model) / "measured.csv", index=False)
 
 
