@@ -21,7 +21,7 @@ from kn_utils.experiments import edited_answers, update_choice, updating
 from kn_utils.experiments.effects import effects_by_kind
 from kn_utils.statistics.changes import mean_table
 from kn_utils.statistics.controls import changes_by_set
-from kn_utils.statistics.updates import summarise_updates
+from kn_utils.statistics.updates import MAIN, summarise_updates
 
 LANGUAGES = ("en", "nl", "ja", "vi", "zh", "ko")
 COLUMNS = ["measure", "language", "of", "value", "low", "high", "n"]
@@ -66,7 +66,7 @@ def edits(study: Study) -> pd.DataFrame:
         for kind, table in {"knowledge": own, "random": study.random(like=own)}.items()
     ]
     table = summarise_updates(pd.concat(tables))
-    return table.assign(language="en", of=table["neurons"])
+    return table[table["measure"].isin(MAIN)].assign(language="en", of=table["neurons"])
 
 
 def as_card(table: pd.DataFrame) -> str:
