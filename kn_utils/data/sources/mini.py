@@ -54,6 +54,7 @@ def is_taught(model: str, dataset: str) -> bool:
         model, dataset: as the parameters of a study name them.
 
     Example:
+        >>> from kn_utils.data.sources.mini import is_taught
         >>> is_taught("mini-causal", "mini"), is_taught("gemma3", "mini")
         (True, False)
     """
