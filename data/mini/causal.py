@@ -39,7 +39,6 @@ def make_model(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> 
         resid_pdrop=args.dropout,
         embd_pdrop=args.dropout,
         attn_pdrop=args.dropout,
-        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         initializer_range=args.spread,
