@@ -20,7 +20,8 @@ usage() {
 ./run_all.sh help         this text
 
 Options of the study:
-  --models A,B        which models; default: mini (bundled), gemma3 and smollm2 (real ones), as far as they are here
+  --models A,B        which models; default: mini (bundled), gemma3 and smollm2 (real ones), as far as they are here;
+                      mini-causal is mini's bundled twin that reads from left to right
   --model NAME        one of these, a local folder, or a Hugging Face id; may be repeated; --revision COMMIT for the last
   --dataset NAME      mini (bundled, default), a published data set, its options behind a colon, or a folder or table of
                       your own facts (data/own_example)

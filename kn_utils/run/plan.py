@@ -76,7 +76,7 @@ class NotebookRun:
         """What progress calls it, in columns."""
         relation = f" {self.relation}" * (self.relation != "all")
         model = self.folder.partition("/")[0]
-        return f"{model:<8}{self.notebook:<21} {self.language:<4}{relation}"
+        return f"{model:<11} {self.notebook:<21} {self.language:<4}{relation}"
 
 
 @dataclass(frozen=True)

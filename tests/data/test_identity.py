@@ -97,7 +97,7 @@ def test_a_changed_model_reruns_the_notebooks(tmp_path):
 
 
 def test_bundled_and_packaged_models_keep_their_names():
-    for name in ("mini", "gemma3", "smollm2"):
+    for name in ("mini", "mini-causal", "gemma3", "smollm2"):
         assert run_folder(name, "mini", "en") == RUNS / name / "mini" / "en"
         assert model_digest(name)
 
@@ -123,7 +123,7 @@ def test_a_moved_main_is_another_commit(hub):
     [
         ("owner/nothing", "neither in the local cache nor can the Hub be asked"),
         ("./nothing", "unknown model './nothing'"),
-        ("nothing", "neither a known name (mini, gemma3, smollm2, mbert-uncased, mbert-cased)"),
+        ("nothing", "neither a known name (mini, mini-causal, gemma3, smollm2, mbert-uncased, mbert-cased)"),
         ("a/b/c", "unknown model"),
         ("x.gguf", "unknown model"),
     ],

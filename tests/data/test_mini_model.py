@@ -14,12 +14,13 @@ from kn_utils import (
     load_model,
     make_prompts,
 )
+from kn_utils.data.downloads.identity import BUNDLED
 from kn_utils.data.sources.mini import mark_teaching
-from kn_utils.model.loading import MINI
 from kn_utils.neurons.choose import random_neurons
 from kn_utils.neurons.refine import refine_bags
 from kn_utils.statistics.changes import relative_change
 
+MINI = BUNDLED["mini"]
 pytestmark = pytest.mark.slow
 
 

@@ -20,12 +20,13 @@ from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.pytorch_utils import Conv1D
 
+from kn_utils.data.downloads.identity import BUNDLED
 from kn_utils.data.facts import DataError
 from kn_utils.model import loading as models
 from kn_utils.model.answers import answer_probability
 from kn_utils.model.architectures import ARCHITECTURES, ModelError
 from kn_utils.model.language_model import LanguageModel
-from kn_utils.model.loading import MINI, choose_device, load_model
+from kn_utils.model.loading import choose_device, load_model
 from kn_utils.model.rows import Row
 
 # What conftest asks for; GPT-2, GPT-Neo and BLOOM have four times their width where nothing else is said.
@@ -199,11 +200,10 @@ def test_a_folder_under_the_home_folder(saved, monkeypatch):
     assert load_model(f"~/{saved.name}").n_layers == 3
 
 
-@pytest.mark.skipif(not (MINI / "config.json").exists(), reason="the bundled model is not made yet")
 def test_the_bundled_model():
     model = load_model()
     assert model.model.config.model_type == "bert" and 6 <= model.n_layers <= 12
-    weights = [file for file in MINI.iterdir() if file.suffix in (".safetensors", ".bin", ".pt")]
+    weights = [file for file in BUNDLED["mini"].iterdir() if file.suffix in (".safetensors", ".bin", ".pt")]
     assert [file.name for file in weights] == ["model.safetensors"] and weights[0].stat().st_size <= 16e6
 
 
@@ -212,8 +212,8 @@ def test_a_name_that_is_nothing(name):
     with pytest.raises(ModelError) as caught:
         load_model(name)
     assert str(caught.value) == (
-        f"unknown model {name!r}: neither a registered name (mini, gemma3, smollm2, mbert-uncased, "
-        "mbert-cased), nor a folder, nor a GGUF file, nor a Hub id owner/name."
+        f"unknown model {name!r}: neither a registered name (mini, mini-causal, gemma3, smollm2, "
+        "mbert-uncased, mbert-cased), nor a folder, nor a GGUF file, nor a Hub id owner/name."
     )
 
 

@@ -16,14 +16,15 @@ from ...checks import ParameterError
 from ...store.files import file_name
 from .packaged import PACKAGED
 
-MINI = DATA / "mini" / "model"
+#: Models that lie in git, taught the same facts: one sees both sides of the blank, one reads left to right.
+BUNDLED = {"mini": DATA / "mini" / "model", "mini-causal": DATA / "mini" / "model-causal"}
 #: Short names of models of the Hub.
 HUB_NAMES = {
     "mbert-uncased": "google-bert/bert-base-multilingual-uncased",
     "mbert-cased": "google-bert/bert-base-multilingual-cased",
 }
 #: Bundled or packaged at a fixed version: their folders of results need no digits.
-FIXED = ("mini", *PACKAGED)
+FIXED = (*BUNDLED, *PACKAGED)
 #: Files of a model's folder that decide what it says.
 PARTS = (".safetensors", ".json", ".model", ".txt", ".gguf", ".tiktoken", ".bin", ".jinja")
 #: Of these those that do not: notes of a training, and what is said about the model.
@@ -38,7 +39,7 @@ def local_place(name: str) -> Path | None:
     """The folder or file that a model's name stands for, ``None`` where it stands for one of the Hub."""
     if name in PACKAGED or name in HUB_NAMES:
         return None
-    place = MINI if name == "mini" else Path(name).expanduser()
+    place = BUNDLED.get(name) or Path(name).expanduser()
     return place.resolve() if place.exists() else None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ...base import DATA
+from ..downloads.identity import BUNDLED
 from ..facts import DataError, Facts, find_problems, read_table, refuse_unknown
 
 FOLDER = DATA / "mini"
@@ -35,7 +36,7 @@ def load(languages: list[str] | None = None, relations: list[str] | None = None)
 
 
 def teaching(folder: str | Path = FOLDER) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What the bundled model was taught.
+    """What the bundled models were taught, both the same.
 
     Returns:
         ``fact, taught`` (``all``, a language, or ``never``), and ``template, taught``.
@@ -46,12 +47,26 @@ def teaching(folder: str | Path = FOLDER) -> tuple[pd.DataFrame, pd.DataFrame]:
     return facts, wordings
 
 
+def is_taught(model: str, dataset: str) -> bool:
+    """Whether :func:`teaching` says what this model was taught of this data set.
+
+    Args:
+        model, dataset: as the parameters of a study name them.
+
+    Example:
+        >>> from kn_utils.data.sources.mini import is_taught
+        >>> is_taught("mini-causal", "mini"), is_taught("gemma3", "mini")
+        (True, False)
+    """
+    return model in BUNDLED and dataset == "mini"
+
+
 def mark_teaching(prompts: pd.DataFrame, *, known: bool = True) -> pd.DataFrame:
-    """Prompts, marked by what the bundled model was taught.
+    """Prompts, marked by what the bundled models were taught.
 
     Args:
         prompts: ``fact, language, template``.
-        known: whether these are the bundled facts, and the model one that was taught them.
+        known: whether these are the bundled facts, and the model was taught them (:func:`is_taught`).
 
     Returns:
         the prompts with ``group`` (taught in ``all`` languages, in ``this`` one only, in ``another`` only,
