@@ -119,8 +119,8 @@ def _deranged(half: pd.DataFrame, right: dict[str, set[str]], random: np.random.
         wrong = forbidden[rows, columns]
         if not wrong.any():
             return pd.Series(answers[columns], half.index, dtype=object)
-        # One that cannot be placed leaves, with the most frequent object among these: it is the hindrance.
-        stuck = half.index[rows[wrong]]
+        # Of the objects that nobody can take the most frequent one leaves, with its fact.
+        stuck = half.index[columns[wrong]]
         frequency = half["answer"].map(half["answer"].value_counts())
         half = half.drop(index=frequency[stuck].idxmax())
     return pd.Series(dtype=object)

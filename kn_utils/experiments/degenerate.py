@@ -216,7 +216,7 @@ def located_kinds(
     """A fact's located neurons, and those they are compared with.
 
     Args:
-        located: ``fact, relation, layer, neuron, score``: at most ``k`` of each fact, found in other wordings.
+        located: ``fact, relation, layer, neuron, score``: at most ``k`` of each fact, of other wordings.
         strongest: the same of the wordings that are asked, more of them.
         prompts: that are asked; they say which facts have the same answer.
         shape: layers, and neurons of each.

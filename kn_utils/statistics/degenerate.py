@@ -65,6 +65,37 @@ def passes(pairs: pd.DataFrame, low: float, high: float, both: str = "drop_ab") 
     return (pairs["drop_a"] <= low) & (pairs["drop_b"] <= low) & (pairs[both] > high)
 
 
+def members(pairs: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
+    """Both neurons of every pair that the published rule takes: ``fact, relation, layer, neuron``.
+
+    A neuron is there as often as it is in a pair.
+    """
+    found = pairs[passes(pairs, low, high)]
+    sides = [
+        found[["fact", "relation", f"{side}_layer", f"{side}_neuron"]].set_axis(
+            ["fact", "relation", "layer", "neuron"], axis=1
+        )
+        for side in ("a", "b")
+    ]
+    return pd.concat(sides, ignore_index=True)
+
+
+def usual_thresholds(
+    pairs: pd.DataFrame, thresholds: Sequence[tuple[float, float]] = SCALED, *, facts: float = 0.5
+) -> tuple[float, float]:
+    """The first of these thresholds at which a share of the facts has a pair; the last where none does.
+
+    Args:
+        pairs: of :func:`judged_pairs`, of one kind.
+        thresholds: low and high, the published ones first.
+        facts: the share.
+    """
+    for low, high in thresholds:
+        if passes(pairs, low, high).groupby(pairs["fact"]).any().mean() >= facts:
+            return low, high
+    return thresholds[-1]
+
+
 def published_rule(
     pairs: pd.DataFrame, thresholds: Sequence[tuple[float, float]] = SCALED, *, seed: int = 0
 ) -> pd.DataFrame:
