@@ -81,19 +81,16 @@ def members(pairs: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
 
 
 def usual_thresholds(
-    pairs: pd.DataFrame, thresholds: Sequence[tuple[float, float]] = SCALED, *, facts: float = 0.5
+    pairs: pd.DataFrame, thresholds: Sequence[tuple[float, float]] = SCALED
 ) -> tuple[float, float]:
-    """The first of these thresholds at which a share of the facts has a pair; the last where none does.
+    """Of these thresholds those at which the most facts have a pair; of several the first.
 
     Args:
         pairs: of :func:`judged_pairs`, of one kind.
         thresholds: low and high, the published ones first.
-        facts: the share.
     """
-    for low, high in thresholds:
-        if passes(pairs, low, high).groupby(pairs["fact"]).any().mean() >= facts:
-            return low, high
-    return thresholds[-1]
+    facts = [pairs.loc[passes(pairs, *each), "fact"].nunique() for each in thresholds]
+    return thresholds[int(np.argmax(facts))]
 
 
 def published_rule(

@@ -90,13 +90,15 @@ def test_shares_of_the_rule_by_a_loop(low, high):
     assert len(told) == 2 * passing and set(told["fact"]) == facts
 
 
-def test_the_usual_thresholds_are_the_first_at_which_half_of_the_facts_have_a_pair():
+def test_the_usual_thresholds_are_those_at_which_most_facts_have_a_pair():
     none = judging.judged_pairs(pd.DataFrame([pair(f, 0.5, (0.0, 0.0, 0.0)) for f in "ab"]))
-    assert judging.usual_thresholds(none) == judging.SCALED[-1]
-    some = judging.judged_pairs(
-        pd.DataFrame([pair("a", 0.5, (0.0, 0.0, 3.0)), pair("b", 0.5, (0.0, 0.0, 0.0))])
-    )
+    assert judging.usual_thresholds(none) == judging.PUBLISHED
+    one, other = pair("a", 0.5, (0.0, 0.0, 3.0)), pair("b", 0.5, (0.0, 0.0, 0.0))
+    some = judging.judged_pairs(pd.DataFrame([one, other]))
     assert judging.usual_thresholds(some) == judging.PUBLISHED
+    weak = [pair(f, 0.5, (0.0, 0.0, 0.1)) for f in "bc"]  # P falls by 5 %
+    most = judging.judged_pairs(pd.DataFrame([one, *weak]))
+    assert judging.usual_thresholds(most) == (0.02, 0.025)
 
 
 def test_additivity_by_a_loop():
