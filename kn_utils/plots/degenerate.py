@@ -77,7 +77,8 @@ def left_to_others(table: pd.DataFrame, model: str, slack: float = SLACK) -> Fig
     number = table[table["measure"] == "left to the others"].set_index("kind")["n"].reindex(kinds).fillna(0)
     names = [f"{KINDS_OF_SETS[kind]} ({n:.0f})" for kind, n in zip(kinds, number, strict=True)]
     axes.set_yticks(place, names)
-    axes.set(xlim=(-20, 118), ylim=(len(kinds) - 0.5, -0.5))
+    lowest = 100 * table.loc[table["measure"].isin(LEFT), ["value", "low"]].min(axis=None)
+    axes.set(xlim=(min(-20.0, lowest - 5), 118), ylim=(len(kinds) - 0.5, -0.5))
     axes.set_xlabel("carried without the first sufficient set,\n% of what all carry together")
     axes.grid(axis="y", visible=False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
