@@ -109,6 +109,8 @@ RANGES = {
     "checked_prompts": _COUNT,
     "edits_per_relation": _COUNT,
     "erased": _COUNT,
+    "located": _COUNT,
+    "claims_per_relation": _LIMIT,
     "factor": _FORCE,
     "l1": _FORCE,
     "l2": _FORCE,

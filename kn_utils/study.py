@@ -12,6 +12,7 @@ from .attribution.attribute import attribute
 from .attribution.streaming import ScoreTables, prompts_file
 from .data.prompts import draw, make_prompts
 from .experiments.controls import control_sets
+from .experiments.degenerate import located_kinds
 from .model.loading import load_model
 from .neurons.choose import random_neurons, strongest
 from .neurons.refine import Refined, refine_bags
@@ -247,3 +248,33 @@ class Study(Asks):
         kinds = control_sets(own, asked, self.shape, active=active, seed=seed)
         given: dict[str, Any] = {"candidates": self.candidates(asked), "before": self.answers(asked)}
         return {"prompts": asked, **given, "kinds": kinds}
+
+    def located_sets(
+        self, k: int, language: str, *, facts: int | None = None, wordings: int = 3
+    ) -> dict[str, Any]:
+        """Located neurons of known facts, and others (:mod:`kn_utils.experiments.degenerate`).
+
+        Located are the at most ``k`` neurons with the highest mean score in every other wording, at most
+        ``wordings``; one of the wordings that had no say is drawn to silence them in. Facts are those that
+        the model knows (:meth:`knowledge`), at most ``facts`` of each relation.
+
+        Returns:
+            ``prompts, candidates, kinds``; ``candidates`` is ``None`` unless the parameters' target is typed.
+            ``prompts`` and ``kinds`` are empty where no known fact has wordings for both.
+        """
+        known = self.knowledge(language)
+        known = known.loc[known["known"], "fact"]
+        found, held = (half[half["fact"].isin(known)] for half in self.halves(language))
+        found = found[found["fact"].isin(held["fact"])].groupby("fact", sort=False).head(wordings)
+        held = held[held["fact"].isin(found["fact"])]
+        asked = draw(held, facts=facts, seed=self.parameters.seed)
+        found = found[found["fact"].isin(asked["fact"])].reset_index(drop=True)
+        if asked.empty:
+            return {"prompts": asked, "candidates": None, "kinds": {}}
+        located, here = (
+            strongest(self.scores(language, prompts=part), part, None, None, number)
+            for part, number in ((found, k), (asked, 3 * k))
+        )
+        kinds = located_kinds(located, here, asked, self.shape, k, seed=self.parameters.seed)
+        typed = self.parameters.target == "typed"
+        return {"prompts": asked, "candidates": self.candidates(asked) if typed else None, "kinds": kinds}

@@ -380,3 +380,33 @@ def test_the_rule_is_that_of_the_parameters_whatever_the_model(tmp_path):
         assert usual == {"rule": "auto", "steps": None}
         four = Study(StudyParameters(**plain, model=model, rule="gauss-legendre", steps=4)).rule
         assert four == {"rule": "gauss-legendre", "steps": 4}
+
+
+@pytest.mark.slow
+def test_located_neurons_come_from_other_wordings_than_the_one_that_is_asked(stored):
+    one = study(stored, facts_per_relation=4)
+    given = one.located_sets(4, "en", wordings=2)
+    asked, own = given["prompts"], given["kinds"]["own"]
+    known = one.knowledge("en")
+    assert (
+        set(asked["fact"]) <= set(known.loc[known["known"], "fact"]) and not asked["fact"].duplicated().any()
+    )
+    found, held = one.halves("en")
+    assert set(asked["prompt"]) <= set(held["prompt"]) and given["candidates"] is None
+    scores = one.scores("en")
+    for fact, part in own.groupby("fact"):
+        prompts = found.loc[found["fact"] == fact, "prompt"].head(2)
+        mean = scores[scores["prompt"].isin(prompts)].groupby(["layer", "neuron"])["score"].sum() / len(
+            prompts
+        )
+        best = mean.sort_values(ascending=False).head(4).index
+        assert set(zip(part["layer"], part["neuron"], strict=True)) == set(best)
+    typed = study(stored, facts_per_relation=4, target="typed").located_sets(4, "en", wordings=2, facts=1)
+    assert len(typed["prompts"]) == 1 == len(typed["candidates"])
+
+
+def test_where_no_fact_is_known_nothing_is_located(tmp_path, monkeypatch):
+    one = study(tmp_path)
+    nothing = one.knowledge("en").assign(known=False)
+    monkeypatch.setattr(Study, "knowledge", lambda self, language: nothing)
+    assert one.located_sets(4, "en")["kinds"] == {}

@@ -4,9 +4,11 @@ Readable without colour: each kind of neuron has its own lightness and its own m
 """
 
 from .activating import activation_kinds, activations
+from .checking import checking
 from .controls import controls, excess_between_languages
 from .data import answer_pieces, coverage, recall
 from .decoded import consistency, decoded_recall
+from .degenerate import left_to_others, pairs
 from .edits import edit_languages, edit_rates, edit_sweep, edit_tradeoff
 from .effects import changes, doses
 from .erasing import erased, erased_languages, erased_sweep
@@ -23,6 +25,7 @@ __all__ = [
     "benchmark",
     "between_languages",
     "changes",
+    "checking",
     "consistency",
     "controls",
     "convergence",
@@ -38,6 +41,8 @@ __all__ = [
     "erased_languages",
     "erased_sweep",
     "layers",
+    "left_to_others",
+    "pairs",
     "paths",
     "recall",
     "save",

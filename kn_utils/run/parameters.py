@@ -75,6 +75,8 @@ class StudyParameters(BaseModel):
     edits_per_relation: Annotated[int, _within("edits_per_relation")] = 10
     erased: Annotated[int, _within("erased")] = 20
     masks: Annotated[int | None, _within("masks")] = None
+    located: Annotated[int, _within("located")] = 10
+    claims_per_relation: Annotated[int | None, _within("claims_per_relation")] = 16
 
     download: bool = False
 
