@@ -16,7 +16,8 @@ import pandas as pd
 
 from ..base import StudyError
 from ..checks import ASKED, check_model, check_prompts, check_table
-from ..model.answers import Scaling, answers, questions_of
+from ..model.acting import Scaling
+from ..model.answers import answers, questions_of
 from ..model.language_model import LanguageModel
 from ..model.typed import typed_answers
 from ..neurons.choose import lent, pairs_by_fact, random_neurons
