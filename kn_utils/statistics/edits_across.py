@@ -1,0 +1,102 @@
+"""Edits from other languages, compared at one cost to the relation's other facts.
+
+For every source of neurons and every language asked in, the force is chosen for each fact by what the edits
+of the *other* facts cost there (:func:`kn_utils.statistics.forces.at_same_cost`), such that the perplexity of
+the relation's other right answers becomes so many times what it was: 1.25 is a cost of ln 1.25 nats.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from .changes import mean_table
+from .forces import at_same_cost
+from .intervals import interval
+
+SUCCESS, GAIN, EXCESS = "new answer first", "gain of ln P(new answer)", "gain beyond another fact"
+COST = "cost"
+MEASURES = (SUCCESS, GAIN, EXCESS)
+
+
+def outcomes(edits: pd.DataFrame) -> pd.DataFrame:
+    """What every edit achieved and cost.
+
+    Args:
+        edits: of :func:`kn_utils.experiments.edits_across.edited_across`.
+
+    Returns:
+        ``fact, language, source, force, measure, value``: ``new answer first`` (among the relation's
+        answers), the gain of its ln P (nats), that gain beyond another fact's question, and ``cost``, the
+        loss of ln P of other facts' right answers (nats).
+    """
+    table = edits.assign(
+        gain=np.log(edits["after"].clip(lower=1e-300)) - np.log(edits["before"].clip(lower=1e-300))
+    )
+    keys = ["fact", "language", "source", "force"]
+    own, another, others = (
+        table[table["where"] == where].astype({"typed_right_after": float}).groupby(keys, sort=False)
+        for where in ("the fact", "another fact", "same relation")
+    )
+    gain = own["gain"].mean()
+    parts = {
+        SUCCESS: own["typed_right_after"].mean(),
+        GAIN: gain,
+        EXCESS: gain - another["gain"].mean().reindex(gain.index),
+        COST: -others["gain"].mean(),
+    }
+    tables = [values.rename("value").reset_index().assign(measure=name) for name, values in parts.items()]
+    return pd.concat(tables, ignore_index=True)[[*keys, "measure", "value"]]
+
+
+def at_one_cost(edits: pd.DataFrame, ratio: float = 1.25) -> pd.DataFrame:
+    """Each fact's outcomes at forces that cost the relation's other facts the same.
+
+    Args:
+        edits: of :func:`kn_utils.experiments.edits_across.edited_across`.
+        ratio: perplexity of the other facts, after over before.
+
+    Returns:
+        ``source, fact, language, measure, value, force, cost, reached``.
+    """
+    table = outcomes(edits).rename(columns={"source": "edit", "fact": "edited"})
+    asked = edits[edits["where"] == "the fact"].drop_duplicates(["fact", "language"])
+    parts = []
+    for language, own in table.groupby("language", sort=False):
+        here = asked[asked["language"] == language].set_index("fact")["typed_right_before"].astype(float)
+        nothing = pd.Series(0.0, here.index)
+        start = pd.concat({SUCCESS: here, GAIN: nothing, EXCESS: nothing})
+        matched = at_same_cost(own, start, [np.log(ratio)], cost=COST, measures=MEASURES)
+        parts.append(matched.assign(language=language))
+    matched = pd.concat(parts, ignore_index=True).rename(columns={"edit": "source", "edited": "fact"})
+    return matched[["source", "fact", "language", "measure", "value", "force", "cost", "reached"]]
+
+
+def cost_matched(matched: pd.DataFrame, by: tuple[str, ...] = (), *, seed: int = 0) -> pd.DataFrame:
+    """Means of :func:`at_one_cost` over facts (a fact's languages averaged first).
+
+    Returns:
+        ``measure, source, *by, value, low, high, n, force, cost, reached`` (means of the last three).
+    """
+    keys = ["measure", "source", *by]
+    table = matched.dropna(subset=["value"]).astype({"reached": float})
+    means = mean_table(table, "value", keys, seed=seed)
+    more = table.groupby(keys, sort=False)[["force", "cost", "reached"]].mean().reset_index()
+    return means.merge(more, on=keys)
+
+
+def matched_difference(matched: pd.DataFrame, first: str, second: str, *, seed: int = 0) -> pd.DataFrame:
+    """One source less another at one cost, paired by fact and language.
+
+    Returns:
+        ``measure, source`` (first - second), ``value, low, high, n``; a fact's languages averaged first.
+    """
+    keys = ["measure", "fact", "language"]
+    wide = matched.pivot_table(index=keys, columns="source", values="value", sort=False)
+    wide = wide.reindex(columns=[first, second]).dropna()
+    per_fact = (wide[first] - wide[second]).groupby(["measure", "fact"], sort=False).mean()
+    rows = [
+        {"measure": measure, "source": f"{first} - {second}", **interval(values, seed=seed)}
+        for measure, values in per_fact.groupby("measure", sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["measure", "source", "value", "low", "high", "n"])
