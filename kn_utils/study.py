@@ -21,6 +21,8 @@ from .store.origin import full_origin
 
 #: Threshold of the activation baseline (Dai et al.'s code; activations are less peaked than attributions).
 ACTIVATION_THRESHOLD = 0.5
+#: Of a fact's ranking as far down as sets of one size may reach.
+DEPTH = 60
 
 
 class Study(Asks):
@@ -86,6 +88,8 @@ class Study(Asks):
             options |= self.rule | {"baseline": p.baseline, "multiplier": p.multiplier}
             if (target or p.target) == "typed":
                 name, options["target"] = "scores-typed", "typed"
+            if p.rule != "auto":  # beside those of the usual rule, which other notebooks need
+                name += f"-{p.rule}"
         spoken = list(dict.fromkeys(prompts["language"]))
         if len(spoken) > 1:
             return self._mixed(prompts, spoken, method, target, gap)
@@ -220,6 +224,25 @@ class Study(Asks):
         scores = self.scores(language, method, asked, target=target)
         best = strongest(scores, asked, None, None, k)
         return best[best.groupby("fact")["fact"].transform("size") == k].reset_index(drop=True)
+
+    def ranked(self, prompts: pd.DataFrame, *, target: str | None = None, k: int = DEPTH) -> pd.DataFrame:
+        """Each fact's ``k`` strongest neurons in every language of these prompts, as far as it has so many.
+
+        Args:
+            prompts: those that find them, of any languages.
+            target: as :meth:`score_tables` takes it.
+            k: at most so many for a fact and language.
+
+        Returns:
+            ``language, fact, relation, layer, neuron, score`` (the mean over its prompts).
+        """
+        parts = []
+        for language, own in prompts.groupby("language", sort=False):
+            asked = self._scored(own.reset_index(drop=True), "integrated-gradients", target)
+            scores = self.scores(str(language), prompts=asked, target=target)
+            parts.append(strongest(scores, asked, None, None, k).assign(language=language))
+        found = pd.concat(parts, ignore_index=True)
+        return found[["language", *(name for name in found.columns if name != "language")]]
 
     def controlled(
         self, language: str, target: str, k: int = 5, facts: int | None = 8, wordings: int = 3
