@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import pandas as pd
 import pytest
@@ -169,6 +170,22 @@ def make_model(
             else:
                 weight.add_(0.1 * torch.randn_like(weight))
     return LanguageModel(model, tokenizer, name=f"random {kind}")
+
+
+@contextmanager
+def texts_run(model: LanguageModel) -> Iterator[list[int]]:
+    """Inside, the list gains the number of tokens of every text that is read to its end."""
+    seen: list[int] = []
+
+    def count(_, args, kwargs):
+        rows, tokens = kwargs["input_ids"].shape
+        seen.extend([tokens] * rows)
+
+    handle = model.model.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from ..base import QUIET
-from ..model.answers import PATIENCE, Scaling, answers, questions_of
+from ..model.acting import Scaling
+from ..model.answers import PATIENCE, answers, questions_of
 from ..model.language_model import LanguageModel
 from ..model.memory import in_parts, rows_at_once
 from ..model.rows import Row

@@ -27,6 +27,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from ..model.head import gives_logits
 from ..model.language_model import LanguageModel
 from ..model.rows import ANYTHING_ELSE, Row
 from ..model.typed import candidates_of, has_competitor, typed_rows
@@ -49,9 +50,7 @@ class Target:
         self.rows, self.head, self.odds = rows, model.model.get_output_embeddings(), odds
         self.plain = not odds and not any(row.among for row in rows)
         self.pieces: list[int] | None = None
-        # DeBERTa of the second kind names another map, and multiplies by the word embeddings itself.
-        gives_logits = type(self.head) is nn.Linear and self.head.out_features == len(model.embeddings)
-        if gives_logits and all(row.among and ANYTHING_ELSE not in row.among for row in rows):
+        if gives_logits(model, self.head) and all(row.named for row in rows):
             self.pieces = sorted({piece for row in rows for piece in (*row.among, row.target)})
         self.named = all(row.target != ANYTHING_ELSE for row in rows)
         places = [[0 if row.target == ANYTHING_ELSE else self._place(row.target)] for row in rows]
@@ -122,7 +121,7 @@ class Target:
         """The logits, those outside B (for the log-odds B without A) at minus infinity."""
         outside = torch.zeros(len(self.rows), logits.shape[1], dtype=torch.bool)
         for number, row in enumerate(self.rows):
-            if row.among and ANYTHING_ELSE not in row.among:
+            if row.named:
                 outside[number] = True
                 outside[number, self._named(row)] = False
             if self.odds and row.target == ANYTHING_ELSE:

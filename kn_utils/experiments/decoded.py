@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..model.answers import Intervention, Scaling, questions_of
+from ..model.acting import Intervention, Scaling
+from ..model.answers import questions_of
 from ..model.decoding import decode
 from ..model.decoding_choice import CHOICES, choose
 from ..model.edits import PUBLISHED, Edit

@@ -10,7 +10,8 @@ import pandas as pd
 
 from ..base import StudyError
 from ..checks import ASKED, check_model, check_numbers, check_prompts, check_table
-from ..model.answers import Scaling, answers, as_answered, questions_of
+from ..model.acting import Scaling
+from ..model.answers import answers, as_answered, questions_of
 from ..model.language_model import LanguageModel
 from ..model.typed import typed_answers
 from ..neurons.choose import pairs_by_fact

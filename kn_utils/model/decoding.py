@@ -32,7 +32,8 @@ from tqdm.auto import tqdm
 
 from ..base import QUIET, StudyError
 from ..data.facts import OBJECT, SUBJECT, DataError
-from .answers import PATIENCE, Intervention
+from .acting import Intervention
+from .answers import PATIENCE
 from .decoding_causal import go_on
 from .decoding_choice import CHOICES
 from .decoding_choice import choose as choose_among
@@ -95,7 +96,7 @@ def decode(
         rescore: after every step take each blank's log-probability given all others.
         ban: whether the mask, unknown, special and unused tokens are kept out.
         original: what shall be as in the released program, see above.
-        acting: per prompt what acts on the model (:class:`kn_utils.model.answers.Scaling` at every blank that
+        acting: per prompt what acts on the model (:class:`kn_utils.model.acting.Scaling` at every blank that
             is read). Inside ``suppress`` and ``amplify`` it is the first open blank alone.
         batch_size: texts per pass; ``None`` suits the device.
         progress: whether a bar shows after some seconds.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .answers import Intervention
+from .acting import Intervention
 from .language_model import LanguageModel
 from .slots import Text, banned_pieces, best_pieces, log_probabilities
 

@@ -31,6 +31,11 @@ class Row:
     target: int
     among: tuple[int, ...] = ()
 
+    @property
+    def named(self) -> bool:
+        """Whether all pieces that it competes with are named."""
+        return bool(self.among) and ANYTHING_ELSE not in self.among
+
 
 def answer_pieces(tokenizer: Any, answer: str, before: str = " ", unknown: str = "refuse") -> list[int]:
     """The token ids of an answer as it stands behind the text ``before``, without special tokens.

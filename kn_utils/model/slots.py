@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .answers import Intervention, Scaling, acting_on
+from .acting import Intervention, Scaling, acting_on
+from .head import AT_ONCE, log_sums
 from .language_model import LanguageModel
 from .memory import in_parts, rows_at_once
 from .rows import Row
-
-AT_ONCE = 32  # places whose whole vocabulary is held in double precision at a time
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def _ask(
         logits = model.logits(inputs, position, row)
     asked = [pieces for text in texts for pieces in text.wanted]
     if asked:
-        whole = torch.cat([here.double().logsumexp(1) for here in logits.split(AT_ONCE)])
+        whole = log_sums(logits)
         ids = torch.tensor([piece for pieces in asked for piece in pieces], device=model.device)
         counts = torch.tensor([len(pieces) for pieces in asked], device=model.device)
         line = torch.repeat_interleave(torch.arange(len(asked), device=model.device), counts)

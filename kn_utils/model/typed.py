@@ -23,7 +23,8 @@ import numpy as np
 import pandas as pd
 
 from ..checks import ASKED, ParameterError, check_model, check_table
-from .answers import Intervention, answers, as_answered, questions_of
+from .acting import Intervention
+from .answers import answers, as_answered, questions_of
 from .language_model import LanguageModel
 from .rows import ANYTHING_ELSE, Row, encode
 

@@ -15,7 +15,7 @@ from kn_utils.experiments.decoded import (
     reports_by_choice,
 )
 from kn_utils.experiments.effects import EvaluationError
-from kn_utils.model.answers import Scaling
+from kn_utils.model.acting import Scaling
 from kn_utils.model.decoding import decode
 from kn_utils.model.decoding_choice import choose
 from kn_utils.model.edits import ValueEdit

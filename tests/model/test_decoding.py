@@ -10,7 +10,8 @@ import pytest
 import torch
 from conftest import OWN, make_model
 
-from kn_utils.model.answers import Scaling, answer_probability, answers, questions_of
+from kn_utils.model.acting import Scaling
+from kn_utils.model.answers import answer_probability, answers, questions_of
 from kn_utils.model.architectures import ARCHITECTURES
 from kn_utils.model.decoding import INIT, REFINE, DecodingError, answer_lengths, decode
 from kn_utils.model.decoding_causal import MARKS

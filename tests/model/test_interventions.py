@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import core_first, make_model
+from conftest import core_first, make_model, texts_run
 from oracles import neurons_at, probability_with
 
 from kn_utils.experiments.effects import effects
-from kn_utils.model import answers as answers_module
-from kn_utils.model.answers import Scaling, answer_probability, answers, questions_of
+from kn_utils.model import one_pass
+from kn_utils.model.acting import Scaling
+from kn_utils.model.answers import answer_probability, answers, questions_of
 from kn_utils.model.architectures import ARCHITECTURES
 from kn_utils.model.edits import FineTune, Request, ValueEdit, _slopes
 from kn_utils.model.hooks import InterventionError, SlotChange, find_blank, read_at, replace_at
@@ -415,15 +416,13 @@ def test_memory_that_ends_halves_the_batch_and_says_so(bert, prompts, monkeypatc
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "opt"])
-def test_a_left_to_right_model_reads_all_pieces_in_one_text(kind, prompts, monkeypatch):
+def test_a_left_to_right_model_reads_all_pieces_in_one_text(kind, prompts):
     model = make_model(kind)
     questions = questions_of(model, asked_for(model, prompts))
     assert sum(map(len, questions)) > len(questions)
-    seen = []
-    logits = model.logits
-    monkeypatch.setattr(model, "logits", lambda i, *w: seen.append(len(i["input_ids"])) or logits(i, *w))
-    answers(model, questions)
-    assert sum(seen) == len(questions)
+    with texts_run(model) as seen:
+        answers(model, questions)
+    assert len(seen) == len(questions)
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
@@ -435,10 +434,8 @@ def test_two_answers_to_one_question_are_read_in_one_text(kind, prompts, monkeyp
     asked = [(question, act) for act in acts for question in pair]
     alone = [answers(model, [question], [act]).iloc[0] for question, act in asked]
     seen = []
-    acting_on = answers_module.acting_on
-    monkeypatch.setattr(
-        answers_module, "acting_on", lambda m, at, a: seen.append(len(a)) or acting_on(m, at, a)
-    )
+    acting_on = one_pass.acting_on
+    monkeypatch.setattr(one_pass, "acting_on", lambda m, at, a: seen.append(len(a)) or acting_on(m, at, a))
     together = answers(model, [q for q, _ in asked], [a for _, a in asked])
     assert sum(seen) == len(acts)
     for i, one in enumerate(alone):

@@ -9,7 +9,8 @@ import torch
 from conftest import make_model
 from oracles import next_probabilities, pieces_of
 
-from kn_utils.model.answers import Scaling, answer_probability
+from kn_utils.model.acting import Scaling
+from kn_utils.model.answers import answer_probability
 from kn_utils.model.interventions import suppress
 from kn_utils.model.typed import branches, candidates_of, typed_answers, typed_rows
 
