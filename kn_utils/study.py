@@ -244,6 +244,28 @@ class Study(Asks):
         found = pd.concat(parts, ignore_index=True)
         return found[["language", *(name for name in found.columns if name != "language")]]
 
+    def by_threshold(
+        self, prompts: pd.DataFrame, threshold: float, *, target: str | None = None
+    ) -> dict[str, pd.DataFrame]:
+        """The published choice: scores of at least so large a part of their prompt's largest, by language.
+
+        Args:
+            prompts, target: as :meth:`ranked` takes them.
+            threshold: the part.
+
+        Returns:
+            language -> neurons that the parameters' ``share`` of a fact's prompts hold; that share stays
+            where it is.
+        """
+        sets = {}
+        for language, own in prompts.groupby("language", sort=False):
+            asked = self._scored(own.reset_index(drop=True), "integrated-gradients", target)
+            scores = self.scores(str(language), prompts=asked, target=target)
+            options: dict[str, Any] = {"threshold": threshold, "share": self.parameters.share}
+            options |= {"target": None, "keep": self.parameters.keep}
+            sets[str(language)] = refine_bags(scores, asked, **options).neurons
+        return sets
+
     def controlled(
         self, language: str, target: str, k: int = 5, facts: int | None = 8, wordings: int = 3
     ) -> dict[str, Any]:

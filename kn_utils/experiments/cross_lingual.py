@@ -28,7 +28,7 @@ import pandas as pd
 
 from ..base import StudyError
 from ..checks import check_numbers
-from ..model.answers import Scaling
+from ..model.acting import Scaling
 from ..model.language_model import LanguageModel
 from ..model.typed import candidates_of, typed_answers
 from ..neurons.language_independent import WHERE, best_first, graded, in_turn, most_held

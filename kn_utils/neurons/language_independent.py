@@ -108,6 +108,18 @@ def best_first(table: pd.DataFrame, by: Sequence[str] = ("score",)) -> pd.DataFr
     return table.sort_values(order, ascending=ascending, kind="stable").reset_index(drop=True)
 
 
+def strongest_of(found: pd.DataFrame, k: int) -> dict[str, pd.DataFrame]:
+    """Every fact's k strongest neurons, by language.
+
+    Args:
+        found: ``language, fact, relation, layer, neuron, score``.
+        k: so many, or as many as there are.
+    """
+    check_numbers(k=k)
+    parts = found.groupby("language", sort=False)
+    return {str(name): best_first(own).groupby("fact").head(k).reset_index(drop=True) for name, own in parts}
+
+
 def most_held(by_language: Mapping[str, pd.DataFrame], k: int, *, c: float = 1.0) -> pd.DataFrame:
     """A fact's neurons by how many languages hold them, among those by their graded score.
 

@@ -10,6 +10,7 @@ from .decoded import consistency, decoded_recall
 from .edits import edit_languages, edit_rates, edit_sweep, edit_tradeoff
 from .effects import changes, doses
 from .erasing import erased, erased_languages, erased_sweep
+from .independent import by_source, held_by_languages
 from .scores import attribution, benchmark, convergence, paths, settled_shares
 from .statistics import between_languages, layers, settings, sharing
 from .theme import KINDS, save, use_theme
@@ -22,6 +23,7 @@ __all__ = [
     "attribution",
     "benchmark",
     "between_languages",
+    "by_source",
     "changes",
     "consistency",
     "controls",
@@ -37,6 +39,7 @@ __all__ = [
     "excess_between_languages",
     "erased_languages",
     "erased_sweep",
+    "held_by_languages",
     "layers",
     "paths",
     "recall",

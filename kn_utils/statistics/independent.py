@@ -38,6 +38,7 @@ COLUMNS = [
     "p_answer",
     "n_answer",
     "empty_share",
+    "movable",
 ]
 
 
@@ -67,7 +68,8 @@ def independent_counts(
         permutations within relations, and ``p_relation``: the share of them with as large a T_s, at least 1 /
         (RESAMPLES + 1); of the ``n_answer`` facts that share their answer with another of the relation
         ``value_answer``, ``same_answer`` and ``p_answer`` likewise; ``empty_share``: facts with no such
-        neuron.
+        neuron; ``movable``: of the facts of the languages permuted, those that have another of the relation
+        to change places with (where few have, ``other_fact`` is hardly another fact's).
     """
     languages = list(sets)
     here = asked[asked["language"].isin(languages) & ~asked["fact"].isin(set(leave_out))]
@@ -83,6 +85,7 @@ def independent_counts(
     several = with_answer.map(with_answer.value_counts()).to_numpy() > 1
     drawn = _permuted(held, there, relation, seed)
     drawn_answer = _permuted([own[several[own[:, 0]]] for own in held], there, of_answer, seed)
+    movable = _movable(there, relation)
     rows = []
     for s in range(1, len(languages) + 1):
         can = there.sum(0) >= s
@@ -93,8 +96,16 @@ def independent_counts(
         row |= _against(own.sum(), drawn[:, s - 1], number, "value", "other_fact", "p_relation")
         mine, names = per_fact[s - 1][both].sum(), ("value_answer", "same_answer", "p_answer")
         row |= _against(mine, drawn_answer[:, s - 1], int(both.sum()), *names)
-        rows.append(row | {"empty_share": float((own == 0).mean()) if number else np.nan})
+        empty = float((own == 0).mean()) if number else np.nan
+        rows.append(row | {"empty_share": empty, "movable": movable})
     return pd.DataFrame(rows)[COLUMNS]
+
+
+def _movable(there: np.ndarray, group: np.ndarray) -> float:
+    """Of the facts asked about in all languages but the first the share that is not alone in its group."""
+    sizes = [np.bincount(group[own])[group[own]] for own in there[1:]]
+    every = np.concatenate([np.zeros(0, int), *sizes])
+    return float((every > 1).mean()) if len(every) else np.nan
 
 
 def _mean(total: float, number: int) -> float:

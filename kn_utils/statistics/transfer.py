@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ..neurons.language_independent import graded, language_independent, strongest_of
 from .changes import mean_table
 from .controls import PROBABILITIES, excess
 from .intervals import RESAMPLES, resample, with_percentiles
@@ -223,3 +224,58 @@ def change_of(effects: pd.DataFrame, by: Sequence[str], *, seed: int = 0) -> pd.
     for measure, column in LOGITS.items():
         tables.append(mean_table(effects, column, by, seed=seed).assign(measure=measure))
     return pd.concat(tables, ignore_index=True)[["measure", *by, *COLUMNS]]
+
+
+def signs_of_sharing(
+    found: pd.DataFrame, told: pd.DataFrame, taught: pd.DataFrame, *, k: int = 5
+) -> pd.DataFrame:
+    """What neurons, and probabilities, say of each fact; and what it was taught.
+
+    Args:
+        found: ``language, fact, relation, layer, neuron, score``.
+        told: ``fact, language, probability, typed_correct``: the answers.
+        taught: ``fact, relation, taught`` (``all``, a language, ``never``), ``group``
+            (:func:`kn_utils.data.sources.mini.taught_apart`).
+        k: a language holds a fact's k strongest neurons.
+
+    Returns:
+        ``fact, relation, group`` (``shared``: taught in all languages, right in two or more; ``transferred``:
+        taught in one, right in another; ``not transferred``; ``never taught``), ``neurons in two languages``,
+        ``graded score`` (the largest), ``mean ln P``.
+    """
+    by_language = strongest_of(found, k)
+    held = language_independent(by_language, at_least=2).groupby("fact").size()
+    best = graded({str(name): own for name, own in found.groupby("language")}).groupby("fact")["score"].max()
+    log_p = np.log(told["probability"].clip(lower=1e-300)).groupby(told["fact"]).mean()
+    where = told.merge(taught[["fact", "taught"]], on="fact")
+    right = where[where["language"] != where["taught"]].groupby("fact")["typed_correct"].sum()
+    table = taught[["fact", "relation", "group"]].assign(right=taught["fact"].map(right).fillna(0))
+    names = {
+        "all": np.where(table["right"] > 1, "shared", ""),
+        "one": np.where(table["right"] > 0, "transferred", "not transferred"),
+        "never": np.full(len(table), "never taught"),
+    }
+    table["group"] = np.select([table["group"] == name for name in names], list(names.values()), "")
+    table["neurons in two languages"] = table["fact"].map(held).fillna(0).astype(float)
+    table["graded score"], table["mean ln P"] = table["fact"].map(best), table["fact"].map(log_p)
+    return table[(table["group"] != "") & table["fact"].isin(told["fact"])].reset_index(drop=True)
+
+
+def told_apart_by(signs: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """:func:`told_apart` of shared facts from each other group, by every sign.
+
+    Args:
+        signs: of :func:`signs_of_sharing`.
+        seed: of the resamples.
+
+    Returns:
+        ``first, second, score, value, low, high, n, n_second``.
+    """
+    scores = [name for name in signs if name not in ("fact", "relation", "group")]
+    rows = [
+        {"first": "shared", "second": other, "score": score}
+        | told_apart(signs, score, "shared", other, seed=seed)
+        for other in ("transferred", "not transferred", "never taught")
+        for score in scores
+    ]
+    return pd.DataFrame(rows)

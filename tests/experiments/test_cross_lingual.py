@@ -166,7 +166,9 @@ def test_edits_from_other_languages_by_hand(world, kind):
         assert row["after"] == pytest.approx(after["p"][0], rel=1e-7, abs=0)
         nothing = answers(model, questions_of(model, asked.assign(answer=asked["new"])))
         assert row["before"] == pytest.approx(nothing["p"][0], rel=1e-9, abs=0)
-        assert isinstance(change, SlotChange) and row["after"] != pytest.approx(row["before"], rel=1e-6, abs=0)
+        assert isinstance(change, SlotChange) and row["after"] != pytest.approx(
+            row["before"], rel=1e-6, abs=0
+        )
 
 
 def test_an_edit_needs_two_other_languages(world):
