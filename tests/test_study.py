@@ -18,6 +18,7 @@ from kn_utils.attribution.streaming import prompts_file
 from kn_utils.base import StudyError
 from kn_utils.model.edits import ValueEdit
 from kn_utils.model.typed import typed_answers
+from kn_utils.neurons.choose import strongest
 from kn_utils.neurons.refine import RefinementError
 from kn_utils.store.locks import alone
 from kn_utils.store.tables import load_table, save_table
@@ -380,3 +381,26 @@ def test_the_rule_is_that_of_the_parameters_whatever_the_model(tmp_path):
         assert usual == {"rule": "auto", "steps": None}
         four = Study(StudyParameters(**plain, model=model, rule="gauss-legendre", steps=4)).rule
         assert four == {"rule": "gauss-legendre", "steps": 4}
+
+
+def test_rankings_and_thresholds_of_several_languages_are_those_of_each(tmp_path):
+    one = study(tmp_path, rule="gradient", language="all")
+    every = pd.concat([one.prompts(name).groupby("fact").head(2) for name in ("en", "zh")], ignore_index=True)
+    ranked = one.ranked(every, k=7)
+    assert list(ranked)[:5] == ["language", "fact", "relation", "layer", "neuron"]
+    sets = one.by_threshold(every, 0.3)
+    for language, own in every.groupby("language"):
+        asked = own.reset_index(drop=True)
+        scores = one.scores(language, prompts=asked)
+        wanted = strongest(scores, asked, None, None, 7)
+        mine = ranked[ranked["language"] == language].drop(columns="language").reset_index(drop=True)
+        pd.testing.assert_frame_equal(mine, wanted)
+        top = scores.groupby("prompt")["score"].transform("max")
+        held = scores[scores["score"] >= 0.3 * top].merge(asked[["prompt", "fact"]], on="prompt")
+        number = held.groupby(["fact", "layer", "neuron"]).size()
+        both = {key for key, count in number.items() if count / 2 >= 0.7}
+        found = sets[language][["fact", "layer", "neuron"]]
+        assert set(map(tuple, found.to_numpy().tolist())) == both
+    # scores of a rule that was asked for lie beside the usual ones
+    assert (tmp_path / "zh" / "tables" / "scores-gradient.parquet").is_file()
+    assert not (tmp_path / "zh" / "tables" / "scores.parquet").exists()

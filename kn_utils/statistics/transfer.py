@@ -258,7 +258,8 @@ def signs_of_sharing(
     table["group"] = np.select([table["group"] == name for name in names], list(names.values()), "")
     table["neurons in two languages"] = table["fact"].map(held).fillna(0).astype(float)
     table["graded score"], table["mean ln P"] = table["fact"].map(best), table["fact"].map(log_p)
-    return table[(table["group"] != "") & table["fact"].isin(told["fact"])].reset_index(drop=True)
+    table = table[(table["group"] != "") & table["fact"].isin(told["fact"])].drop(columns="right")
+    return table.reset_index(drop=True)
 
 
 def told_apart_by(signs: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:

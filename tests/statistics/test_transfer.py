@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from itertools import permutations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
+from kn_utils import plots
 from kn_utils.statistics import edits_across, transfer
 from kn_utils.statistics.controls import PLAIN, TYPED
 
@@ -188,3 +190,67 @@ def test_edits_are_compared_where_they_cost_the_same():
     )
     difference = edits_across.matched_difference(matched, "cheap", "dear").set_index("measure")
     assert difference.loc[gain, "value"] == pytest.approx(2 - wanted) and difference.loc[gain, "n"] == 4
+
+
+def test_signs_of_sharing_by_hand():
+    strong = pd.DataFrame(
+        [
+            (language, fact, "P36", 1, neuron, score)
+            for fact, own in {
+                "s": {"en": [1, 2], "nl": [1, 3]},
+                "t": {"en": [4], "nl": [5]},
+                "n": {"en": [7]},
+            }.items()
+            for language, neurons in own.items()
+            for neuron, score in zip(neurons, (1.0, 0.5), strict=False)
+        ],
+        columns=["language", "fact", "relation", "layer", "neuron", "score"],
+    )
+    rows = [("s", "en", 0.5, True), ("s", "nl", 0.5, True), ("t", "en", 0.25, True), ("t", "nl", 0.04, True)]
+    rows += [("n", "en", 0.1, False), ("n", "nl", 0.1, True), ("o", "en", 0.2, True), ("o", "nl", 0.2, False)]
+    told = pd.DataFrame(rows, columns=["fact", "language", "probability", "typed_correct"])
+    taught = pd.DataFrame(
+        {"fact": list("stno"), "relation": "P36", "taught": ["all", "en", "never", "en"]}
+    ).assign(group=["all", "one", "never", "one"])
+    found = transfer.signs_of_sharing(strong, told, taught).set_index("fact")
+    assert found["group"].to_dict() == {
+        "s": "shared",
+        "t": "transferred",
+        "n": "never taught",
+        "o": "not transferred",  # right in the language that it was taught in does not count
+    }
+    assert found["neurons in two languages"].to_dict() == {"s": 1, "t": 0, "n": 0, "o": 0}
+    assert found.loc["s", "graded score"] == 1  # neuron 1: (1 + 1) / 2, no spread
+    assert found.loc["t", "graded score"] == pytest.approx(0.5 - 0.5)
+    assert found.loc["t", "mean ln P"] == pytest.approx(np.log(0.25 * 0.04) / 2)
+    table = transfer.told_apart_by(found.reset_index()).set_index(["second", "score"])
+    assert table.loc[("transferred", "neurons in two languages"), "value"] == 1
+    assert set(table.index.get_level_values(1)) == {"neurons in two languages", "graded score", "mean ln P"}
+
+
+def test_pictures_show_what_tables_say():
+    table = pd.DataFrame(
+        {
+            "target": ["answer"] * 3 + ["typed"] * 3,
+            "at_least": [2, 3, 4] * 2,
+            "value": [3.0, 1, 0, 2, 1, 0],
+            "other_fact": [2.0, 0.5, 0, 2, 1, 0],
+            "chance": 0.01,
+        }
+    )
+    table = table.assign(low=table["value"] * 0.9, high=table["value"] * 1.1)
+    figure = plots.held_by_languages(table)
+    for axes, target in zip(figure.axes, ("answer", "typed"), strict=True):
+        part = table[table["target"] == target]
+        for drawn, column in zip(axes.containers, ("value", "other_fact", "chance"), strict=True):
+            assert drawn.lines[0].get_xydata().tolist() == part[["at_least", column]].to_numpy(float).tolist()
+    plt.close(figure)
+    rows = [(t, s, m, v) for t in ("answer", "typed") for s in "ab" for m, v in (("one", -0.1), ("two", 0.2))]
+    table = pd.DataFrame(rows, columns=["target", "source", "measure", "value"])
+    table = table.assign(low=table["value"] - 0.05, high=table["value"] + 0.05)
+    figure = plots.by_source(table, "title", "%", order=["b", "a", "c"], scale=100)
+    first = figure.axes[0]
+    assert [tick.get_text() for tick in first.get_yticklabels()] == ["b", "a", "c"]
+    points = [drawn.lines[0].get_xdata()[:2].tolist() for drawn in first.containers]
+    assert points == [[-10, -10], [20, 20]] and first.get_ylim()[0] > first.get_ylim()[1]
+    plt.close(figure)
