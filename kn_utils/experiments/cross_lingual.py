@@ -108,7 +108,7 @@ def silenced_across(
     check_numbers(k=k, factor=factor)
     rows, acting = [], []
     shape = (model.n_layers, model.n_neurons)
-    others = _OtherFacts(facts, seed)
+    others = OtherFacts(facts, seed)
     place = {prompt: i for i, prompt in enumerate(prompts["prompt"])}
     for target, asked in prompts.groupby("language", sort=False):
         made = sources_for(found, str(target), every, k=k, seed=seed)
@@ -149,7 +149,7 @@ def _sets(
     source: Source,
     fact: str,
     relation: str,
-    others: _OtherFacts,
+    others: OtherFacts,
     generic: pd.DataFrame | None,
     shape: tuple[int, int],
     seed: int,
@@ -174,10 +174,10 @@ def _sets(
             if len(here) == size:
                 yield GENERIC, here[WHERE].to_numpy(int)
         random = np.random.default_rng([seed, *fact.encode()])
-        yield RANDOM, _drawn(own, shape[1], random)
+        yield RANDOM, drawn_like(own, shape[1], random)
 
 
-def _drawn(own: np.ndarray, width: int, random: np.random.Generator) -> np.ndarray:
+def drawn_like(own: np.ndarray, width: int, random: np.random.Generator) -> np.ndarray:
     """As many neurons of the same layers, at random."""
     layers, number = np.unique(own[:, 0], return_counts=True)
     parts = [
@@ -187,15 +187,22 @@ def _drawn(own: np.ndarray, width: int, random: np.random.Generator) -> np.ndarr
     return np.concatenate(parts)
 
 
-class _OtherFacts:
+class OtherFacts:
     """Other facts, in an order drawn for each fact, so that all its sets are lent by the same one."""
 
     def __init__(self, facts: pd.DataFrame, seed: int) -> None:
         self.facts = facts.drop_duplicates("fact").set_index("fact")
         self.seed = seed
+        self.known: dict[tuple[str, str, str], list[str]] = {}
 
     def of(self, fact: str, relation: str, answer: str) -> list[str]:
         """Those of the same or of another relation, with the same answer or another."""
+        key = (fact, relation, answer)
+        if key not in self.known:
+            self.known[key] = self._drawn(*key)
+        return self.known[key]
+
+    def _drawn(self, fact: str, relation: str, answer: str) -> list[str]:
         own = self.facts.loc[fact]
         same = self.facts["relation"] == own["relation"], self.facts["answer"] == own["answer"]
         wanted = (same[0] if relation == "same" else ~same[0]) & (same[1] if answer == "same" else ~same[1])

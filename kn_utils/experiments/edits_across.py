@@ -23,7 +23,7 @@ from ..model.typed import candidates_of, typed_answers
 from ..neurons.language_independent import best_first, most_held
 from ..statistics.controls import spelling
 from .controls import RANDOM
-from .cross_lingual import CrossLingualError, _drawn, _OtherFacts, lists_of
+from .cross_lingual import CrossLingualError, OtherFacts, drawn_like, lists_of
 
 OWN_LANGUAGE, ONE_OTHER, SEVERAL = "the same language", "one other language", "several other languages"
 LENT, CHANCE = "several other languages, another answer's", f"several other languages, {RANDOM}"
@@ -82,7 +82,7 @@ def edited_across(
         CrossLingualError: no fact can be edited from another language.
     """
     questions, acting, labels = [], [], []
-    lent = _OtherFacts(facts, seed)
+    lent = OtherFacts(facts, seed)
     edit = ValueEdit(PUBLISHED.l1 / PUBLISHED.l2, 1.0, signed=True)
     by_language = {str(name): best_first(own) for name, own in found.groupby("language", sort=False)}
     for language in changes["language"].unique():
@@ -110,7 +110,7 @@ def _ways(
     row: object,
     changes: pd.DataFrame,
     by_language: dict[str, pd.DataFrame],
-    lent: _OtherFacts,
+    lent: OtherFacts,
     width: int,
     k: int,
     seed: int,
@@ -147,7 +147,7 @@ def _ways(
             if held is not None and len(held) >= k:
                 yield _Way(LENT, held[:k], seen)
                 break
-        yield _Way(CHANCE, _drawn(several, width, random), seen)
+        yield _Way(CHANCE, drawn_like(several, width, random), seen)
 
 
 def _moves(model: LanguageModel, edit: ValueEdit, ways: Sequence[_Way]) -> list[SlotChange]:

@@ -40,8 +40,9 @@ def held_by_languages(table: pd.DataFrame) -> Figure:
             axes.errorbar(part["at_least"], part[column], yerr=error, **style)
         axes.set_xticks(part["at_least"])
         axes.set_yscale("symlog", linthresh=0.01)
-        axes.set_ylim(0, None)
-        axes.set(title="neurons " + TARGETS[target], xlabel="held in at least so many languages")
+        axes.set_ylim(0, 2 * table["high"].max())
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set(title=_title(target), xlabel="held in at least so many languages")
     grid[0][0].set_ylabel("neurons per fact")
     figure.suptitle(
         "Neurons that one fact holds in several languages (95 % intervals over facts)", x=0.01, ha="left"
@@ -49,6 +50,10 @@ def held_by_languages(table: pd.DataFrame) -> Figure:
     handles = grid[0][0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def _title(target: str) -> str:
+    return "neurons " + TARGETS[target].replace(" among ", "\namong ")
 
 
 def by_source(
@@ -79,7 +84,7 @@ def by_source(
             axes.errorbar(scale * part["value"], place + shift, xerr=error, label=measure, **style)
         axes.set_yticks(place, sources)
         axes.grid(axis="y", visible=False)
-        axes.set(title="neurons " + TARGETS[target], xlabel=label)
+        axes.set(title=_title(target), xlabel=label)
     grid[0][0].invert_yaxis()
     figure.suptitle(title, x=0.01, ha="left")
     if len(measures) > 1:

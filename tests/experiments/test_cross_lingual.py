@@ -102,7 +102,7 @@ def test_every_row_against_doing_it_by_hand(world, kind):
     names = candidates_of(asked, world["every"])
     before = typed_answers(model, asked, names).set_index("prompt")
     made = cross.sources_for(world["found"], "en", world["every"], k=2)
-    donors = cross._OtherFacts(world["facts"], 0)
+    donors = cross.OtherFacts(world["facts"], 0)
     checked = 0
     for row in table.itertuples():
         source, i = made[row.source], int(np.flatnonzero(asked["prompt"] == row.prompt)[0])
@@ -130,7 +130,7 @@ def test_every_row_against_doing_it_by_hand(world, kind):
 
 def test_random_neurons_lie_in_the_same_layers():
     own = np.array([[0, 1], [2, 5], [2, 6]])
-    drawn = cross._drawn(own, 48, np.random.default_rng(0))
+    drawn = cross.drawn_like(own, 48, np.random.default_rng(0))
     assert sorted(drawn[:, 0]) == [0, 2, 2] and len(np.unique(drawn, axis=0)) == 3
 
 
