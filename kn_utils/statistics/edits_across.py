@@ -1,8 +1,8 @@
 """Edits from other languages, compared at one cost to the relation's other facts.
 
-For every source of neurons and every language asked in, the force is chosen for each fact by what the edits
-of the *other* facts cost there (:func:`kn_utils.statistics.forces.at_same_cost`), such that the perplexity of
-the relation's other right answers becomes so many times what it was: 1.25 is a cost of ln 1.25 nats.
+For every source of neurons the force is chosen for each fact by what the edits of the *other* facts cost,
+such that the perplexity of the relation's other right answers becomes so many times what it was: 1.25 is a
+cost of ln 1.25 nats. So no fact chooses its own force, and success can be compared in every language.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 
 from .changes import mean_table
-from .forces import at_same_cost
+from .forces import mixture
 from .intervals import interval
 
 SUCCESS, GAIN, EXCESS = "new answer first", "gain of ln P(new answer)", "gain beyond another fact"
 COST = "cost"
-MEASURES = (SUCCESS, GAIN, EXCESS)
 
 
 def outcomes(edits: pd.DataFrame) -> pd.DataFrame:
@@ -52,24 +51,43 @@ def outcomes(edits: pd.DataFrame) -> pd.DataFrame:
 def at_one_cost(edits: pd.DataFrame, ratio: float = 1.25) -> pd.DataFrame:
     """Each fact's outcomes at forces that cost the relation's other facts the same.
 
+    With the mean costs of all *other* facts' edits (a fact's languages averaged) at each force, from 0 at
+    force 0 on, two neighbouring forces are mixed such that the mean cost is ln ``ratio``
+    (:func:`kn_utils.statistics.forces.mixture`).
+
     Args:
         edits: of :func:`kn_utils.experiments.edits_across.edited_across`.
         ratio: perplexity of the other facts, after over before.
 
     Returns:
-        ``source, fact, language, measure, value, force, cost, reached``.
+        ``source, fact, language, measure, value, force`` (mixed alike), ``cost`` (the fact's own there),
+        ``reached`` (some force costs so much; else the strongest is taken).
     """
-    table = outcomes(edits).rename(columns={"source": "edit", "fact": "edited"})
+    table = outcomes(edits)
     asked = edits[edits["where"] == "the fact"].drop_duplicates(["fact", "language"])
-    parts = []
-    for language, own in table.groupby("language", sort=False):
-        here = asked[asked["language"] == language].set_index("fact")["typed_right_before"].astype(float)
-        nothing = pd.Series(0.0, here.index)
-        start = pd.concat({SUCCESS: here, GAIN: nothing, EXCESS: nothing})
-        matched = at_same_cost(own, start, [np.log(ratio)], cost=COST, measures=MEASURES)
-        parts.append(matched.assign(language=language))
-    matched = pd.concat(parts, ignore_index=True).rename(columns={"edit": "source", "edited": "fact"})
-    return matched[["source", "fact", "language", "measure", "value", "force", "cost", "reached"]]
+    right = asked.set_index(["fact", "language"])["typed_right_before"].astype(float)
+    rows = []
+    for source, own in table.groupby("source", sort=False):
+        wide = own.pivot_table(index=["measure", "fact", "language"], columns="force", values="value")
+        if COST not in wide.index:  # no other fact was asked
+            continue
+        costs = wide.loc[COST].groupby("fact").mean()
+        forces = np.array([0.0, *costs.columns])
+        for fact in costs.index:
+            path = np.array([0.0, *costs.drop(fact).mean()])
+            if np.isnan(path).any():  # no other fact is edited
+                continue
+            weights, reached = mixture(path, np.log(ratio))
+            for measure, language in wide.xs(fact, level="fact").index:
+                start = right[fact, language] if measure == SUCCESS else 0.0
+                value = weights @ np.array([start, *wide.loc[(measure, fact, language)]])
+                named = {"source": source, "fact": fact, "language": language, "measure": measure}
+                rows.append(named | {"value": value, "force": weights @ forces, "reached": reached})
+    columns = ["source", "fact", "language", "measure", "value", "force", "reached"]
+    matched = pd.DataFrame(rows, columns=columns)
+    keys = ["source", "fact", "language"]
+    cost = matched[matched["measure"] == COST].rename(columns={"value": "cost"})[[*keys, "cost"]]
+    return matched[matched["measure"] != COST].merge(cost, on=keys, how="left")
 
 
 def cost_matched(matched: pd.DataFrame, by: tuple[str, ...] = (), *, seed: int = 0) -> pd.DataFrame:
