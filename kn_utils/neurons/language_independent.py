@@ -32,6 +32,19 @@ class LanguagesError(StudyError):
     """Languages that are not there, or more of them than there are."""
 
 
+def check_enough(languages: Sequence[str], least: int = 3) -> None:
+    """Refuse too few languages: one is left out, and two others may share a neuron.
+
+    Raises:
+        LanguagesError: fewer than ``least``.
+    """
+    if len(set(languages)) < least:
+        named = ", ".join(languages) or "none"
+        raise LanguagesError(
+            f"{least} languages are needed, one to leave out and others to share; there are: {named}."
+        )
+
+
 def language_independent(
     by_language: Mapping[str, pd.DataFrame],
     languages: Sequence[str] | None = None,

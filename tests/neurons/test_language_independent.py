@@ -102,6 +102,9 @@ def test_of_two_languages_it_is_the_released_rule(tmp_path):
 def test_languages_that_are_not_there_are_refused():
     with pytest.raises(li.LanguagesError, match="no neurons of language 'fr'"):
         li.language_independent(drawn(0), ["l0", "fr"])
+    with pytest.raises(li.LanguagesError, match="3 languages are needed.*there are: en, nl"):
+        li.check_enough(["en", "nl"])
+    li.check_enough(["en", "nl", "zh"])
     for wrong in (0, 5, True):
         with pytest.raises(li.LanguagesError, match="of 4 languages"):
             li.language_independent(drawn(0), at_least=wrong)
@@ -189,3 +192,11 @@ def test_language_neurons_against_the_formula():
         assert row.languages.split() == owners
     with pytest.raises(ActivityError, match="1 languages"):
         language_neurons({"en": active["en"]})
+
+
+def test_the_k_strongest_by_language():
+    found = pd.concat([table(("a", 0, 1, 0.1), ("a", 0, 2, 0.9), ("a", 1, 0, 0.9))] * 2)
+    found = found.assign(language=["en"] * 3 + ["zh"] * 3)
+    sets = li.strongest_of(found, 2)
+    assert list(sets) == ["en", "zh"] and sets["zh"]["neuron"].tolist() == [2, 0]
+    assert len(li.strongest_of(found, 9)["en"]) == 3
