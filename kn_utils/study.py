@@ -225,6 +225,13 @@ class Study(Asks):
         best = strongest(scores, asked, None, None, k)
         return best[best.groupby("fact")["fact"].transform("size") == k].reset_index(drop=True)
 
+    def found_and_held(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """:meth:`halves` of every language, one below the other; of those held out one for each fact."""
+        halves = [self.halves(name) for name in self.languages]
+        found = pd.concat([first for first, _ in halves], ignore_index=True)
+        held = [draw(second, seed=self.parameters.seed) for _, second in halves if len(second)]
+        return found, pd.concat([*held, found.iloc[:0]], ignore_index=True)
+
     def ranked(self, prompts: pd.DataFrame, *, target: str | None = None, k: int = DEPTH) -> pd.DataFrame:
         """Each fact's ``k`` strongest neurons in every language of these prompts, as far as it has so many.
 

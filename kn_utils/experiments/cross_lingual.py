@@ -28,6 +28,7 @@ import pandas as pd
 
 from ..base import StudyError
 from ..checks import check_numbers
+from ..data.facts import OBJECT, SUBJECT
 from ..model.acting import Scaling
 from ..model.language_model import LanguageModel
 from ..model.typed import candidates_of, typed_answers
@@ -142,6 +143,22 @@ def silenced_across(
         logit=logit_change(table["before"], table["after"]),
         typed_logit=logit_change(table["typed_before"], table["typed_after"]),
     )
+
+
+def in_order(effects: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`silenced_across` by what neurons were found for, then by source."""
+    names = [name for name in dict.fromkeys(effects["source"]) if name not in SOURCES]
+    place = {name: i for i, name in enumerate([*names, *SOURCES])}
+    order = effects.assign(_place=effects["source"].map(place))
+    order = order.sort_values(["found_for", "_place"], kind="stable")
+    return order.drop(columns="_place").reset_index(drop=True)
+
+
+def without_answers(prompts: pd.DataFrame) -> pd.DataFrame:
+    """The texts of prompts without their blanks, each once: ``language, text``."""
+    text = prompts["text"].str.replace(OBJECT, "", regex=False).str.replace(SUBJECT, "", regex=False)
+    texts = prompts[["language"]].assign(text=text.str.strip())
+    return texts[texts["text"] != ""].drop_duplicates().reset_index(drop=True)
 
 
 def _sets(

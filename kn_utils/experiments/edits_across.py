@@ -4,7 +4,7 @@ The papers call scaling activations in two languages "cross-lingual editing". He
 (:class:`kn_utils.model.edits.ValueEdit`, following the sign of the activation), in view of the source
 languages' prompts and with their names of the old and the new answer, and the new answer is asked for in a
 language that had no part in it. What it costs is read there, too; comparisons at one cost are
-:mod:`kn_utils.statistics.edits_across`.
+:mod:`kn_utils.statistics.edit_costs`.
 """
 
 from __future__ import annotations

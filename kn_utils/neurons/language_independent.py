@@ -15,6 +15,7 @@ the table of facts asked about.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -218,3 +219,38 @@ def without(table: pd.DataFrame, gone: pd.DataFrame) -> pd.DataFrame:
     keys = ["relation", *WHERE] if "relation" in gone else WHERE
     out = pd.MultiIndex.from_frame(table[keys]).isin(pd.MultiIndex.from_frame(gone[keys]))
     return table[~out].reset_index(drop=True)
+
+
+class Cleaned(NamedTuple):
+    """Rankings without generic neurons.
+
+    Attributes:
+        found: ``language, fact, relation, layer, neuron, score``, those that are left.
+        sets: language -> every fact's k strongest of these.
+        generic: :func:`generic_by_relation` of the k strongest before.
+        taken: language -> the share of the k strongest that was taken out.
+    """
+
+    found: pd.DataFrame
+    sets: dict[str, pd.DataFrame]
+    generic: pd.DataFrame
+    taken: dict[str, float]
+
+
+def without_generic(found: pd.DataFrame, answer: pd.Series, k: int) -> Cleaned:
+    """Take generic neurons out of every fact's ranking, and say how many they were.
+
+    Args:
+        found: ``language, fact, relation, layer, neuron, score``.
+        answer: fact -> its answer, the same in all languages.
+        k: a language holds a fact's k strongest.
+    """
+    first = strongest_of(found, k)
+    generic = generic_by_relation(first, answer)
+    left = without(found, generic)
+    return Cleaned(left, strongest_of(left, k), generic, shares_taken(first, generic))
+
+
+def shares_taken(sets: Mapping[str, pd.DataFrame], gone: pd.DataFrame) -> dict[str, float]:
+    """The share of each language's sets that :func:`without` would take out."""
+    return {name: 1 - len(without(own, gone)) / max(len(own), 1) for name, own in sets.items()}

@@ -13,12 +13,13 @@ Facts without such a neuron count as 0. Three things could make it large without
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..neurons.language_independent import WHERE
+from ..neurons.language_independent import WHERE, language_independent
 from . import intervals as statistics
 from .controls import spelling
 from .intervals import interval
@@ -230,3 +231,98 @@ def written_in(names: pd.DataFrame, languages: Iterable[str]) -> pd.Series:
         if pairs:
             told[fact] = next(w for w in ("alike", "shared characters", "differently") if w in pairs)
     return pd.Series(told, dtype=object, name="written")
+
+
+def counts_of_cases(
+    cases: Mapping[tuple[str, ...], Mapping[str, Any]], names: Sequence[str], width: int, **options: Any
+) -> pd.DataFrame:
+    """:func:`independent_counts` of several cases, one below the other.
+
+    Args:
+        cases: the parts of a case's name -> ``sets, asked`` and perhaps ``leave_out``.
+        names: what the parts are called: the columns that hold them.
+        width, options: of all cases.
+
+    Returns:
+        the counts with ``*names`` in front and ``per language``: neurons of a fact in one language.
+    """
+    tables = []
+    for case, own in cases.items():
+        sizes = [len(table) / max(table["fact"].nunique(), 1) for table in own["sets"].values()]
+        table = independent_counts(
+            own["sets"],
+            own["asked"],
+            width,
+            answer=options["answer"],
+            leave_out=own.get("leave_out", ()),
+            seed=options.get("seed", 0),
+        )
+        head = dict(zip(names, case, strict=True)) | {"per language": float(np.mean(sizes))}
+        tables.append(table.assign(**head)[[*head, *COLUMNS]])
+    return pd.concat(tables, ignore_index=True)
+
+
+def groups_of_facts(
+    languages: Sequence[str], names: pd.DataFrame, right: pd.Series, latin: Sequence[str] = ("en", "nl", "vi")
+) -> dict[tuple[str, str], tuple[list[str], list[str]]]:
+    """Languages by their letters, facts by how names are written and by whether they are known.
+
+    Args:
+        languages: all of them.
+        names: ``fact, language, answer``.
+        right: fact -> whether it is answered rightly in every language.
+        latin: the languages of Latin letters.
+
+    Returns:
+        (group of languages, group of facts) -> languages, and facts to leave out. Groups of one language are
+        not there.
+    """
+    scripts = {
+        "all": list(languages),
+        "Latin letters": [name for name in languages if name in latin],
+        "other scripts": [name for name in languages if name not in latin],
+    }
+    groups: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
+    for group, chosen in scripts.items():
+        written = written_in(names, chosen)
+        near = written.index[written != "differently"].tolist()
+        groups[group, "every fact"] = (chosen, [])
+        groups[group, "written differently"] = (chosen, near)
+    groups["all", "right in every language"] = (scripts["all"], right.index[~right].tolist())
+    groups["all", "wrong in some language"] = (scripts["all"], right.index[right].tolist())
+    return {key: own for key, own in groups.items() if len(own[0]) > 1}
+
+
+def layer_shares(sets: Mapping[str, pd.DataFrame], n_layers: int) -> pd.DataFrame:
+    """In which layers a fact's neurons lie: of all, and of those that two languages or more hold.
+
+    Returns:
+        a row per layer, columns ``in 1 or more`` and ``in 2 or more``: shares.
+    """
+    shares = {}
+    for least in (1, min(2, len(sets))):
+        held = language_independent(sets, at_least=least)["layer"]
+        shares[f"in {least} or more"] = held.value_counts(normalize=True)
+    return pd.DataFrame(shares).reindex(range(n_layers)).fillna(0.0)
+
+
+def main_counts(by_group: pd.DataFrame, at_least: int = 2) -> pd.DataFrame:
+    """Rows of all languages as named numbers (:func:`kn_utils.run.numbers.named_numbers`).
+
+    Args:
+        by_group: of :func:`counts_of_cases` with ``target, group, facts`` (:func:`groups_of_facts`).
+        at_least: languages that hold a neuron.
+
+    Returns:
+        ``measure, neurons`` (the same fact, another fact of the relation), ``where, value, low, high, n``.
+    """
+    rows = by_group[(by_group["at_least"] == at_least) & (by_group["group"] == "all")]
+    rows = rows[rows["facts"].isin(["every fact", "written differently"])]
+    where = rows["facts"] + ", found for " + rows["target"]
+    rows = rows.assign(measure=f"neurons held in {at_least} languages or more", where=where)
+    kinds = {"value": "the same fact", "other_fact": "another fact"}
+    tables = []
+    for column, name in kinds.items():
+        own = rows.assign(value=rows[column], neurons=name)
+        tables.append(own if column == "value" else own.assign(low=np.nan, high=np.nan))
+    return pd.concat(tables, ignore_index=True)[["measure", "neurons", "where", "value", "low", "high", "n"]]

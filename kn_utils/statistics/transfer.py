@@ -11,7 +11,7 @@ their prompts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import permutations
 
 import numpy as np
@@ -113,6 +113,14 @@ def more_than(
     return table[["measure", "first", "second", *groups, *COLUMNS]]
 
 
+def compare_sources(
+    effects: pd.DataFrame, pairs: Mapping[str, str], by: Sequence[str] = (), *, seed: int = 0
+) -> pd.DataFrame:
+    """:func:`more_than` of several pairs of sources, one below the other."""
+    tables = [more_than(effects, *pair, by=by, seed=seed) for pair in pairs.items()]
+    return pd.concat(tables, ignore_index=True)
+
+
 def with_empty(effects: pd.DataFrame, source: str, every: pd.DataFrame) -> pd.DataFrame:
     """A source's rows, and for prompts where it has no neuron rows without an effect.
 
@@ -129,6 +137,26 @@ def with_empty(effects: pd.DataFrame, source: str, every: pd.DataFrame) -> pd.Da
     unchanged = {"source": source, "neurons": "own", "size": 0, "logit": 0.0, "typed_logit": 0.0}
     unchanged |= {after: rest[before] for before, after in PROBABILITIES.values()}
     return pd.concat([own, rest.assign(**unchanged)], ignore_index=True)
+
+
+def change_with_empty(effects: pd.DataFrame, source: str, by: str, *, seed: int = 0) -> pd.DataFrame:
+    """:func:`change_of` a source over all prompts, those without such a neuron counted as unchanged.
+
+    Args:
+        effects: of several sources, one of which every prompt has.
+        source: the one that may be empty.
+        by: a column that tells groups apart.
+        seed: of the intervals.
+
+    Returns:
+        ``measure, <by>, value, low, high, n, empty`` (share of prompts without such a neuron).
+    """
+    tables = []
+    for key, part in effects.groupby(by, sort=False):
+        filled = with_empty(part, source, part[part["neurons"] == "own"].drop_duplicates("prompt"))
+        table = change_of(filled, ["source"], seed=seed).drop(columns="source")
+        tables.append(table.assign(**{by: key}, empty=float((filled["size"] == 0).mean())))
+    return pd.concat(tables, ignore_index=True)[["measure", by, *COLUMNS, "empty"]]
 
 
 def together_with(
@@ -166,6 +194,27 @@ def together_with(
     drawn = np.abs([rho(order) for order in permutations(names)])
     observed = rho(names)
     return {"value": observed, "n": len(pairs), "p": float((drawn >= abs(observed) - 1e-12).mean())}
+
+
+def together_with_each(matrix: pd.DataFrame, consistency: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """:func:`together_with` of each group: ``*by, value, n, p``."""
+    rows = [
+        dict(zip(by, key, strict=True)) | together_with(part, consistency)
+        for key, part in matrix.groupby(list(by), sort=False)
+    ]
+    return pd.DataFrame(rows)
+
+
+def as_named(table: pd.DataFrame, more: str = "") -> pd.DataFrame:
+    """Rows per source as named numbers (:func:`kn_utils.run.numbers.named_numbers`).
+
+    Args:
+        table: ``measure, source, found_for, value, low, high, n``.
+        more: is added to the measure.
+    """
+    where = "found for " + table["found_for"]
+    named = table.assign(measure=table["measure"] + more, neurons=table["source"], where=where)
+    return named[["measure", "neurons", "where", *COLUMNS]]
 
 
 def told_apart(

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from kn_utils import plots
-from kn_utils.statistics import edits_across, transfer
+from kn_utils.statistics import edit_costs, transfer
 from kn_utils.statistics.controls import PLAIN, TYPED
 
 
@@ -176,11 +176,11 @@ def edits(costs: dict[str, float]) -> pd.DataFrame:
 
 def test_edits_are_compared_where_they_cost_the_same():
     table = edits({"dear": 0.4, "cheap": 0.1})
-    found = edits_across.outcomes(table).set_index(["source", "force", "measure", "fact"])["value"]
+    found = edit_costs.outcomes(table).set_index(["source", "force", "measure", "fact"])["value"]
     assert found["dear", 2.0, "cost", "f0"] == pytest.approx(0.8)
     assert found["cheap", 1.0, "gain beyond another fact", "f1"] == pytest.approx(0.75)
-    matched = edits_across.at_one_cost(table, 1.25)
-    means = edits_across.cost_matched(matched).set_index(["measure", "source"])
+    matched = edit_costs.at_one_cost(table, 1.25)
+    means = edit_costs.cost_matched(matched).set_index(["measure", "source"])
     wanted = np.log(1.25) / 0.4  # the force at which the dear one costs the budget; the cheap one never does
     gain = "gain of ln P(new answer)"
     assert means.loc[(gain, "dear"), "value"] == pytest.approx(wanted)
@@ -188,7 +188,7 @@ def test_edits_are_compared_where_they_cost_the_same():
     assert (
         means.loc[(gain, "cheap"), "value"] == pytest.approx(2) and means.loc[(gain, "cheap"), "reached"] == 0
     )
-    difference = edits_across.matched_difference(matched, "cheap", "dear").set_index("measure")
+    difference = edit_costs.matched_difference(matched, "cheap", "dear").set_index("measure")
     assert difference.loc[gain, "value"] == pytest.approx(2 - wanted) and difference.loc[gain, "n"] == 4
 
 

@@ -7,6 +7,8 @@ cost of ln 1.25 nats. So no fact chooses its own force, and success can be compa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -46,6 +48,12 @@ def outcomes(edits: pd.DataFrame) -> pd.DataFrame:
     }
     tables = [values.rename("value").reset_index().assign(measure=name) for name, values in parts.items()]
     return pd.concat(tables, ignore_index=True)[[*keys, "measure", "value"]]
+
+
+def at_one_cost_each(edits: pd.DataFrame, by: str, ratio: float = 1.25) -> pd.DataFrame:
+    """:func:`at_one_cost` of each group that the column ``by`` names, which the table keeps."""
+    tables = [at_one_cost(part, ratio).assign(**{by: key}) for key, part in edits.groupby(by, sort=False)]
+    return pd.concat(tables, ignore_index=True)
 
 
 def at_one_cost(edits: pd.DataFrame, ratio: float = 1.25) -> pd.DataFrame:
@@ -101,6 +109,18 @@ def cost_matched(matched: pd.DataFrame, by: tuple[str, ...] = (), *, seed: int =
     means = mean_table(table, "value", keys, seed=seed)
     more = table.groupby(keys, sort=False)[["force", "cost", "reached"]].mean().reset_index()
     return means.merge(more, on=keys)
+
+
+def matched_differences(
+    matched: pd.DataFrame, first: str, others: Sequence[str], by: str, *, seed: int = 0
+) -> pd.DataFrame:
+    """:func:`matched_difference` of one source and each of others, for each group."""
+    tables = [
+        matched_difference(part, first, other, seed=seed).assign(**{by: key})
+        for key, part in matched.groupby(by, sort=False)
+        for other in others
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def matched_difference(matched: pd.DataFrame, first: str, second: str, *, seed: int = 0) -> pd.DataFrame:
