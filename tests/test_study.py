@@ -404,3 +404,11 @@ def test_rankings_and_thresholds_of_several_languages_are_those_of_each(tmp_path
     # scores of a rule that was asked for lie beside the usual ones
     assert (tmp_path / "zh" / "tables" / "scores-gradient.parquet").is_file()
     assert not (tmp_path / "zh" / "tables" / "scores.parquet").exists()
+
+
+def test_wordings_that_find_and_one_held_out_of_every_language(tmp_path):
+    one = study(tmp_path, language="all", wordings=2)
+    found, held = one.found_and_held()
+    assert not set(found["prompt"]) & set(held["prompt"])
+    assert not held.duplicated(["fact", "language"]).any() and set(held["language"]) == set(one.languages)
+    assert (found.groupby(["fact", "language"]).size() == 2).all()

@@ -201,3 +201,16 @@ def test_shares_of_active_tokens_by_hand(kind):
         active_shares(
             model, pd.DataFrame({"language": ["xx"], "text": [model.tokenizer.all_special_tokens[0]]})
         )
+
+
+def test_texts_without_answers_and_the_order_of_rows():
+    prompts = pd.DataFrame({"language": ["en", "en", "zh"], "text": ["[Y] is it.", "[Y] is it.", "[X]"]})
+    assert cross.without_answers(prompts).values.tolist() == [["en", "is it."]]
+    table = pd.DataFrame({"source": [cross.GRADED, "zh", cross.INDEPENDENT, "zh"], "found_for": list("baab")})
+    ordered = cross.in_order(table)
+    assert ordered.values.tolist() == [
+        ["zh", "a"],
+        [cross.INDEPENDENT, "a"],
+        ["zh", "b"],
+        [cross.GRADED, "b"],
+    ]

@@ -200,3 +200,18 @@ def test_the_k_strongest_by_language():
     sets = li.strongest_of(found, 2)
     assert list(sets) == ["en", "zh"] and sets["zh"]["neuron"].tolist() == [2, 0]
     assert len(li.strongest_of(found, 9)["en"]) == 3
+
+
+def test_rankings_without_generic_neurons_and_how_many_they_were():
+    rows = [
+        ("en", f"P{r}:f{i}", f"P{r}", 0, n, score)
+        for r in range(3)
+        for i in range(4)
+        for n, score in ((9, 1.0), (20 + 4 * r + i, 0.9), (40 + 4 * r + i, 0.8))
+    ]
+    found = pd.DataFrame(rows, columns=["language", "fact", "relation", "layer", "neuron", "score"])
+    answer = pd.Series({fact: fact[-2:] for fact in found["fact"]})
+    clean = li.without_generic(found, answer, 2)
+    assert clean.taken == {"en": pytest.approx(0.5)} and set(clean.generic["neuron"]) == {9}
+    assert 9 not in set(clean.found["neuron"]) and len(clean.found) == 24
+    assert (clean.sets["en"].groupby("fact").size() == 2).all()  # the next one takes its place

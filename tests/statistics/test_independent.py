@@ -7,7 +7,14 @@ import pandas as pd
 import pytest
 
 from kn_utils.statistics import intervals
-from kn_utils.statistics.independent import independent_counts, written_in
+from kn_utils.statistics.independent import (
+    counts_of_cases,
+    groups_of_facts,
+    independent_counts,
+    layer_shares,
+    main_counts,
+    written_in,
+)
 
 LANGUAGES = ("en", "nl", "zh")
 WIDTH = 400
@@ -137,3 +144,46 @@ def test_how_languages_write_a_name_counts_the_nearest_pair():
         "c": "differently",
     }
     assert written_in(names, ["en", "zh"]).to_dict() == {"a": "differently", "b": "differently"}
+
+
+def test_cases_groups_and_layers_are_those_of_each():
+    sets, asked, answer = study("fact", relations=2, each=4)
+    names = pd.DataFrame(
+        [(f, n, f if f == "P0:0" or n == "zh" else n + f) for f in answer.index for n in LANGUAGES],
+        columns=["fact", "language", "answer"],
+    )
+    right = pd.Series(True, answer.index)
+    right["P0:1"] = False
+    groups = groups_of_facts(LANGUAGES, names, right)
+    assert set(groups) == {
+        ("all", "every fact"),
+        ("all", "written differently"),
+        ("all", "right in every language"),
+        ("all", "wrong in some language"),
+        ("Latin letters", "every fact"),
+        ("Latin letters", "written differently"),
+    }  # Chinese is alone
+    assert groups["all", "written differently"][1] == ["P0:0"]
+    assert groups["all", "right in every language"][1] == ["P0:1"]
+    cases = {
+        ("answer", *key): {"sets": {n: sets[n] for n in chosen}, "asked": asked, "leave_out": gone}
+        for key, (chosen, gone) in groups.items()
+    }
+    heads = ["target", "group", "facts"]
+    table = counts_of_cases(cases, heads, WIDTH, answer=answer, seed=3)
+    for (target, group, facts), own in table.groupby(heads, sort=False):
+        case = cases[target, group, facts]
+        given = {"answer": answer, "seed": 3, "leave_out": case["leave_out"]}
+        one = independent_counts(case["sets"], asked, WIDTH, **given)
+        mine = own[list(one)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(mine, one)
+        assert (own["per language"] == 4).all()
+    main = main_counts(table)
+    assert set(main["neurons"]) == {"the same fact", "another fact"} and len(main) == 4
+    first = table[(table["at_least"] == 2) & (table["facts"] == "every fact")].iloc[0]
+    rows = main[main["where"] == "every fact, found for answer"].set_index("neurons")
+    assert rows.loc["the same fact", "value"] == first["value"]
+    assert rows.loc["another fact", "value"] == first["other_fact"]
+    assert np.isnan(rows.loc["another fact", "low"])
+    shares = layer_shares({"en": sets["en"], "nl": sets["nl"].assign(layer=2)}, 3)
+    assert shares["in 1 or more"].tolist() == [0, 0.5, 0.5] and shares["in 2 or more"].sum() == 0

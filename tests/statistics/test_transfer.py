@@ -254,3 +254,51 @@ def test_pictures_show_what_tables_say():
     points = [drawn.lines[0].get_xdata()[:2].tolist() for drawn in first.containers]
     assert points == [[-10, -10], [20, 20]] and first.get_ylim()[0] > first.get_ylim()[1]
     plt.close(figure)
+
+
+def test_tables_of_several_groups_are_those_of_each():
+    two = [effects(seed).assign(found_for=name) for seed, name in ((0, "answer"), (1, "typed"))]
+    both = pd.concat(two, ignore_index=True)
+    pairs = {"a": "b", "b": "a"}
+    found = transfer.compare_sources(both, pairs, ["found_for"]).set_index(["measure", "first", "found_for"])
+    for part in two:
+        name = part["found_for"].iloc[0]
+        one = transfer.more_than(part, "b", "a").set_index("measure")
+        assert found.loc[(transfer.LOGIT, "b", name), "value"] == pytest.approx(
+            one.loc[transfer.LOGIT, "value"]
+        )
+    some = both[~((both["source"] == "a") & (both["fact"] == "g"))]
+    whole = transfer.change_with_empty(some, "a", "found_for")
+    part = some[some["found_for"] == "typed"]
+    filled = transfer.with_empty(part, "a", part[(part["neurons"] == "own") & (part["source"] == "b")])
+    wanted = transfer.change_of(filled, ["source"]).set_index("measure")["value"]
+    mine = whole[whole["found_for"] == "typed"].set_index("measure")
+    assert mine["value"].to_dict() == pytest.approx(wanted.to_dict()) and (mine["empty"] == 1 / 3).all()
+    named = transfer.as_named(transfer.effects_beyond(both, ["found_for", "source"]), ", beyond")
+    assert list(named) == ["measure", "neurons", "where", "value", "low", "high", "n"]
+    assert set(named["where"]) == {"found for answer", "found for typed"} and set(named["neurons"]) == {
+        "a",
+        "b",
+    }
+
+
+def test_edits_of_several_groups_are_those_of_each():
+    one, two = edits({"dear": 0.4, "cheap": 0.1}), edits({"dear": 0.8, "cheap": 0.1})
+    both = pd.concat([one.assign(found_for="answer"), two.assign(found_for="typed")], ignore_index=True)
+    matched = edit_costs.at_one_cost_each(both, "found_for")
+    for name, part in (("answer", one), ("typed", two)):
+        mine = matched[matched["found_for"] == name].drop(columns="found_for").reset_index(drop=True)
+        pd.testing.assert_frame_equal(mine, edit_costs.at_one_cost(part).reset_index(drop=True))
+    table = edit_costs.matched_differences(matched, "cheap", ["dear"], "found_for")
+    for name, part in (("answer", one), ("typed", two)):
+        wanted = edit_costs.matched_difference(edit_costs.at_one_cost(part), "cheap", "dear")
+        assert table.loc[table["found_for"] == name, "value"].tolist() == wanted["value"].tolist()
+
+
+def test_the_force_is_chosen_by_other_facts_whatever_language_is_asked():
+    table = edits({"dear": 0.4})
+    abroad = table.assign(language="nl")
+    abroad.loc[abroad["where"] == "same relation", "after"] = 0.01  # costs nothing there
+    matched = edit_costs.at_one_cost(pd.concat([table, abroad], ignore_index=True))
+    assert matched["force"].to_numpy() == pytest.approx(np.log(1.25) / 0.2)  # the mean of both languages
+    assert set(matched["language"]) == {"en", "nl"} and len(matched) == 4 * 2 * 3
