@@ -22,6 +22,8 @@ from .store.origin import full_origin
 
 #: Threshold of the activation baseline (Dai et al.'s code; activations are less peaked than attributions).
 ACTIVATION_THRESHOLD = 0.5
+#: Of a fact's ranking as far down as sets of one size may reach.
+DEPTH = 60
 
 
 class Study(Asks):
@@ -87,6 +89,8 @@ class Study(Asks):
             options |= self.rule | {"baseline": p.baseline, "multiplier": p.multiplier}
             if (target or p.target) == "typed":
                 name, options["target"] = "scores-typed", "typed"
+            if p.rule != "auto":  # beside those of the usual rule, which other notebooks need
+                name += f"-{p.rule}"
         spoken = list(dict.fromkeys(prompts["language"]))
         if len(spoken) > 1:
             return self._mixed(prompts, spoken, method, target, gap)
@@ -221,6 +225,54 @@ class Study(Asks):
         scores = self.scores(language, method, asked, target=target)
         best = strongest(scores, asked, None, None, k)
         return best[best.groupby("fact")["fact"].transform("size") == k].reset_index(drop=True)
+
+    def found_and_held(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """:meth:`halves` of every language, one below the other; of those held out one for each fact."""
+        halves = [self.halves(name) for name in self.languages]
+        found = pd.concat([first for first, _ in halves], ignore_index=True)
+        held = [draw(second, seed=self.parameters.seed) for _, second in halves if len(second)]
+        return found, pd.concat([*held, found.iloc[:0]], ignore_index=True)
+
+    def ranked(self, prompts: pd.DataFrame, *, target: str | None = None, k: int = DEPTH) -> pd.DataFrame:
+        """Each fact's ``k`` strongest neurons in every language of these prompts, as far as it has so many.
+
+        Args:
+            prompts: those that find them, of any languages.
+            target: as :meth:`score_tables` takes it.
+            k: at most so many for a fact and language.
+
+        Returns:
+            ``language, fact, relation, layer, neuron, score`` (the mean over its prompts).
+        """
+        parts = []
+        for language, own in prompts.groupby("language", sort=False):
+            asked = self._scored(own.reset_index(drop=True), "integrated-gradients", target)
+            scores = self.scores(str(language), prompts=asked, target=target)
+            parts.append(strongest(scores, asked, None, None, k).assign(language=language))
+        found = pd.concat(parts, ignore_index=True)
+        return found[["language", *(name for name in found.columns if name != "language")]]
+
+    def by_threshold(
+        self, prompts: pd.DataFrame, threshold: float, *, target: str | None = None
+    ) -> dict[str, pd.DataFrame]:
+        """The published choice: scores of at least so large a part of their prompt's largest, by language.
+
+        Args:
+            prompts, target: as :meth:`ranked` takes them.
+            threshold: the part.
+
+        Returns:
+            language -> neurons that the parameters' ``share`` of a fact's prompts hold; that share stays
+            where it is.
+        """
+        sets = {}
+        for language, own in prompts.groupby("language", sort=False):
+            asked = self._scored(own.reset_index(drop=True), "integrated-gradients", target)
+            scores = self.scores(str(language), prompts=asked, target=target)
+            options: dict[str, Any] = {"threshold": threshold, "share": self.parameters.share}
+            options |= {"target": None, "keep": self.parameters.keep}
+            sets[str(language)] = refine_bags(scores, asked, **options).neurons
+        return sets
 
     def controlled(
         self, language: str, target: str, k: int = 5, facts: int | None = 8, wordings: int = 3

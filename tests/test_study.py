@@ -18,6 +18,7 @@ from kn_utils.attribution.streaming import prompts_file
 from kn_utils.base import StudyError
 from kn_utils.model.edits import ValueEdit
 from kn_utils.model.typed import typed_answers
+from kn_utils.neurons.choose import strongest
 from kn_utils.neurons.refine import RefinementError
 from kn_utils.store.locks import alone
 from kn_utils.store.tables import load_table, save_table
@@ -410,3 +411,34 @@ def test_where_no_fact_is_known_nothing_is_located(tmp_path, monkeypatch):
     nothing = one.knowledge("en").assign(known=False)
     monkeypatch.setattr(Study, "knowledge", lambda self, language: nothing)
     assert one.located_sets(4, "en")["kinds"] == {}
+
+
+def test_rankings_and_thresholds_of_several_languages_are_those_of_each(tmp_path):
+    one = study(tmp_path, rule="gradient", language="all")
+    every = pd.concat([one.prompts(name).groupby("fact").head(2) for name in ("en", "zh")], ignore_index=True)
+    ranked = one.ranked(every, k=7)
+    assert list(ranked)[:5] == ["language", "fact", "relation", "layer", "neuron"]
+    sets = one.by_threshold(every, 0.3)
+    for language, own in every.groupby("language"):
+        asked = own.reset_index(drop=True)
+        scores = one.scores(language, prompts=asked)
+        wanted = strongest(scores, asked, None, None, 7)
+        mine = ranked[ranked["language"] == language].drop(columns="language").reset_index(drop=True)
+        pd.testing.assert_frame_equal(mine, wanted)
+        top = scores.groupby("prompt")["score"].transform("max")
+        held = scores[scores["score"] >= 0.3 * top].merge(asked[["prompt", "fact"]], on="prompt")
+        number = held.groupby(["fact", "layer", "neuron"]).size()
+        both = {key for key, count in number.items() if count / 2 >= 0.7}
+        found = sets[language][["fact", "layer", "neuron"]]
+        assert set(map(tuple, found.to_numpy().tolist())) == both
+    # scores of a rule that was asked for lie beside the usual ones
+    assert (tmp_path / "zh" / "tables" / "scores-gradient.parquet").is_file()
+    assert not (tmp_path / "zh" / "tables" / "scores.parquet").exists()
+
+
+def test_wordings_that_find_and_one_held_out_of_every_language(tmp_path):
+    one = study(tmp_path, language="all", wordings=2)
+    found, held = one.found_and_held()
+    assert not set(found["prompt"]) & set(held["prompt"])
+    assert not held.duplicated(["fact", "language"]).any() and set(held["language"]) == set(one.languages)
+    assert (found.groupby(["fact", "language"]).size() == 2).all()

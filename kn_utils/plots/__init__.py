@@ -12,6 +12,7 @@ from .degenerate import left_to_others, pairs
 from .edits import edit_languages, edit_rates, edit_sweep, edit_tradeoff
 from .effects import changes, doses
 from .erasing import erased, erased_languages, erased_sweep
+from .independent import by_source, held_by_languages
 from .scores import attribution, benchmark, convergence, paths, settled_shares
 from .statistics import between_languages, layers, settings, sharing
 from .theme import KINDS, save, use_theme
@@ -24,6 +25,7 @@ __all__ = [
     "attribution",
     "benchmark",
     "between_languages",
+    "by_source",
     "changes",
     "checking",
     "consistency",
@@ -40,6 +42,7 @@ __all__ = [
     "excess_between_languages",
     "erased_languages",
     "erased_sweep",
+    "held_by_languages",
     "layers",
     "left_to_others",
     "pairs",

@@ -39,6 +39,7 @@ GRID: dict[str, tuple[str, tuple[str, ...]]] = {
     "08_erase_relations": ("one", ("04_refinement", "05_statistics?")),
     "09_activating_prompts": ("one", ("04_refinement",)),
     "10_published_results": ("once", ()),
+    "11_language_independent": ("once", ("02_model_recall",)),
     "12_degenerate_fact_check": ("one", ("04_refinement", "05_statistics?")),
     "13_several_words": ("once", ("02_model_recall",)),
 }

@@ -96,14 +96,15 @@ def mark_spelling(effects: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     )
     told = effects.assign(
         spelled=[
-            _spelled(*pair) if pd.notna(pair[1]) else None
+            spelling(*pair) if pd.notna(pair[1]) else None
             for pair in zip(here.to_numpy(), there.to_numpy(), strict=True)
         ]
     )
     return told[told["spelled"].notna()]
 
 
-def _spelled(here: str, there: str) -> str:
+def spelling(here: str, there: str) -> str:
+    """How two languages write an answer: ``alike``, with ``shared characters`` (Chinese), ``differently``."""
     if here.casefold() == there.casefold():
         return "alike"
     shared = {character for character in here if "\u4e00" <= character <= "\u9fff"} & set(there)

@@ -49,6 +49,35 @@ def as_grid(
     return table.droplevel(1, axis=1) if isinstance(value, str) else table
 
 
+def with_intervals(
+    numbers: pd.DataFrame, rows: str | Sequence[str], columns: str | Sequence[str], digits: int = 2
+) -> pd.DataFrame:
+    """:func:`as_grid` with each number and its interval as text: ``value [low, high] (n)``.
+
+    Args:
+        numbers: ``value, low, high, n`` and the columns of ``rows`` and ``columns``.
+        rows, columns: names of columns; of several columns their texts are joined by commas.
+        digits: behind the point.
+
+    Example:
+        >>> import pandas as pd
+        >>> numbers = pd.DataFrame({"relation": ["P36"], "language": ["nl"], "value": [0.2]})
+        >>> with_intervals(numbers.assign(low=0.1, high=0.25, n=9), "relation", "language").iloc[0, 0]
+        '0.20 [0.10, 0.25] (9)'
+    """
+    named = [columns] if isinstance(columns, str) else list(columns)
+    text = [
+        f"{row.value:.{digits}f}"
+        + ("" if pd.isna(row.low) else f" [{row.low:.{digits}f}, {row.high:.{digits}f}]")
+        + f" ({int(row.n)})"
+        for row in numbers.itertuples()
+    ]
+    head = numbers[named].astype(str).agg(", ".join, axis=1)
+    return as_grid(numbers.assign(_text=text, _head=head), rows, "_head", value="_text").rename_axis(
+        columns=None
+    )
+
+
 def means_of_columns(
     table: pd.DataFrame, measures: Mapping[str, str], by: Sequence[str] = (), *, seed: int = 0
 ) -> pd.DataFrame:

@@ -228,3 +228,15 @@ def test_files_end_their_lines_alike_and_hold_no_byte_order_mark():
         assert b"\r" not in content and not content.startswith(b"\xef\xbb\xbf") and content.endswith(b"\n"), (
             file
         )
+
+
+def test_facts_taught_apart_are_all_of_one_language_or_none_and_some_of_all():
+    from kn_utils.data.sources import mini
+
+    found, (taught, _) = mini.taught_apart(2), mini.teaching()
+    assert set(found.loc[found["group"] != "all", "fact"]) == set(
+        taught.loc[taught["taught"] != "all", "fact"]
+    )
+    assert (found[found["group"] == "all"].groupby("relation").size() == 2).all()
+    assert found["fact"].is_unique and set(found["group"]) == {"all", "one", "never"}
+    assert (found["relation"] == found["fact"].str.split(":").str[0]).all()

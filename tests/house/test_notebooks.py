@@ -283,7 +283,8 @@ def test_attribution_runs_alone_with_other_parameters(tmp_path, results):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "number, language", [(n, "ja") for n in ("04", "05", "06", "07", "08", "09", "12")] + [("07", "all")]
+    "number, language",
+    [(n, "ja") for n in ("04", "05", "06", "07", "08", "09", "12")] + [("07", "all"), ("11", "all")],
 )
 def test_notebook_runs_alone_for_one_relation_and_language(number, language, results, tmp_path):
     (name,) = (name for name in NAMES if name.startswith(number))

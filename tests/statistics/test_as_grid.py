@@ -11,7 +11,7 @@ from kn_utils.statistics import languages, sharing
 from kn_utils.statistics.changes import mean_table
 from kn_utils.statistics.counts import counts_of_bags, counts_per_fact, layer_histogram, layer_histograms
 from kn_utils.statistics.differences import compare_groups, difference_of_groups
-from kn_utils.statistics.tables import as_grid, means_of_columns
+from kn_utils.statistics.tables import as_grid, means_of_columns, with_intervals
 
 SHAPE = (3, 20)
 VALUES = ["value", "low", "high", "n"]
@@ -155,3 +155,20 @@ def test_pairs_of_different_languages_and_their_mean_are_kept(found):
     pairs = languages.different_languages(languages.shared_between_languages(found, SHAPE))
     assert list(pairs.index) == [("en", "nl"), ("en", "ja"), ("nl", "ja"), ("all pairs", "all pairs")]
     assert languages.different_languages(languages.shared_between_languages({"en": found["en"]}, SHAPE)).empty
+
+
+def test_numbers_with_their_intervals_as_text():
+    numbers = pd.DataFrame(
+        {
+            "source": ["a", "a", "b"],
+            "aim": ["x", "y", "x"],
+            "measure": "m",
+            "value": [0.123, -1.0, 2.0],
+            "low": [0.1, np.nan, 1.0],
+            "high": [0.2, np.nan, 3.0],
+            "n": [4, 1, 7],
+        }
+    )
+    grid = with_intervals(numbers, "source", ["aim", "measure"], 1)
+    assert grid.loc["a"].tolist() == ["0.1 [0.1, 0.2] (4)", "-1.0 (1)"]
+    assert grid.loc["b", "x, m"] == "2.0 [1.0, 3.0] (7)" and pd.isna(grid.loc["b", "y, m"])

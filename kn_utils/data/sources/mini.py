@@ -82,6 +82,22 @@ def mark_teaching(prompts: pd.DataFrame, *, known: bool = True) -> pd.DataFrame:
     return prompts.assign(group=group, wording=seen.map({True: "seen", False: "unseen"}))
 
 
+def taught_apart(each: int = 5, *, seed: int = 0) -> pd.DataFrame:
+    """All facts that the bundled model was taught in one language only, or never, and some taught in all.
+
+    Args:
+        each: of those taught in all languages so many of every relation.
+        seed: of the draw.
+
+    Returns:
+        ``fact, relation, taught, group``: ``all``, ``one`` or ``never``.
+    """
+    taught = teaching()[0].merge(read().facts[["fact", "relation"]], on="fact")
+    taught = taught.assign(group=taught["taught"].where(taught["taught"].isin(["all", "never"]), "one"))
+    whole = taught[taught["group"] == "all"].groupby("relation").sample(each, random_state=seed)
+    return pd.concat([whole, taught[taught["group"] != "all"]], ignore_index=True)
+
+
 def passages(relations: list[str] | None = None, folder: str | Path = FOLDER) -> pd.DataFrame:
     """Sentences for the activation study.
 
