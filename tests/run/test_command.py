@@ -184,6 +184,19 @@ def test_a_notebook_that_comes_first_only_if_it_runs_is_not_brought():
     assert [need.notebook for need in with_it.needs(with_it.jobs[path])] == ["04_refinement"]
 
 
+def test_the_claims_come_last_bring_nothing_and_follow_the_stored_numbers(place, monkeypatch):
+    path, whole = "mini/mini/all/14_claims.ipynb", Plan()
+    before = {need.path for need in whole.needs(whole.jobs[path])}
+    once = {job.path for job in whole.jobs.values() if GRID[job.notebook][0] == "once"}
+    assert before == {name for name in whole.jobs if "/en/" in name} | once - {path}
+    assert list(Plan(select=["14"]).jobs) == [path]
+    study = Plan(notebooks=str(place.notebooks), runs=str(place.runs))
+    job = study.jobs[path]
+    key = study.key(job)
+    monkeypatch.setattr("kn_utils.run.plan.READS", {"14_claims": "LICENSE"})
+    assert study.key(job) != key
+
+
 def test_the_longest_notebook_is_wanted_first_where_it_runs():
     assert Plan().first == ["mini/mini/en/07_update_facts.ipynb"]
     assert Plan(languages=["all"]).first == [] == Plan(select=["06"]).first

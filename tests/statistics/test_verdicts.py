@@ -154,4 +154,6 @@ def test_a_verdict_follows_a_changed_number():
 def test_parts_keep_their_numbers():
     judged = judged_parts(*parts_and_numbers(), ["mini", "none"])
     assert judged["verdict"].tolist() == [HOLDS, NOT_RUN, HOLDS, NOT_RUN]
-    assert judged["other_high"].tolist()[2] == 0.01 and judged[["value", "n"]].loc[[1, 3]].isna().all(axis=None)
+    assert judged["other_high"].tolist()[2] == 0.01 and judged[["value", "n"]].loc[[1, 3]].isna().all(
+        axis=None
+    )
