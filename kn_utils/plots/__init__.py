@@ -5,6 +5,7 @@ Readable without colour: each kind of neuron has its own lightness and its own m
 
 from .activating import activation_kinds, activations
 from .checking import checking
+from .claims import verdicts
 from .controls import controls, excess_between_languages
 from .data import answer_pieces, coverage, recall
 from .decoded import consistency, decoded_recall
@@ -53,4 +54,5 @@ __all__ = [
     "settled_shares",
     "sharing",
     "use_theme",
+    "verdicts",
 ]

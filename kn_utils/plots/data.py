@@ -12,7 +12,7 @@ from .theme import MARKERS, interval_lengths, written_cells
 
 
 def recall(answered: pd.DataFrame, sure: pd.DataFrame) -> Figure:
-    """Recall at 1 and mean probability per language, by what the model was taught.
+    """Recall at 1 and mean probability per language, by what the model was taught where that is known.
 
     Args:
         answered, sure: ``group, language, value, low, high`` of recall and of probability
@@ -34,10 +34,11 @@ def recall(answered: pd.DataFrame, sure: pd.DataFrame) -> Figure:
         axes.set(xlabel="language", ylim=(-0.02, 1.02))
         axes.set_xticks(range(len(languages)), languages)
         axes.grid(axis="x", visible=False)
-    both[0].set(
-        title="What the model answers, by what it was taught", ylabel="recall at 1 (share of prompts)"
-    )
+    title = "What the model answers" + (", by what it was taught" if len(groups) > 1 else "")
+    both[0].set(title=title, ylabel="recall at 1 (share of prompts)")
     both[1].set(title="How sure it is (95 % intervals over facts)", ylabel="mean P(right answer)")
+    if len(groups) == 1:
+        return figure
     handles, labels = both[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=len(groups), frameon=False, title="taught in"

@@ -43,6 +43,10 @@ GRID: dict[str, tuple[str, tuple[str, ...]]] = {
     "12_degenerate_fact_check": ("one", ("04_refinement", "05_statistics?")),
     "13_several_words": ("once", ("02_model_recall",)),
 }
+# The claims are judged by the named numbers of all others: those that are stored, or that this run leaves.
+GRID["14_claims"] = ("once", tuple(f"{name}:en?" for name in GRID))
+#: Notebook -> the files, besides its data, that its results depend on.
+READS = {"14_claims": "figures/results*.json"}
 #: (notebook, language) -> the parameters that the study sets there where nothing else is asked for, each to
 #: save minutes: how a rule converges is shown in full by the run of one language; mixed bags are edited for
 #: the facts of 03 to 06, of which there are enough (07's own default is 20 of each relation).
@@ -186,6 +190,8 @@ class Plan:
         code = ["".join(cell["source"]) for cell in cells(self.source(job)) if cell["cell_type"] == "code"]
         inputs = [source_version("\n".join(code)), file_digest(ROOT / "requirements.lock")]
         inputs += [folder_digest(place) for place in self.inputs]
+        if job.notebook in READS:
+            inputs += [file_digest(place) for place in sorted(ROOT.glob(READS[job.notebook]))]
         inputs += [str(model_digest(self.model, self.revision))]
         return hashlib.sha256(json.dumps([self.parameters(job), inputs]).encode()).hexdigest()
 

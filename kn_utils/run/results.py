@@ -12,6 +12,7 @@ import math
 import re
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ import pandas as pd
 from ..base import ROOT, RUNS, StudyError
 from ..store.files import save_json
 from .numbers import NAME, VALUES, spelt
-from .parameters import run_folder
+from .parameters import StudyParameters, run_folder
 from .plan import GRID, cells, parameter_cell
 
 STORED = ROOT / "figures" / "results.json"
 #: What README shows, in its order.
 HEADLINES = Path(__file__).with_name("headlines.tsv")
+#: Numbers of no model.
+NOTHING = pd.DataFrame(columns=["model", "notebook", *NAME, *VALUES])
 
 
 def headlines(path: Path = HEADLINES) -> pd.DataFrame:
@@ -91,6 +94,43 @@ def stored_file(model: str = "mini") -> Path:
 def stored_results(path: Path = STORED) -> dict[str, Any]:
     """What was stored, as :func:`gather` gives it."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def stored_numbers(models: Iterable[str]) -> pd.DataFrame:
+    """The stored named numbers of several models, one below the other; of a model without, none.
+
+    Returns:
+        ``model, notebook, measure, neurons, where, value, low, high, n``.
+    """
+    files = {model: stored_file(model) for model in models}
+    contents = {model: stored_results(path) for model, path in files.items() if path.is_file()}
+    return pd.concat([_as_numbers(model, one["notebooks"]) for model, one in contents.items()] or [NOTHING])
+
+
+def run_numbers(params: StudyParameters, notebooks: Path = ROOT / "notebooks") -> pd.DataFrame:
+    """The named numbers that a run left, as :func:`stored_numbers` gives them; none is no error.
+
+    Args:
+        params: of one notebook of the run. The others' numbers lie beside it, each in its own language.
+    """
+    found = {}
+    for name in GRID:
+        number, path = name.partition("_")[0], notebooks / f"{name}.ipynb"
+        language = parameter_cell(path).get("language", "en") if path.is_file() else "en"
+        folder = params.folder if language == params.language else params.beside(language)
+        told = folder / "tables" / f"summary_{number}.json"
+        if number != "10" and told.is_file():  # 10 asks no model
+            found[number] = json.loads(told.read_text(encoding="utf-8"))
+    return _as_numbers(params.model, found)
+
+
+def _as_numbers(model: str, notebooks: dict[str, Any]) -> pd.DataFrame:
+    rows = [
+        {"model": model, "notebook": number, **row}
+        for number, one in notebooks.items()
+        for row in one["rows"]
+    ]
+    return pd.DataFrame(rows, columns=[*NOTHING.columns])
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any], tolerance: float = 2e-3) -> list[str]:

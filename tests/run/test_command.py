@@ -127,10 +127,9 @@ def test_every_notebook_of_the_grid_exists():
 
 def test_default_grid_runs_each_notebook_for_its_languages():
     jobs = [(job.notebook[:2], job.language) for job in Plan().jobs.values()]
-    assert len(jobs) == len(set(jobs)) == 18
-    assert {language for number, language in jobs if number in ("00", "01", "02", "10", "11", "13")} == {
-        "all"
-    }
+    assert len(jobs) == len(set(jobs)) == 19
+    once = ("00", "01", "02", "10", "11", "13", "14")
+    assert {language for number, language in jobs if number in once} == {"all"}
     assert sorted(language for number, language in jobs if number == "03") == ["all", "en"]
     assert [language for number, language in jobs if number in ("05", "08", "09", "12")] == ["en"] * 4
 
@@ -182,6 +181,19 @@ def test_a_notebook_that_comes_first_only_if_it_runs_is_not_brought():
     assert "mini/mini/ja/05_statistics.ipynb" not in without.jobs
     path = "mini/mini/all/06_suppress_amplify.ipynb"  # for all there is no 05
     assert [need.notebook for need in with_it.needs(with_it.jobs[path])] == ["04_refinement"]
+
+
+def test_the_claims_come_last_bring_nothing_and_follow_the_stored_numbers(place, monkeypatch):
+    path, whole = "mini/mini/all/14_claims.ipynb", Plan()
+    before = {need.path for need in whole.needs(whole.jobs[path])}
+    once = {job.path for job in whole.jobs.values() if GRID[job.notebook][0] == "once"}
+    assert before == {name for name in whole.jobs if "/en/" in name} | once - {path}
+    assert list(Plan(select=["14"]).jobs) == [path]
+    study = Plan(notebooks=str(place.notebooks), runs=str(place.runs))
+    job = study.jobs[path]
+    key = study.key(job)
+    monkeypatch.setattr("kn_utils.run.plan.READS", {"14_claims": "LICENSE"})
+    assert study.key(job) != key
 
 
 def test_the_longest_notebook_is_wanted_first_where_it_runs():

@@ -10,6 +10,7 @@ import pytest
 
 from kn_utils.base import ROOT, StudyError
 from kn_utils.run import results
+from kn_utils.run.parameters import StudyParameters
 from kn_utils.run.plan import GRID, parameter_cell
 
 ORIGIN = {
@@ -152,3 +153,19 @@ def test_pictures_are_those_of_the_notebooks_own_languages(tmp_path):
     (tmp_path / "figures").mkdir()
     assert results.copy_pictures(tmp_path / "runs", target=tmp_path / "figures") == 4
     assert {p.read_text() for p in (tmp_path / "figures").glob("*.png")} == {"06 en", "02 all"}
+
+
+def test_numbers_of_models_and_of_a_run_are_one_table(runs, tmp_path):
+    stored = results.stored_numbers(["mini", "nobody"])
+    assert set(stored["model"]) == {"mini"} and list(stored.columns) == list(results.NOTHING.columns)
+    assert len(results.stored_numbers(["nobody"])) == 0
+    params = StudyParameters(language="all", out=str(tmp_path / "mini" / "mini" / "all"))
+    left = results.run_numbers(params)
+    assert set(left["notebook"]) == {"02", "13"}  # outside runs/, other languages' folders lie inside
+    assert left["value"].tolist() == [0.61, 2.2] * 2 and set(left["model"]) == {"mini"}
+
+
+def test_a_run_in_the_folder_of_runs_finds_its_other_languages(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("kn_utils.run.parameters.RUNS", tmp_path)
+    params = StudyParameters(language="all", out=str(tmp_path / "mini" / "mini" / "all"))
+    assert set(results.run_numbers(params)["notebook"]) == {name[:2] for name in WITH}
