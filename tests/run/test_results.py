@@ -161,8 +161,8 @@ def test_numbers_of_models_and_of_a_run_are_one_table(runs, tmp_path):
     assert len(results.stored_numbers(["nobody"])) == 0
     params = StudyParameters(language="all", out=str(tmp_path / "mini" / "mini" / "all"))
     left = results.run_numbers(params)
-    assert set(left["notebook"]) == {"02", "13"}  # outside runs/, other languages' folders lie inside
-    assert left["value"].tolist() == [0.61, 2.2] * 2 and set(left["model"]) == {"mini"}
+    assert set(left["notebook"]) == {"02", "11", "13"}  # outside runs/, other languages' folders lie inside
+    assert left["value"].tolist() == [0.61, 2.2] * 3 and set(left["model"]) == {"mini"}
 
 
 def test_a_run_in_the_folder_of_runs_finds_its_other_languages(runs, tmp_path, monkeypatch):
