@@ -129,7 +129,8 @@ run_tests() {
   part "rules of style (ruff)" python -m ruff check .
   part "format (ruff)" python -m ruff format --check .
   part "types (mypy)" python -m mypy
-  part "pytest" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile tests
+  # The files that take longest come first, so that neither of the two processes is left alone with one.
+  part "pytest" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/house tests/faults tests
   part "notebooks against their stored outputs (nbval)" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --nbval \
     --nbval-current-env --nbval-cell-timeout 1200 --nbval-kernel-startup-timeout 180 \
     --nbval-sanitize-with notebooks/nbval_sanitize.cfg notebooks
