@@ -131,7 +131,8 @@ run_tests() {
   part "types (mypy)" python -m mypy
   # The files that take longest come first, so that neither of the two processes is left alone with one.
   part "pytest" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/house tests/faults tests
-  part "notebooks against their stored outputs (nbval)" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --nbval \
+  part "notebooks against their stored outputs (nbval)" env OMP_NUM_THREADS=1 PYTHONPATH="tests${PYTHONPATH:+:$PYTHONPATH}" \
+    python -m pytest -p one_kernel_at_a_time -n 2 --dist loadfile --nbval \
     --nbval-current-env --nbval-cell-timeout 1200 --nbval-kernel-startup-timeout 180 \
     --nbval-sanitize-with notebooks/nbval_sanitize.cfg notebooks
   part "named numbers against the stored ones" python -m kn_utils.run.results --check
