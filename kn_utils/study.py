@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -244,11 +244,10 @@ class Study(Asks):
         Returns:
             ``language, fact, relation, layer, neuron, score`` (the mean over its prompts).
         """
-        parts = []
-        for language, own in prompts.groupby("language", sort=False):
-            asked = self._scored(own.reset_index(drop=True), "integrated-gradients", target)
-            scores = self.scores(str(language), prompts=asked, target=target)
-            parts.append(strongest(scores, asked, None, None, k).assign(language=language))
+        parts = [
+            strongest(scores, asked, None, None, k).assign(language=language)
+            for language, scores, asked in self._scores_by_language(prompts, target)
+        ]
         found = pd.concat(parts, ignore_index=True)
         return found[["language", *(name for name in found.columns if name != "language")]]
 
@@ -265,14 +264,20 @@ class Study(Asks):
             language -> neurons that the parameters' ``share`` of a fact's prompts hold; that share stays
             where it is.
         """
-        sets = {}
+        options: dict[str, Any] = {"threshold": threshold, "share": self.parameters.share}
+        options |= {"target": None, "keep": self.parameters.keep}
+        return {
+            language: refine_bags(scores, asked, **options).neurons
+            for language, scores, asked in self._scores_by_language(prompts, target)
+        }
+
+    def _scores_by_language(
+        self, prompts: pd.DataFrame, target: str | None
+    ) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+        """Each language of these prompts, their scores there, and those of the prompts that have scores."""
         for language, own in prompts.groupby("language", sort=False):
             asked = self._scored(own.reset_index(drop=True), "integrated-gradients", target)
-            scores = self.scores(str(language), prompts=asked, target=target)
-            options: dict[str, Any] = {"threshold": threshold, "share": self.parameters.share}
-            options |= {"target": None, "keep": self.parameters.keep}
-            sets[str(language)] = refine_bags(scores, asked, **options).neurons
-        return sets
+            yield str(language), self.scores(str(language), prompts=asked, target=target), asked
 
     def controlled(
         self, language: str, target: str, k: int = 5, facts: int | None = 8, wordings: int = 3

@@ -155,7 +155,7 @@ def integrate(
     nodes, weights = (torch.as_tensor(x, dtype=exact, device=model.device) for x in quadrature(rule, steps))
     plan = everywhere(nodes, len(rows), order)
     path: dict[str, Any] = {"baseline": baseline, "precision": precision, "odds": odds}
-    if rule == "gradient" and norm == "free" and not gap:
+    if not gap and without_copies(rule, norm):
         paths = at_ends(model, rows, order, **path)
     else:
         paths = travel(model, rows, plan, held=norm == "held", change=gap, **path)
@@ -245,6 +245,14 @@ def travel(
         share,
         moved,
     )
+
+
+def without_copies(rule: str, norm: str) -> bool:
+    """Whether a rule asks for the ends of paths only, which :func:`at_ends` finds in a pass of the rows.
+
+    With a held norm the gradient there is another one than the model's.
+    """
+    return rule == "gradient" and norm == "free"
 
 
 def at_ends(

@@ -15,7 +15,7 @@ from ..model.language_model import LanguageModel
 from ..model.rows import Row
 from .batching import Batch, Halving, batches, memory_budget
 from .error_control import TOLERANCE, Controlled, Sampled, Task, first_pass, sample
-from .kernel import PassResult, check_options, chosen_layers, integrate
+from .kernel import PassResult, check_options, chosen_layers, integrate, without_copies
 from .quadrature import AttributionError, quadrature
 from .reading import read_neurons
 from .targets import TARGETS, rows_of, with_candidates
@@ -149,7 +149,7 @@ class ScoreSettings:
         if self.batch_size is not None:
             return batches(encode, prompts, lambda length: 1, self.batch_size)
         asked = self.resolved(model)
-        alone = asked.rule == "gradient" and asked.norm == "free"  # one pass without copies
+        alone = without_copies(asked.rule, asked.norm)
         copies = 1 if alone else asked.points * len(self.chosen(model))
 
         def tokens(length: int) -> int:

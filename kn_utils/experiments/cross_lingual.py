@@ -33,9 +33,10 @@ from ..model.acting import Scaling
 from ..model.language_model import LanguageModel
 from ..model.typed import candidates_of, typed_answers
 from ..neurons.language_independent import WHERE, best_first, graded, in_turn, most_held
-from ..statistics.controls import spelling
-from ..statistics.transfer import logit_change
+from ..statistics.changes import log_odds
+from ..statistics.controls import nearest_spelling, spelling
 from .controls import GENERIC, OTHERS, OWN, RANDOM
+from .effects import TOLD, TOLD_AMONG
 
 INDEPENDENT, ANY_SPELLING = "independent", "independent, any spelling"
 GRADED, TOGETHER = "graded", "together"
@@ -134,14 +135,12 @@ def silenced_across(
     told = typed_answers(model, both, among, [*([None] * len(prompts)), *acting], label="silenced abroad")
     known, after = told.iloc[at].reset_index(drop=True), told.iloc[len(prompts) :].reset_index(drop=True)
     columns = {"target": asked["language"], "operation": "suppress" if factor == 0 else "amplify"}
-    told = {"": "probability", "typed_": "typed_probability", "right_": "correct"}
-    told["typed_right_"] = "typed_correct"
-    for short, column in told.items():
+    for short, column in (TOLD | TOLD_AMONG).items():
         columns |= {f"{short}before": known[column], f"{short}after": after[column]}
     table = pd.concat([asked[["prompt", "fact", "relation"]], table], axis=1).assign(**columns)
     return table.assign(
-        logit=logit_change(table["before"], table["after"]),
-        typed_logit=logit_change(table["typed_before"], table["typed_after"]),
+        logit=log_odds(table["after"]) - log_odds(table["before"]),
+        typed_logit=log_odds(table["typed_after"]) - log_odds(table["typed_before"]),
     )
 
 
@@ -278,7 +277,7 @@ def sources_for(
         name: own[own["fact"].map(written.get(name, {})) == "differently"] for name, own in others.items()
     }
     unlike = {name: own for name, own in unlike.items() if len(own)}
-    nearest = {fact: _nearest(own["written"]) for fact, own in apart.groupby("fact", sort=False)}
+    nearest = {fact: nearest_spelling(own["written"]) for fact, own in apart.groupby("fact", sort=False)}
     differently = dict.fromkeys(names["fact"], "differently")
     made[INDEPENDENT] = _independent(unlike, k, differently)
     made[ANY_SPELLING] = _independent(others, k, nearest)
@@ -295,11 +294,6 @@ def sources_for(
         own, {f: n for f, n in many.items() if len(own.get(f, ())) >= n}, differently
     )
     return made
-
-
-def _nearest(written: pd.Series) -> str:
-    said = set(written)
-    return next(way for way in ("alike", "shared characters", "differently") if way in said)
 
 
 def _of_lists(lists: Lists, size: Mapping[str, int], written: Mapping[str, str]) -> Source:

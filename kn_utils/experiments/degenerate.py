@@ -22,6 +22,7 @@ from ..model.language_model import LanguageModel
 from ..model.typed import typed_answers
 from ..neurons.choose import lent, pairs_by_fact, random_neurons
 from ..neurons.degenerate import MARGIN, SLACK, Searched, Silenced, additive, search
+from ..statistics.changes import log_odds
 
 #: Who a fact's own neurons are compared with: as many of the asked wording's strongest that other wordings
 #: did not find, those of a fact of the relation with another answer, and random ones of the same layers.
@@ -148,7 +149,7 @@ def sets_searched(
         if new:
             silenced = [sets[place][sorted(gone)] for place, gone in new]
             p = probabilities_without(model, prompts, [place for place, _ in new], silenced, **asking)
-            known |= dict(zip(new, (np.log(p) - np.log1p(-p)).tolist(), strict=True))
+            known |= dict(zip(new, log_odds(p).tolist(), strict=True))
         for place, asked in list(wanted.items()):
             try:
                 wanted[place] = running[place].send([known[place, gone] for gone in asked])

@@ -24,6 +24,7 @@ from ..neurons.language_independent import best_first, most_held
 from ..statistics.controls import spelling
 from .controls import RANDOM
 from .cross_lingual import CrossLingualError, OtherFacts, drawn_like, lists_of
+from .effects import TOLD, TOLD_AMONG
 
 OWN_LANGUAGE, ONE_OTHER, SEVERAL = "the same language", "one other language", "several other languages"
 LENT, CHANCE = "several other languages, another answer's", f"several other languages, {RANDOM}"
@@ -197,16 +198,10 @@ def _asked(
     after = told.iloc[len(once) :].reset_index(drop=True)
     known = told.iloc[: len(once)].assign(answer=once["answer"].to_numpy())
     before = table[["prompt", "answer"]].merge(known, on=["prompt", "answer"], how="left")
-    columns = {
-        "": "probability",
-        "typed_": "typed_probability",
-        "right_": "correct",
-        "typed_right_": "typed_correct",
-    }
     found = pd.DataFrame(
         {
             f"{short}{when}": part[name].to_numpy()
-            for short, name in columns.items()
+            for short, name in (TOLD | TOLD_AMONG).items()
             for when, part in (("before", before), ("after", after))
         }
     )

@@ -16,6 +16,9 @@ from ..model.language_model import LanguageModel
 from ..model.typed import typed_answers
 from ..neurons.choose import pairs_by_fact
 
+#: What tables of effects call an answer's columns, before and after: prefix -> column of the answers.
+TOLD = {"": "probability", "right_": "correct"}
+TOLD_AMONG = {"typed_": "typed_probability", "typed_right_": "typed_correct"}
 #: The two interventions of the papers, and what they multiply neurons by.
 BOTH = {"suppress": 0.0, "amplify": 2.0}
 
@@ -100,9 +103,9 @@ def effects(
     after = _answered(model, asked, among, acting, batch_size=batch_size, label=label)
     table = asked[["prompt", "fact", "relation", "language"]]
     table = table.assign(operation=operation, factor=float(factor), neurons=kind)
-    names = {"": "probability", "right_": "correct", "predicted_": "predicted"}
+    names = TOLD | {"predicted_": "predicted"}
     if among is not None:
-        names |= {"typed_": "typed_probability", "typed_right_": "typed_correct"}
+        names |= TOLD_AMONG
     for name, column in names.items():
         for when, told in (("before", known), ("after", after)):
             table[f"{name}{when}"] = told[column].to_numpy()

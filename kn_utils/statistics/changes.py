@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 from .intervals import RESAMPLES, interval, ratio_interval, resample, with_percentiles
+
+_EDGE = 1e-12  # a probability of 0 or 1 has no log-odds
+
+
+def log_odds(p: np.ndarray | pd.Series | Sequence[float]) -> np.ndarray:
+    """ln(p / (1 - p)), the logit; probabilities are kept off 0 and 1 by 1e-12.
+
+    Example:
+        >>> log_odds([0.5]).tolist()
+        [0.0]
+    """
+    p = np.clip(np.asarray(p, dtype=float), _EDGE, 1 - _EDGE)
+    return np.log(p) - np.log1p(-p)
 
 
 def mean_table(

@@ -32,11 +32,11 @@ def auroc(true: np.ndarray, false: np.ndarray) -> float:
         >>> auroc(np.array([2.0, 1.0]), np.array([1.0, 0.0]))
         0.875
     """
-    return float(_higher(np.asarray(true, float), np.asarray(false, float)).mean())
+    return float(beats(np.asarray(true, float), np.asarray(false, float)).mean())
 
 
-def _higher(true: np.ndarray, false: np.ndarray) -> np.ndarray:
-    """(true, false): 1 where the true one is higher, 0.5 where they are alike."""
+def beats(true: np.ndarray, false: np.ndarray) -> np.ndarray:
+    """Every pair of a value of each, (true, false): 1 where the first is higher, 0.5 where they are alike."""
     apart = true[:, None] - false[None]
     return (apart > 0) + 0.5 * (apart == 0)
 
@@ -101,7 +101,7 @@ def _together(facts: pd.DataFrame) -> np.ndarray:
 
 def _auroc_of(facts: pd.DataFrame, weights: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:
     """The AUROC with an interval; ``mask`` (fact, fact) says which pairs count."""
-    higher = _higher(facts["true"].to_numpy(), facts["false"].to_numpy())
+    higher = beats(facts["true"].to_numpy(), facts["false"].to_numpy())
     mask = np.ones_like(higher) if mask is None else mask
     over, under = (np.einsum("rf,rf->r", weights @ matrix, weights) for matrix in (higher * mask, mask))
     drawn = over / under
@@ -209,7 +209,7 @@ def differences(scores: pd.DataFrame, base: str, *, seed: int = 0) -> pd.DataFra
 def _gained(base: pd.DataFrame, more: pd.DataFrame, seed: int) -> dict[str, float]:
     """AUROC of the second less that of the first, the same facts in the same order."""
     apart = sum(
-        sign * _higher(part["true"].to_numpy(), part["false"].to_numpy())
+        sign * beats(part["true"].to_numpy(), part["false"].to_numpy())
         for sign, part in ((-1, base), (1, more))
     )
     weights = resample(len(base), seed)

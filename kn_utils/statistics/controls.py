@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
@@ -103,9 +105,18 @@ def mark_spelling(effects: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     return told[told["spelled"].notna()]
 
 
+#: How two languages may write an answer, the nearest first.
+SPELLINGS = ("alike", "shared characters", "differently")
+
+
 def spelling(here: str, there: str) -> str:
     """How two languages write an answer: ``alike``, with ``shared characters`` (Chinese), ``differently``."""
     if here.casefold() == there.casefold():
-        return "alike"
+        return SPELLINGS[0]
     shared = {character for character in here if "\u4e00" <= character <= "\u9fff"} & set(there)
-    return "shared characters" if shared else "differently"
+    return SPELLINGS[1 if shared else 2]
+
+
+def nearest_spelling(ways: Iterable[str]) -> str:
+    """Of several pairs of languages the one that writes an answer most alike (:func:`spelling`)."""
+    return min(ways, key=SPELLINGS.index)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from .changes import mean_table
+from .changes import log_odds, mean_table
 from .intervals import resample, with_percentiles
 
 #: The published rule: either of a pair may take at most the first share of P(answer), both must take more
@@ -28,12 +28,6 @@ NOTABLE = 0.1
 #: Pairs are compared whose losses, added up, differ by at most this share.
 CALIPER = 0.2
 COLUMNS = ["value", "low", "high", "n"]
-
-
-def log_odds(p: np.ndarray | pd.Series) -> np.ndarray:
-    """ln(p / (1 - p))."""
-    p = np.asarray(p, dtype=float)
-    return np.log(p) - np.log1p(-p)
 
 
 def judged_pairs(pairs: pd.DataFrame) -> pd.DataFrame:

@@ -21,7 +21,7 @@ import pandas as pd
 
 from ..neurons.language_independent import WHERE, language_independent
 from . import intervals as statistics
-from .controls import spelling
+from .controls import nearest_spelling, spelling
 from .intervals import interval
 
 COLUMNS = [
@@ -229,7 +229,7 @@ def written_in(names: pd.DataFrame, languages: Iterable[str]) -> pd.Series:
     for fact, answers in own.groupby("fact", sort=False)["answer"]:
         pairs = {spelling(a, b) for i, a in enumerate(answers) for b in answers.iloc[i + 1 :]}
         if pairs:
-            told[fact] = next(w for w in ("alike", "shared characters", "differently") if w in pairs)
+            told[fact] = nearest_spelling(pairs)
     return pd.Series(told, dtype=object, name="written")
 
 

@@ -19,21 +19,15 @@ import pandas as pd
 from scipy import stats
 
 from ..neurons.language_independent import graded, language_independent, strongest_of
-from .changes import mean_table
+from .changes import mean_table, relative_change
+from .checking import beats
 from .controls import PROBABILITIES, excess
-from .intervals import RESAMPLES, resample, with_percentiles
+from .intervals import RESAMPLES, with_percentiles
 
 LOGIT, TYPED_LOGIT = "logit of P(answer)", "logit of P among the relation's answers"
 #: Measure -> the column that holds it.
 LOGITS = {LOGIT: "logit", TYPED_LOGIT: "typed_logit"}
 COLUMNS = ["value", "low", "high", "n"]
-_EDGE = 1e-12  # a probability of 0 or 1 has no logit
-
-
-def logit_change(before: Sequence[float] | pd.Series, after: Sequence[float] | pd.Series) -> np.ndarray:
-    """Change of the logit; probabilities are kept off 0 and 1 by 1e-12."""
-    p0, p1 = (np.clip(np.asarray(p, dtype=float), _EDGE, 1 - _EDGE) for p in (before, after))
-    return np.log(p1 / (1 - p1)) - np.log(p0 / (1 - p0))
 
 
 def effects_beyond(
@@ -241,7 +235,7 @@ def told_apart(
     for _, part in table.dropna(subset=[score]).groupby("relation", sort=False):
         a, b = (part.loc[part[group] == name, score].to_numpy(float) for name in (first, second))
         if len(a) and len(b):
-            better = (a[:, None] > b[None]) + 0.5 * (a[:, None] == b[None])
+            better = beats(a, b)
             times_a, times_b = (
                 random.multinomial(len(x), np.full(len(x), 1 / len(x)), size=RESAMPLES) for x in (a, b)
             )
@@ -251,7 +245,7 @@ def told_apart(
             sizes += len(a), len(b)
     if not weights:
         return {"value": np.nan, "low": np.nan, "high": np.nan, "n": 0, "n_second": 0}
-    value = with_percentiles(sum(wins) / sum(weights), sum(draws) / sum(weights), int(sizes[0]))
+    value = with_percentiles(sum(wins) / sum(weights), np.sum(draws, axis=0) / sum(weights), int(sizes[0]))
     return {**value, "n_second": int(sizes[1])}
 
 
@@ -261,15 +255,10 @@ def change_of(effects: pd.DataFrame, by: Sequence[str], *, seed: int = 0) -> pd.
     Returns:
         ``measure, *by, value, low, high, n``.
     """
-    by, rows = list(by), []
+    by, tables = list(by), []
     for measure, (before, after) in PROBABILITIES.items():
-        for key, group in effects.groupby(by, sort=False):
-            sums = group.groupby("fact", sort=False)[[before, after]].sum().to_numpy()
-            drawn = resample(len(sums), seed) @ sums
-            middle = float(sums[:, 1].sum() / sums[:, 0].sum() - 1)
-            told = with_percentiles(middle, drawn[:, 1] / drawn[:, 0] - 1, len(sums))
-            rows.append([measure, *key, *told.values()])
-    tables = [pd.DataFrame(rows, columns=["measure", *by, *COLUMNS])]
+        pair = effects.assign(before=effects[before], after=effects[after])
+        tables.append(relative_change(pair, by, seed=seed).assign(measure=measure))
     for measure, column in LOGITS.items():
         tables.append(mean_table(effects, column, by, seed=seed).assign(measure=measure))
     return pd.concat(tables, ignore_index=True)[["measure", *by, *COLUMNS]]

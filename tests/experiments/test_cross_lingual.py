@@ -16,7 +16,7 @@ from kn_utils.model.hooks import SlotChange, read_at
 from kn_utils.model.interventions import amplify
 from kn_utils.model.rows import Row
 from kn_utils.model.typed import candidates_of, typed_answers
-from kn_utils.statistics.transfer import logit_change
+from kn_utils.statistics.changes import log_odds
 
 NEURON = ["fact", "relation", "layer", "neuron"]
 
@@ -121,7 +121,7 @@ def test_every_row_against_doing_it_by_hand(world, kind):
         assert row.before == pytest.approx(before.loc[row.prompt, "probability"], rel=1e-9, abs=0)
         checked += 1
     assert checked > 40 and set(table["target"]) == {"en"}
-    assert table["logit"].to_numpy() == pytest.approx(logit_change(table["before"], table["after"]))
+    assert table["logit"].to_numpy() == pytest.approx(log_odds(table["after"]) - log_odds(table["before"]))
     pairs = table.groupby(["prompt", "source"])["size"].nunique()
     assert (pairs == 1).all()  # what is compared has one size
     random = table[table["neurons"] == "random, same layers"]

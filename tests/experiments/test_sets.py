@@ -23,7 +23,8 @@ from kn_utils.model.answers import answer_probability
 from kn_utils.model.interventions import suppress
 from kn_utils.model.typed import candidates_of, typed_answers
 from kn_utils.neurons.degenerate import additive, searched
-from kn_utils.statistics.degenerate import judged_pairs, log_odds, orders
+from kn_utils.statistics.changes import log_odds
+from kn_utils.statistics.degenerate import judged_pairs, orders
 
 
 @pytest.fixture(scope="module")

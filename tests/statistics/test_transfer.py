@@ -12,6 +12,7 @@ from scipy import stats
 
 from kn_utils import plots
 from kn_utils.statistics import edit_costs, transfer
+from kn_utils.statistics.changes import log_odds
 from kn_utils.statistics.controls import PLAIN, TYPED
 
 
@@ -28,8 +29,8 @@ def effects(seed: int = 0) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["prompt", "fact", "source", "neurons", "before", "after"])
     table = table.assign(typed_before=table["before"], typed_after=table["after"] * 0.9, size=2)
     return table.assign(
-        logit=transfer.logit_change(table["before"], table["after"]),
-        typed_logit=transfer.logit_change(table["typed_before"], table["typed_after"]),
+        logit=log_odds(table["after"]) - log_odds(table["before"]),
+        typed_logit=log_odds(table["typed_after"]) - log_odds(table["typed_before"]),
     )
 
 
@@ -38,8 +39,8 @@ def logit(p: float) -> float:
 
 
 def test_the_logit_by_hand_and_at_the_edges():
-    assert transfer.logit_change([0.5, 0.2], [0.5, 0.8]) == pytest.approx([0, logit(0.8) - logit(0.2)])
-    assert np.isfinite(transfer.logit_change([1.0, 0.0], [0.0, 1.0])).all()
+    assert log_odds([0.5, 0.2, 0.8]) == pytest.approx([0, logit(0.2), logit(0.8)])
+    assert np.isfinite(log_odds([1.0, 0.0])).all()
 
 
 def test_effects_beyond_another_answer_by_a_plain_loop():
