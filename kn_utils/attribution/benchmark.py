@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import gc
 import json
 import platform
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +31,7 @@ from ..data.facts import OBJECT, Facts, read_table
 from ..data.prompts import make_prompts
 from ..model.language_model import LanguageModel
 from ..model.loading import choose_device, load_model
+from ..model.measuring import SHAPES, peak, random_model, timed
 from ..store.code import code_version
 from ..store.files import save_json
 from ..store.origin import git_commit
@@ -43,13 +41,6 @@ from .published_procedure import published
 from .settings import ScoreSettings
 from .streaming import score_batch
 
-_SMALL = {"hidden_size": 160, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 768}
-#: Shapes with random weights, which need no download.
-SHAPES = {
-    "random-mbert": ("bert", {"vocab_size": 119547}),  # the rest of BERT-base is the library's default
-    "random-small": ("bert", {"vocab_size": 8000, **_SMALL}),
-    "random-gpt2": ("gpt2", {}),
-}
 PARAREL = 253_448  # prompts of PARAREL_en
 
 
@@ -101,9 +92,9 @@ def compare(
     rates: list[float] = []
     memory, flops, scores = {}, {}, {}
     for name, method in methods.items():  # not timed: it also warms up
-        with _peak(model.device) as peak:
+        with peak(model.device) as most:
             scores[name] = [one.cpu() for one in method()]
-        memory[name] = peak[0]
+        memory[name] = most[0]
     for name, method in fast.items():
         with FlopCounterMode(display=False) as counter:
             method()
@@ -111,7 +102,7 @@ def compare(
     for number in range(rounds):
         for name, method in methods.items():
             before = product_rate(model)
-            took = _time(method, model.device) / len(rows)
+            took = timed(method, model.device) / len(rows)
             rate = (before + product_rate(model)) / 2
             seconds[name].append(took)
             rates.append(rate)
@@ -121,7 +112,7 @@ def compare(
     if padded:
         name = "published, head at the blank, padded to 128"
         seconds[name] = [
-            _time(lambda: published(model, rows[0], "right", 20, head="blank", padded=128), model.device)
+            timed(lambda: published(model, rows[0], "right", 20, head="blank", padded=128), model.device)
         ]
         say(f"{name}: {seconds[name][0]:.3g} s for one prompt")
     truth = exact_scores(model, prompts.iloc[:exact])
@@ -167,57 +158,7 @@ def product_rate(model: LanguageModel, rows: int = 3000) -> float:
     hidden = model.embeddings.shape[1]
     a = torch.randn(rows, hidden, device=model.device, dtype=model.dtype)
     b = torch.randn(hidden, model.n_neurons, device=model.device, dtype=model.dtype)
-    return 2 * rows * hidden * model.n_neurons / min(_time(lambda: a @ b, model.device) for _ in range(3))
-
-
-def _time(call: Callable[[], Any], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-@contextmanager
-def _peak(device: torch.device) -> Iterator[list[float | None]]:
-    """Most memory in MiB that the block takes beyond what is taken; ``None`` where nobody says."""
-    gc.collect()
-    found: list[float | None] = [None]
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        yield found
-        found[0] = (torch.cuda.max_memory_allocated(device) - before) / 2**20
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is counted anew from here
-        before = _status("VmRSS")
-    except OSError:
-        yield found
-        return
-    yield found
-    found[0] = (_status("VmHWM") - before) / 1024
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
-
-
-def random_model(shape: str, device: torch.device) -> LanguageModel:
-    """A model of one of :data:`SHAPES` with random weights and the bundled tokenizer.
-
-    Its ids lie inside every vocabulary.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
-
-    kind, changes = SHAPES[shape]
-    torch.manual_seed(0)
-    auto = AutoModelForCausalLM if kind == "gpt2" else AutoModelForMaskedLM
-    model = auto.from_config(AutoConfig.for_model(kind, **changes))
-    return LanguageModel(model.to(device), AutoTokenizer.from_pretrained(DATA / "mini" / "model"), name=shape)
+    return 2 * rows * hidden * model.n_neurons / min(timed(lambda: a @ b, model.device) for _ in range(3))
 
 
 def sample_prompts(model: LanguageModel, count: int) -> pd.DataFrame:

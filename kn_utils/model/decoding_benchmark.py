@@ -19,6 +19,7 @@ from ..data.prompts import draw, make_prompts
 from .decoding import decode, frames_of
 from .language_model import LanguageModel
 from .loading import load_model
+from .measuring import SHAPES, peak, random_model
 from .slots import banned_pieces
 
 SETTINGS = (
@@ -116,16 +117,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m kn_utils.model.decoding_benchmark", description="How long decoding takes."
     )
-    parser.add_argument("--model", default="mini")
-    parser.add_argument("--prompts", type=int, default=60)
+    parser.add_argument("--model", default="mini", help=f"{', '.join(SHAPES)}, a folder or a Hub id")
+    parser.add_argument("--tokenizer", help="a folder; of a model with random weights (default: mini's)")
+    parser.add_argument("--dataset", default="mini")
+    parser.add_argument("--language", default="en")
+    parser.add_argument("--prompts", type=int, default=60, help="drawn evenly from the relations")
     parser.add_argument("--masks", type=int, default=5)
     asked = parser.parse_args(arguments)
     from ..data.sources import load_facts  # needs libraries that the rest of the room does without
 
-    prompts = draw(make_prompts(load_facts(), "en", wordings=1)).head(asked.prompts)
-    model = load_model(asked.model)
+    start = time.perf_counter()
+    every = make_prompts(load_facts(asked.dataset), asked.language)
+    took = time.perf_counter() - start
+    print(f"{asked.dataset}, {asked.language}: {len(every):,} prompts made in {took:.1f} s")
+    prompts = one_by_relation(every).head(asked.prompts)
+    if asked.model in SHAPES:
+        model = random_model(asked.model, **({"tokenizer": asked.tokenizer} if asked.tokenizer else {}))
+    else:
+        model = load_model(asked.model)
     print(f"{model}, {len(prompts)} prompts, {torch.get_num_threads()} threads; seconds per 1,000 prompts")
-    print(seconds(model, prompts, masks=asked.masks).round(1).to_string(index=False))
+    with peak(model.device) as most:
+        table = seconds(model, prompts, masks=asked.masks)
+    print(table.round(1).to_string(index=False))
+    print("" if most[0] is None else f"most memory beyond the model's: {most[0]:,.0f} MiB")
+
+
+def one_by_relation(prompts: pd.DataFrame) -> pd.DataFrame:
+    """One wording of each fact, the first facts of all relations first, then their second ones."""
+    drawn = draw(prompts)
+    place = drawn.groupby("relation").cumcount()
+    return drawn.iloc[place.argsort(kind="stable")].reset_index(drop=True)
 
 
 if __name__ == "__main__":

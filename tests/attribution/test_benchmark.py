@@ -10,18 +10,12 @@ from conftest import make_model
 from oracles import plain_scores
 
 from kn_utils.attribution import benchmark
-from kn_utils.attribution.benchmark import (
-    exact_scores,
-    kernel,
-    measured,
-    published,
-    random_model,
-    sample_prompts,
-)
+from kn_utils.attribution.benchmark import exact_scores, kernel, measured, published, sample_prompts
 from kn_utils.attribution.kernel import integrate
 from kn_utils.attribution.quadrature import quadrature
 from kn_utils.attribution.settings import ScoreSettings
 from kn_utils.model.loading import load_model
+from kn_utils.model.measuring import random_model
 
 TINY = {
     "hidden_size": 16,
