@@ -136,8 +136,9 @@ def attribute(
             of P, whose gradient does not vanish where P is nearly 1.
         candidates: of each prompt, its answer among them (``typed``);
             ``None``: :func:`kn_utils.model.typed.candidates_of` the prompts.
-        out: a parquet file to stream to. Finished batches are on disk before the next begins; the same call
-            after an interruption goes on where it stopped and ends with the same file.
+        out: a parquet file to stream to. Finished batches are on disk before the next begins (on an
+            accelerator before the next but two); the same call after an interruption goes on where it
+            stopped and ends with the same file.
         origin: stored in ``out``'s metadata.
         devices: split the prompts between one process per device, such as ``["cuda:0", "cuda:1"]``.
 

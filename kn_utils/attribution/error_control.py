@@ -39,9 +39,9 @@ import torch
 from numpy.polynomial import legendre
 from numpy.polynomial.polynomial import polyder
 
-from ..model.language_model import LanguageModel
+from ..model.language_model import LanguageModel, on_device
 from ..model.rows import Row
-from .kernel import PassResult, Paths, finite, travel
+from .kernel import PassResult, Paths, travel
 from .quadrature import quadrature, running_integral
 from .reading import exact_type
 from .walk import everywhere
@@ -111,10 +111,7 @@ def sample(
         here = [task for task in tasks if task.layer == layer]
         copies = [number[id(task.row)] for task in here for _ in task.nodes]
         nodes = [node for task in here for node in task.nodes]
-        plan[layer] = (
-            torch.tensor(copies, device=model.device),
-            torch.tensor(nodes, dtype=exact, device=model.device),
-        )
+        plan[layer] = (model.tensor(copies), model.tensor(nodes, exact))
     paths = travel(model, rows, plan, **path)
     found: dict[int, Iterator[Samples]] = {}
     for layer in plan:
@@ -141,9 +138,7 @@ def first_pass(
         path: arguments of :func:`kn_utils.attribution.kernel.travel`.
     """
     order, exact = sorted(set(layers)), exact_type(model)
-    nodes, weights = (
-        torch.as_tensor(x, dtype=exact, device=model.device) for x in quadrature("gauss-legendre", FIRST)
-    )
+    nodes, weights = (model.tensor(x, exact) for x in quadrature("gauss-legendre", FIRST))
     paths = travel(model, rows, everywhere(nodes, len(rows), order), **path)
     scores, sums, errors = [], [], []
     for layer in order:
@@ -155,7 +150,7 @@ def first_pass(
     gap = None if paths.change is None else (torch.stack(sums) - paths.change).T[:, back]
     error = torch.stack(errors, 1)[:, back]
     points = torch.full_like(error, FIRST)
-    return finite(PassResult(torch.stack(scores, 1)[:, back], paths.probability, gap, error, points))
+    return PassResult(torch.stack(scores, 1)[:, back], paths.probability, gap, error, points)
 
 
 def first_error(by_node: Samples, end: torch.Tensor) -> torch.Tensor:
@@ -164,7 +159,7 @@ def first_error(by_node: Samples, end: torch.Tensor) -> torch.Tensor:
     Of samples (node, row, ...) and P(w).
     """
     dtype, device = end.dtype, end.device
-    contributions_of, slope_of = (torch.as_tensor(x, dtype=dtype, device=device) for x in _transforms())
+    contributions_of, slope_of = (on_device(x, device, dtype) for x in _transforms())
     scale = torch.stack(
         [(by_node.contributions * one[:, None, None]).sum(0).abs().amax(-1) for one in contributions_of]
     )
@@ -207,12 +202,12 @@ def error_of(found: Samples) -> torch.Tensor:
     scores = []
     for every in (1, 2, 4):
         rule = quadrature("clenshaw-curtis", (points - 1) // every + 1)[1]
-        weights = torch.as_tensor(rule, dtype=dtype, device=device)
+        weights = on_device(rule, device, dtype)
         scores.append((found.contributions[:, ::every] * weights[:, None]).sum(1))
     last, before = ((scores[i] - scores[i + 1]).abs().amax(-1) for i in (0, 1))
     tiny = torch.finfo(dtype).tiny
     moved = last * (last / (before + tiny)).clamp(max=1)
-    running = torch.as_tensor(running_integral(points), dtype=dtype, device=device)
+    running = on_device(running_integral(points), device, dtype)
     apart = ((found.slope[:, None] * running).sum(-1) - (found.p - found.p[:, :1])).abs().amax(1)
     share = found.contributions.abs().amax((1, 2)) / (found.slope.abs().amax(1) + tiny)
     return torch.maximum(moved, apart * share.clamp(max=1))
@@ -300,17 +295,14 @@ class Controlled:
         """Scores of pairs with equally many points into ``part``; which of them are above their limit."""
         samples = [pair.samples for pair in pairs if pair.samples is not None]  # all of them by now
         found = Samples.together(samples, torch.stack)
-        i, j = (
-            torch.tensor(x, device=limit.device) for x in zip(*((p.row, p.place) for p in pairs), strict=True)
-        )
+        i, j = (on_device(x, limit.device) for x in zip(*((p.row, p.place) for p in pairs), strict=True))
         rule = quadrature("clenshaw-curtis", points)[1]
-        weights = torch.as_tensor(rule, dtype=limit.dtype, device=limit.device)
+        weights = on_device(rule, limit.device, limit.dtype)
         part.scores[i, j] = (found.contributions * weights[:, None]).sum(1)
         part.error[i, j] = error_of(found)
         part.points[i, j] = points
         if part.gap is not None:
             part.gap[i, j] = (found.slope * weights).sum(1) - (found.p[:, -1] - found.p[:, 0])
-        finite(part)
         return (part.error[i, j] > limit[i]).tolist()
 
     def _sampled(self, tasks: list[Task], rows: int) -> list[Samples]:

@@ -124,6 +124,7 @@ def integrate(
     layers: Sequence[int] | None = None,
     gap: bool = False,
     precision: str | None = None,
+    check: bool = True,
 ) -> PassResult:
     """Integrated gradients of a batch of rows, all layers in one pass (see the module's text).
 
@@ -144,6 +145,7 @@ def integrate(
         gap: also compute sum((w - b) gradient) - (P(w) - P(b)), at the cost of one more pass without
             gradients.
         precision: of the matrix products, see :mod:`kn_utils.attribution.precision`.
+        check: whether scores are looked at here, for which the host waits for an accelerator.
 
     Raises:
         AttributionError: an unknown option, a layer that the model does not have, scores that are not finite.
@@ -152,7 +154,7 @@ def integrate(
     check_options(model, baseline, multiplier, norm)
     order = sorted(set(chosen))
     exact = exact_type(model)
-    nodes, weights = (torch.as_tensor(x, dtype=exact, device=model.device) for x in quadrature(rule, steps))
+    nodes, weights = (model.tensor(x, exact) for x in quadrature(rule, steps))
     plan = everywhere(nodes, len(rows), order)
     path: dict[str, Any] = {"baseline": baseline, "precision": precision, "odds": odds}
     if not gap and without_copies(rule, norm):
@@ -169,7 +171,8 @@ def integrate(
         sums = torch.stack([integral(paths.contributions(layer)).sum(-1) for layer in order])
         assert paths.change is not None  # it was asked for
         gaps = (sums - paths.change).T[:, place]
-    return finite(PassResult(torch.stack(scores, 1)[:, place], paths.probability, gaps))
+    made = PassResult(torch.stack(scores, 1)[:, place], paths.probability, gaps)
+    return finite(made) if check else made
 
 
 def chosen_layers(model: LanguageModel, layers: Sequence[int] | None) -> list[int]:

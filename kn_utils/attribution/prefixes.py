@@ -40,7 +40,7 @@ def _last_tokens(model: LanguageModel, rows: list[Row]) -> Run:
             f"texts longer than the model's window of {reach} tokens need batches of equal length."
         )
     every = torch.arange(len(rows), device=model.device)
-    last = torch.tensor([row.ids[-1:] for row in rows], device=model.device)
+    last = model.tensor([row.ids[-1:] for row in rows])
     inputs = read_prefixes(model, [row.ids[:-1] for row in rows], every, last)
     at = torch.zeros_like(every)
 

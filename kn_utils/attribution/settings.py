@@ -101,7 +101,7 @@ class ScoreSettings:
         return Controlled(first, partial(settings.sample, model), layers, model.n_layers, settings.tolerance)
 
     def score(self, model: LanguageModel, rows: list[Row], layers: list[int]) -> PassResult:
-        """Scores of rows at layers, by one pass."""
+        """Scores of rows at layers, by one pass; whoever reads them looks whether they are finite."""
         if self.method == "activation":
             values, p = read_neurons(model, rows, self.precision)
             return PassResult(values[:, layers], p, None)
@@ -126,6 +126,7 @@ class ScoreSettings:
             norm=self.norm,
             layers=layers,
             gap=self.gap,
+            check=False,
             **path,
         )
 

@@ -18,12 +18,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from multiprocessing import parent_process
 from pathlib import Path
 from queue import Empty
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,7 +36,9 @@ from ..model.rows import Row
 from ..store.files import ArtifactError, save_json, written
 from ..store.tables import load_table, save_table
 from .batching import WINDOW, Batch
-from .kernel import PassResult
+from .keeping import Kept, as_tables, kept
+from .kernel import PassResult, finite
+from .overlap import Behind, Stream, ahead, depth_on
 from .quadrature import AttributionError
 from .settings import ScoreSettings
 
@@ -202,25 +205,44 @@ class ScoringJob:
     of: int = 1
 
     def run(self) -> Iterator[tuple[int, bool]]:
-        """Score batch by batch; yields how many prompts are done, and whether just now or earlier."""
+        """Score batch by batch; yields how many prompts are done, and whether just now or earlier.
+
+        On an accelerator the next batch is encoded and the last ones are written meanwhile.
+        """
+        room, stream = self.settings.scorer(self.model), Stream(self.model.device)
+        window, depth = 0, depth_on(self.model.device)
+        with Behind(depth) as behind:
+            for batch in ahead(self._own(), depth):
+                if batch.window != window and self.of == 1:
+                    behind.do(self.sink.close, window)
+                    window = batch.window
+                fresh = not self.sink.has(batch)
+                if fresh:
+                    part = score_batch(room, batch, check=False)  # what is kept is looked at
+                    tensors = (part.scores, part.probability, part.gap, part.error, part.points)
+                    find = partial(kept, keep=self.settings.keep)
+                    behind.do(self._write, batch, stream.after_now(find, *tensors))
+                yield len(batch.prompts), fresh
+
+    def _own(self) -> Iterator[Batch]:
+        """The batches of this process."""
+        every = self.settings.batches(self.model, self.prompts, self.budget)
+        return islice(every, self.number, None, self.of)
+
+    def _write(self, batch: Batch, found: Callable[[], Kept]) -> None:
         layers = self.settings.chosen(self.model)
-        room = self.settings.scorer(self.model)
-        window = 0
-        for i, batch in enumerate(self.settings.batches(self.model, self.prompts, self.budget)):
-            if i % self.of != self.number:
-                continue
-            if batch.window != window and self.of == 1:
-                self.sink.close(window)
-                window = batch.window
-            fresh = not self.sink.has(batch)
-            if fresh:
-                part = score_batch(room, batch)
-                self.sink.add(batch, *_tables(batch, part, layers, self.settings.keep, self.settings.points))
-            yield len(batch.prompts), fresh
+        self.sink.add(batch, *as_tables(batch, found(), layers, self.settings.points))
 
 
-def score_batch(room: Callable[[list[Row]], PassResult], batch: Batch) -> PassResult:
-    """Of each prompt, from its answer's pieces: mean scores, gap and error, product of P, most points."""
+def score_batch(room: Callable[[list[Row]], PassResult], batch: Batch, *, check: bool = True) -> PassResult:
+    """Of each prompt, from its answer's pieces: mean scores, gap and error, product of P, most points.
+
+    Args:
+        check: whether scores are looked at here, for which the host waits for an accelerator.
+
+    Raises:
+        AttributionError: scores that are not finite.
+    """
     part = room([row for rows in batch.rows for row in rows])
     sizes = [len(rows) for rows in batch.rows]
 
@@ -231,41 +253,8 @@ def score_batch(room: Callable[[list[Row]], PassResult], batch: Batch) -> PassRe
     if points is not None:
         points = torch.stack([piece.amax(0) for piece in points.split(sizes)])
     probability = torch.stack([piece.prod() for piece in part.probability.split(sizes)])
-    return PassResult(mean(part.scores), probability, mean(part.gap), mean(part.error), points)
-
-
-def _tables(
-    batch: Batch, part: PassResult, layers: list[int], keep: float, steps: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    # float64 here keeps "at least keep x maximum" the same decision in every batch
-    scores = part.scores.double().cpu().numpy()
-    top = scores.max((1, 2))
-    prompt, layer, neuron = np.nonzero((scores >= keep * top[:, None, None]) & (scores > 0))
-    numbers = np.asarray(batch.prompts)
-    kept = pd.DataFrame(
-        {
-            "number": numbers[prompt],
-            "layer": np.asarray(layers)[layer].astype("int16"),
-            "neuron": neuron.astype("int32"),
-            "score": scores[prompt, layer, neuron].astype("float32"),
-        }
-    )
-
-    def worst(values: torch.Tensor | None) -> np.ndarray:
-        unknown = np.full(len(numbers), np.nan)
-        return unknown if values is None else values.abs().amax(1).double().cpu().numpy()
-
-    largest = np.abs(scores).max((1, 2))
-    notes = {
-        "number": numbers,
-        "probability": part.probability.double().cpu().numpy(),
-        "maximum": top,
-        "gap": worst(part.gap),
-        "error": worst(part.error) / np.where(largest > 0, largest, np.nan),
-        "points": np.full(len(numbers), steps) if part.points is None else worst(part.points),
-    }
-    notes["points"] = notes["points"].astype("int32")
-    return kept, pd.DataFrame(notes)
+    made = PassResult(mean(part.scores), probability, mean(part.gap), mean(part.error), points)
+    return finite(made) if check else made
 
 
 def side_by_side(job: ScoringJob, devices: Sequence[str]) -> Iterator[tuple[int, bool]]:

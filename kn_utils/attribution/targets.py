@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from ..model.head import gives_logits
-from ..model.language_model import LanguageModel
+from ..model.language_model import LanguageModel, on_device
 from ..model.rows import ANYTHING_ELSE, Row
 from ..model.typed import candidates_of, has_competitor, typed_rows
 from .quadrature import AttributionError
@@ -54,7 +54,7 @@ class Target:
             self.pieces = sorted({piece for row in rows for piece in (*row.among, row.target)})
         self.named = all(row.target != ANYTHING_ELSE for row in rows)
         places = [[0 if row.target == ANYTHING_ELSE else self._place(row.target)] for row in rows]
-        self.wanted = torch.tensor(places, device=model.device)
+        self.wanted = model.tensor(places)
 
     def _place(self, piece: int) -> int:
         """Of a piece among the logits."""
@@ -115,7 +115,7 @@ class Target:
                 outside[number, self._named(row)] = True
             else:
                 outside[number, self._place(row.target)] = False
-        return logits.masked_fill(outside.to(logits.device)[rows], -torch.inf)
+        return logits.masked_fill(on_device(outside, logits.device)[rows], -torch.inf)
 
     def _others(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """The logits, those outside B (for the log-odds B without A) at minus infinity."""
@@ -129,7 +129,7 @@ class Target:
                 outside[number, self._named(row)] = False
             elif self.odds:
                 outside[number, self._place(row.target)] = True
-        return logits.masked_fill(outside.to(logits.device)[rows], -torch.inf)
+        return logits.masked_fill(on_device(outside, logits.device)[rows], -torch.inf)
 
     def _named(self, row: Row) -> list[int]:
         return [self._place(piece) for piece in row.among if piece != ANYTHING_ELSE]

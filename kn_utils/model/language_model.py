@@ -150,16 +150,17 @@ class LanguageModel:
         pad = self.tokenizer.pad_token_id
         pad = 0 if pad is None else pad
         longest = max(len(row.ids) for row in rows)
-        ids = torch.tensor([row.ids + [pad] * (longest - len(row.ids)) for row in rows])
-        inputs = {"input_ids": ids.to(self.device)}
+        ids = [row.ids + [pad] * (longest - len(row.ids)) for row in rows]
+        inputs = {"input_ids": self.tensor(ids)}
         if min(len(row.ids) for row in rows) < longest:
-            mask = torch.tensor([[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows])
-            inputs["attention_mask"] = mask.to(self.device)
-        at, wanted = (
-            torch.tensor(x, device=self.device)
-            for x in zip(*((r.position, r.target) for r in rows), strict=True)
-        )
+            mask = [[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows]
+            inputs["attention_mask"] = self.tensor(mask)
+        at, wanted = (self.tensor([row.position for row in rows]), self.tensor([row.target for row in rows]))
         return inputs, at, wanted
+
+    def tensor(self, values: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Numbers on the model's device, see :func:`on_device`."""
+        return on_device(values, self.device, dtype)
 
     def logits(
         self, inputs: dict[str, torch.Tensor], positions: torch.Tensor, rows: torch.Tensor | None = None
@@ -188,3 +189,15 @@ class LanguageModel:
             yield
         finally:
             handle.remove()
+
+
+def on_device(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Numbers on a device.
+
+    The host does not wait until an accelerator has done what was asked of it before: it takes them from
+    memory that does not move.
+    """
+    made = torch.as_tensor(values, dtype=dtype)
+    if device.type == "cuda":
+        made = made.pin_memory()
+    return made.to(device, non_blocking=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -43,7 +44,8 @@ def in_parts(
     while start < len(items):
         part = items[start : start + at_once]
         try:
-            result = call(part)
+            with quick_attention():
+                result = call(part)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -60,6 +62,21 @@ def in_parts(
             )
         at_once = (len(part) + 1) // 2
         print(f"out of memory with {len(part)} texts; going on with {at_once} at a time", file=sys.stderr)
+
+
+@contextmanager
+def quick_attention() -> Iterator[None]:
+    """Inside, attention is not cuDNN's.
+
+    Torch's choice in half precision, it plans again for every shape, and here nearly each is new: eleven
+    times slower.
+    """
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def free_what_is_unused() -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from transformers import DynamicCache
 
-from .language_model import LanguageModel
+from .language_model import LanguageModel, on_device
 
 
 class Rows(Protocol):
@@ -85,11 +85,11 @@ def read_prefixes(
     if longest:
         ids = [[*prefix, *[0] * (longest - len(prefix))] for prefix in prefixes]
         with torch.no_grad():  # no token sees the padding behind it
-            ids_there = torch.tensor(ids, device=device)
+            ids_there = on_device(ids, device)
             model.model.base_model(input_ids=ids_there, use_cache=True, past_key_values=cache)
     inputs: dict[str, Any] = {"input_ids": tails, "use_cache": True, "past_key_values": cache}
     if len(set(lengths)) > 1:
-        length = torch.tensor(lengths, device=device)
+        length = on_device(lengths, device)
         cache.end_together(longest - length)
         start = length[rows].unsqueeze(1)
         place = torch.arange(longest + tails.shape[1], device=device)

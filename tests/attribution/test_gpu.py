@@ -141,10 +141,10 @@ def test_the_budget_follows_the_memory_that_is_left(monkeypatch):
     held = torch.empty(2**28, dtype=torch.uint8, device="cuda")
     assert free - free_memory(model.device) >= 2**28
     del held
-    monkeypatch.setattr("kn_utils.batching.free_memory", lambda device: 2.0**27)
+    monkeypatch.setattr("kn_utils.attribution.batching.free_memory", lambda device: 2.0**27)
     little = memory_budget(model)
     assert 1 < little < memory_budget(model, "bfloat16")
-    monkeypatch.setattr("kn_utils.batching.free_memory", lambda device: 2.0**28)
+    monkeypatch.setattr("kn_utils.attribution.batching.free_memory", lambda device: 2.0**28)
     assert memory_budget(model) == pytest.approx(2 * little, abs=2)
 
 
@@ -154,7 +154,7 @@ def test_a_pass_of_the_budget_fits_into_the_memory(monkeypatch):
     prompts["prompt"] = [str(number) for number in range(len(prompts))]
     attribution_map(model, prompts.iloc[:2])
     room = 2.0**29
-    monkeypatch.setattr("kn_utils.batching.free_memory", lambda device: room)
+    monkeypatch.setattr("kn_utils.attribution.batching.free_memory", lambda device: room)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     attribute(model, prompts, progress=False)

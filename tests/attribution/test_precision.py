@@ -8,12 +8,14 @@ import pytest
 import torch
 from conftest import make_model
 
+from kn_utils.attribution import precision as precision_room
 from kn_utils.attribution.attribute import attribution_map
 from kn_utils.attribution.benchmark import exact_scores, sample_prompts
 from kn_utils.attribution.judging import agreement
 from kn_utils.attribution.kernel import integrate
 from kn_utils.attribution.precision import PrecisionError, computing_in
 from kn_utils.attribution.reading import read_neurons
+from kn_utils.model.answers import answer_probability
 from kn_utils.model.interventions import erase, suppress, update_fact
 from kn_utils.model.language_model import LanguageModel
 from kn_utils.model.loading import load_model
@@ -266,3 +268,57 @@ def test_bundled_model_in_bfloat16_against_the_exact_integral():
     }
     assert figures["jaccard"][0] >= 0.95, figures
     assert 0.001 < figures["error"][0] <= figures["error"][1], figures
+
+
+@pytest.mark.parametrize("precision", [None, "bfloat16"])
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2", "llama", "gemma3_text"])
+def test_a_head_filled_up_with_rows_changes_no_probability(kind, precision, prompts, monkeypatch):
+    model = make_model(kind, torch.float32)
+    rows = asked(model, prompts)
+    truth = integrate(model, rows, precision=precision, gap=True)
+    before, seen = state_of(model), []
+    monkeypatch.setattr(precision_room, "missing_rows", lambda model: 7)
+    last = model.model.get_output_embeddings()
+    handle = last.register_forward_pre_hook(lambda head, _: seen.append(head.weight.shape[0]))
+    filled = integrate(model, rows, precision=precision, gap=True)
+    again = integrate(model, rows, precision=precision)
+    handle.remove()
+    assert set(seen) == {len(model.embeddings) + 7}
+    for name in ("scores", "probability", "gap"):
+        torch.testing.assert_close(getattr(filled, name), getattr(truth, name), rtol=1e-4, atol=1e-6)
+    assert torch.equal(again.scores, filled.scores)
+    assert_same_state(before, state_of(model))
+
+
+def test_only_a_head_of_odd_size_on_cuda_is_filled_up(bert):
+    class OnCuda:
+        device = torch.device("cuda")
+
+        def __init__(self, pieces: int) -> None:
+            self.model, self.embeddings = self, torch.zeros(pieces, 4)
+            self.last = torch.nn.Linear(4, pieces)
+
+        def get_output_embeddings(self) -> torch.nn.Module:
+            return self.last
+
+    assert precision_room.missing_rows(bert) == 0
+    assert precision_room.missing_rows(OnCuda(119_547)) == 5  # mBERT: 119,552 = 1,868 x 64
+    assert precision_room.missing_rows(OnCuda(119_552)) == precision_room.missing_rows(OnCuda(30_000)) == 0
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_answers_and_scores_do_without_cudnns_attention_and_give_it_back(before, prompts):
+    model, seen = make_model("bert", torch.float32), []
+    handle = model.head.register_forward_pre_hook(
+        lambda *_: seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+    )
+    held = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(before)
+    try:
+        answer_probability(model, prompts)
+        integrate(model, asked(model, prompts))
+        assert torch.backends.cuda.cudnn_sdp_enabled() == before
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(held)
+        handle.remove()
+    assert len(seen) >= 2 and not any(seen)
