@@ -20,9 +20,24 @@ def plan(wildcards):
     return STUDIES.owners[f"{wildcards.folder}/{wildcards.notebook}.ipynb"]
 
 
+localrules: all, numbers
+
+
 rule all:
     input:
+        list(STUDIES.jobs), "numbers.csv"
+
+
+# The named numbers of every run in this folder as one table, whichever jobs on whichever machines made them.
+rule numbers:
+    input:
         list(STUDIES.jobs),
+    output:
+        "numbers.csv",
+    params:
+        python=lambda wildcards, output: sys.executable,
+    shell:
+        "{params.python:q} -m kn_utils.run.joined {output:q} > logs/numbers.log 2>&1"
 
 
 rule notebook:
@@ -45,6 +60,9 @@ rule notebook:
         part=lambda wildcards, output: str(output[0]).removesuffix(".ipynb"),
         python=lambda wildcards, output: sys.executable,
     threads: STUDIES.threads
+    resources:
+        # Executors that know GPUs ask for them where the device says so; mem_mb and runtime: the profile's.
+        gpu=lambda wildcards: plan(wildcards).gpus,
     shell:
         # The good name appears only when all went well, so a killed run leaves nothing that looks finished.
         "rm -f {params.part:q}.failed.ipynb && touch {params.part:q}.running.ipynb && "

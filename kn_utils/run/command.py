@@ -25,12 +25,14 @@ from filelock import FileLock, Timeout
 from ..base import ROOT, RUNS, StudyError
 from ..data.sources import DATASETS
 from ..data.sources.own import is_place
+from .joined import NUMBERS
 from .leash import MARK, RUN, attach, stop
 from .numbers import as_text
 from .plan import NotebookRun, Refused
 from .studies import DEFAULTS, Studies, plans
 
 LITTLE = 2**18  # bytes: a disk with less is full
+CALLING_BACK = 60  # seconds that a cluster has to end its jobs
 
 
 def read_options(argv: list[str]) -> tuple[Studies, argparse.Namespace]:
@@ -57,15 +59,18 @@ def read_options(argv: list[str]) -> tuple[Studies, argparse.Namespace]:
     )
     add("--notebooks", nargs="+", default=[], metavar="NN", help="only these (03 04) and what they need")
     add("--runs", default=str(RUNS), metavar="FOLDER", help="where results go; default: runs/")
+    add("--profile", metavar="NAME", help="slurm, one of profiles/, or a folder: where notebooks run")
     add("--notebooks-folder", default=str(ROOT / "notebooks"), help=argparse.SUPPRESS)
     add("--dry-run", action="store_true", help="only say what would run")
     asked = parser.parse_args(argv)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     on_gpu = asked.device.startswith("cuda") or (asked.device == "auto" and shutil.which("nvidia-smi"))
-    if asked.jobs is None:  # several models on one accelerator would fight for its memory
-        asked.jobs = 1 if on_gpu else max(min(2, cores), cores // 2)
-    if asked.jobs < 1:
+    if asked.jobs is not None and asked.jobs < 1:
         parser.error("argument --jobs: at least 1")
+    if asked.profile:
+        asked.profile = profile_folder(asked.profile)
+    elif asked.jobs is None:  # several models on one accelerator would fight for its memory
+        asked.jobs = 1 if on_gpu else max(min(2, cores), cores // 2)
     models = list(dict.fromkeys([*asked.model, *listed([asked.models or ""], [])]))
     if asked.dataset.partition(":")[0] not in DATASETS and is_place(asked.dataset):  # notebooks run elsewhere
         asked.dataset = str(Path(asked.dataset).expanduser().absolute())
@@ -85,7 +90,7 @@ def read_options(argv: list[str]) -> tuple[Studies, argparse.Namespace]:
         select=asked.notebooks or None,
         notebooks=str(Path(asked.notebooks_folder).absolute()),
         runs=str(Path(asked.runs).absolute()),
-        threads=max(1, cores // asked.jobs),
+        threads=1 if asked.profile else max(1, cores // asked.jobs),  # a profile sets its own
     )
     return Studies(made), asked
 
@@ -96,19 +101,34 @@ def listed(given: list[str] | None, usual: list[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name] or usual
 
 
+def profile_folder(name: str) -> Path:
+    """The folder of a Snakemake profile: a name in ``profiles/``, or a path.
+
+    Raises:
+        Refused: there is none.
+    """
+    for place in (ROOT / "profiles" / name, Path(name).expanduser()):
+        if (place / "config.yaml").is_file():
+            return place.absolute()
+    known = sorted(path.parent.name for path in (ROOT / "profiles").glob("*/config.yaml"))
+    raise Refused(f"no profile {name!r}; known: {', '.join(known)}, or a folder with a config.yaml.")
+
+
 class Runner:
     """Starts snakemake for some studies, tells what happens, and leaves nothing running behind.
 
     Args:
         plan: what is to run.
-        jobs: so many notebooks side by side.
+        jobs: so many notebooks side by side; ``None``: what the profile says.
+        profile: folder of a Snakemake profile, for other places than this machine.
 
     Raises:
         Refused: another run is at work in the same folder.
     """
 
-    def __init__(self, plan: Studies, jobs: int) -> None:
-        self.plan, self.jobs, self.runs, self.begun = plan, jobs, Path(plan.runs), time.time_ns()
+    def __init__(self, plan: Studies, jobs: int | None, profile: Path | None = None) -> None:
+        self.plan, self.jobs, self.profile = plan, jobs, profile
+        self.runs, self.begun = Path(plan.runs), time.time_ns()
         self.lock = FileLock(self.runs / ".lock")  # freed by the system even when its holder is killed
         try:
             (self.runs / "logs").mkdir(parents=True, exist_ok=True)
@@ -131,7 +151,11 @@ class Runner:
         # Our own lock is freed by the system even when we are killed, so snakemake's is not needed.
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
         command += ["--directory", str(self.runs), "--configfile", str(self.settings)]
-        command += ["--cores", str(self.jobs * self.plan.threads)]
+        if self.profile:
+            command += ["--profile", str(self.profile)]
+            command += [] if self.jobs is None else ["--jobs", str(self.jobs)]
+        else:
+            command += ["--cores", str((self.jobs or 1) * self.plan.threads)]
         command += ["--prioritize", *self.plan.first] if self.plan.first else []
         command += ["--nolock", "--rerun-incomplete", "--keep-going", "--scheduler", "greedy", "--nocolor"]
         return [*command, "--rerun-triggers", "mtime", "params", "input", *more]
@@ -178,22 +202,29 @@ class Runner:
                 env=self.environment,
                 start_new_session=True,
             )
-            while True:
-                over = process.poll() is not None
-                for job in (job for job in todo if job not in ended):
-                    running = self.place(job, ".running").exists()
-                    failed = self.place(job, ".failed").exists()
-                    done = not running and stamp(self.place(job)) not in (0, before[job])
-                    if (running or failed or done) and job not in started:
-                        started[job] = time.monotonic()
-                        say(f"[{len(started):>2}/{len(todo)}] {job.label}  started")
-                    if failed or done:
-                        ended[job] = "failed" if failed else "done"
-                        took = duration(time.monotonic() - started[job])
-                        say(f"        {job.label}  {ended[job]} in {took}, {len(todo) - len(ended)} left")
-                if over:
-                    break
-                time.sleep(0.2)
+            try:
+                while True:
+                    over = process.poll() is not None
+                    for job in (job for job in todo if job not in ended):
+                        running = self.place(job, ".running").exists()
+                        failed = self.place(job, ".failed").exists()
+                        done = not running and stamp(self.place(job)) not in (0, before[job])
+                        if (running or failed or done) and job not in started:
+                            started[job] = time.monotonic()
+                            say(f"[{len(started):>2}/{len(todo)}] {job.label}  started")
+                        if failed or done:
+                            ended[job] = "failed" if failed else "done"
+                            took = duration(time.monotonic() - started[job])
+                            say(f"        {job.label}  {ended[job]} in {took}, {len(todo) - len(ended)} left")
+                    if over:
+                        break
+                    time.sleep(0.2)
+            except BaseException:
+                if self.profile:  # what runs elsewhere can be called back by snakemake alone
+                    process.send_signal(signal.SIGINT)
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(CALLING_BACK)
+                raise
         # One that was running when snakemake ended has no notebook that says why: its log does.
         return {job: ended.get(job, "failed" if job in started else "skipped") for job in todo}
 
@@ -235,6 +266,8 @@ class Runner:
                 rows = as_text(table["rows"])
                 say(f"\n{table['title']}  [{folder}]\n{rows}")
         figures = sum(len(list((self.runs / folder).glob("figures/*.png"))) for folder in folders)
+        if (self.runs / NUMBERS).is_file():
+            say(f"\nAll runs' numbers as one table: {shown(self.runs / NUMBERS)}")
         say(f"\nExecuted notebooks, tables and {figures} figures lie in")
         for folder in folders:
             say(f"  {shown(self.runs / folder)}/")
@@ -265,7 +298,7 @@ def duration(seconds: float) -> str:
 def execute(plan: Studies, asked: argparse.Namespace) -> int:
     """Run what is out of date and tell what came of it; the exit status."""
     begun = time.monotonic()
-    runner = Runner(plan, asked.jobs)
+    runner = Runner(plan, asked.jobs, asked.profile)
     ended: dict[NotebookRun, str] = {}
     try:
         todo = runner.stale()

@@ -149,6 +149,11 @@ class Plan:
                     self._add(need.notebook, need.language, need.relation, planned)
 
     @property
+    def gpus(self) -> int:
+        """How many a notebook asks a cluster for; ``auto`` takes what is there and asks for none."""
+        return int(self.device.startswith("cuda"))
+
+    @property
     def first(self) -> list[str]:
         """The outputs that are wanted before others, lest the study's end waits for one notebook."""
         return [path for path, job in self.jobs.items() if job.notebook == LONGEST and job.language != "all"]

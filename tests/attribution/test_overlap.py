@@ -134,8 +134,8 @@ def test_scores_that_are_not_finite_are_refused_behind_the_loop(bert, prompts, m
     monkeypatch.setattr(streaming, "depth_on", lambda device: 2)
     score = streaming.score_batch
 
-    def broken(room, batch):
-        part = score(room, batch)
+    def broken(room, batch, **more):
+        part = score(room, batch, **more)
         part.scores[0, 0, 0] = torch.nan
         return part
 
