@@ -54,7 +54,8 @@ def measure(
         with peak(model.device) as most:
             seconds = timed(run, model.device)
         kept = len(pd.read_parquet(out, columns=["layer"]))
-    row = {"prompts": len(prompts), "seconds": seconds, "per_second": len(prompts) / seconds}
+    row: dict[str, Any] = {"prompts": len(prompts), "seconds": seconds}
+    row["per_second"] = len(prompts) / seconds
     row |= {"memory": most[0], "scores": kept / len(prompts)}
     if alone:
         row["kernel"] = timed(partial(_kernel, model, _batches(model, prompts, settings)), model.device)

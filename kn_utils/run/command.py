@@ -252,7 +252,10 @@ class Runner:
                 for output in cell.get("outputs", []):
                     if output["output_type"] == "error":
                         return f"{output['ename']}: {output['evalue']}".splitlines()[0]
-        log = self.runs / job.folder / "logs" / f"{job.notebook}.log"
+        return self.last_line(self.runs / job.folder / "logs" / f"{job.notebook}.log")
+
+    def last_line(self, log: Path) -> str:
+        """What a log says in the end."""
         told = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else ""
         return told.splitlines()[-1] if told else f"no log; see {shown(self.log)}"
 
@@ -322,6 +325,10 @@ def execute(plan: Studies, asked: argparse.Namespace) -> int:
         partial = runner.place(job, ".failed")
         where = f"  ({shown(partial)})" * partial.exists()
         say(f"FAILED {' '.join(job.label.split())}: {runner.error(job)}{where}")
+    told = stamp(runner.runs / NUMBERS) > runner.begun
+    if ended and not failed and not skipped and not told:
+        say(f"FAILED {NUMBERS}: {runner.last_line(runner.runs / 'logs' / 'numbers.log')}")
+        return 1
     if skipped:
         say("Skipped, because of that: " + "; ".join(" ".join(job.label.split()) for job in skipped))
         say(f"More in {shown(runner.log)}")

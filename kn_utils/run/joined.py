@@ -55,7 +55,11 @@ def joined(runs: Path) -> pd.DataFrame:
 def main(arguments: Sequence[str]) -> int:
     """Write the table beside the runs."""
     out = Path(arguments[0])
-    table = joined(out.parent)
+    try:
+        table = joined(out.parent)
+    except ArtifactError as error:
+        print(error, file=sys.stderr)
+        return 1
     with written(out) as place:
         table.to_csv(place, index=False)
     print(f"{out}: {len(table)} numbers of {table['folder'].nunique()} runs")

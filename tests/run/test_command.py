@@ -15,9 +15,11 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+import yaml
+from snakemake.cli import get_argument_parser
 
 from kn_utils.base import ROOT
-from kn_utils.run.command import main
+from kn_utils.run.command import Runner, main, read_options
 from kn_utils.run.leash import MARK
 from kn_utils.run.plan import GRID, Plan
 
@@ -242,6 +244,7 @@ def test_the_command_ends_as_main_does(place):
         (["--set", "stepps=4"], ["stepps", "steps"]),
         (["--set", "seed=1"], ["no notebook", "seed"]),  # the stand-ins have none
         (["--notebooks", "99"], ["99", "03_attribution"]),
+        (["--profile", "slurmy"], ["slurmy", "slurm", "config.yaml"]),
         (["--notebooks", "05", "--language", "all"], ["05", "language"]),
     ],
 )
@@ -290,6 +293,50 @@ def test_runs_in_order_once_and_again_after_a_change(place):
     changed = place.study("--notebooks", "01", "--language", "en", "--facts", "3")
     assert changed.returncode == 0 and len(started(changed.stdout)) == 1
     assert json.loads(summary.read_text())["rows"][0]["n"] == 3
+
+
+def test_a_profile_says_how_many_run_and_where(place, tmp_path):
+    own = tmp_path / "profile"
+    own.mkdir()
+    (own / "config.yaml").write_text("cores: 1\n")
+    for given, found in ((str(own), own), ("slurm", ROOT / "profiles" / "slurm")):
+        plan, asked = read_options([*place.command("--profile", given)[3:], "--device", "cuda:all"])
+        assert asked.profile == found and plan.threads == 1 and {one.gpus for one in plan.plans} == {1}
+        runner = Runner(plan, asked.jobs, asked.profile)
+        words = runner.snakemake()
+        runner.lock.release()
+        assert words[words.index("--profile") + 1] == str(found)
+        assert "--cores" not in words and "--jobs" not in words
+    plan, asked = read_options(place.command("--profile", str(own), "--jobs", "3")[3:])
+    assert Runner(plan, asked.jobs, asked.profile).snakemake()[-1] and {one.gpus for one in plan.plans} == {0}
+    assert asked.jobs == 3
+
+
+def test_every_bundled_profile_says_what_runs(place):
+    names = sorted(path.parent.name for path in (ROOT / "profiles").glob("*/config.yaml"))
+    assert names == ["kubernetes", "multi_gpu", "slurm"]
+    known = {action.dest for action in get_argument_parser()._actions} | {"slurm"}
+    for path in sorted((ROOT / "profiles").rglob("config.yaml")):
+        for option in yaml.safe_load(path.read_text(encoding="utf-8")):
+            name = option.replace("-", "_")
+            assert name in known or name.startswith(("slurm_", "container_")), f"{path}: {option}"
+
+
+@pytest.mark.slow
+def test_a_study_runs_through_a_profile_and_its_numbers_are_one_table(place, tmp_path):
+    own = tmp_path / "profile"
+    own.mkdir()
+    (own / "config.yaml").write_text("cores: 2\nset-threads:\n  notebook: 2\n")
+    done = place.study("--notebooks", "01", "--profile", str(own))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(started(done.stdout)) == 1 and "numbers.csv" in done.stdout
+    log = next((place.runs / "logs").glob("study-*.log")).read_text(encoding="utf-8")
+    assert "OMP_NUM_THREADS=2" in log or "threads: 2" in log
+    (place.runs / "tables").mkdir()
+    (place.runs / "tables" / "summary_06.json").write_text("{")
+    broken = place.study("--notebooks", "01", "--facts", "3")
+    assert broken.returncode == 1
+    assert "FAILED numbers.csv: " in broken.stdout and "summary_06.json cannot be read" in broken.stdout
 
 
 @pytest.mark.slow
