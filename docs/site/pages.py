@@ -22,7 +22,7 @@ from kn_utils.base import ROOT
 
 PAGES = ("README.md", "docs/*.md", "docs/*.svg", "docs/site/*.css", "data/**/README.md", "figures/**/*.png")
 FORMULA = re.compile(
-    r"(?<![\\$\w])\$\$(?P<block>.+?)\$\$|(?<![\\$\w])\$(?P<line>[^$\n`]+?)\$(?![\w$])", re.DOTALL
+    r"(?<![\\$\w])\$\$(?P<block>.+?)\$\$|(?<![\\$\w])\$(?P<line>[^\s$`][^$\n`]*)(?<!\s)\$(?![\w$])", re.DOTALL
 )
 CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)
 INDEX = """# Reference
@@ -49,7 +49,8 @@ def _expanded(entry: dict[str, str]) -> dict[str, Any]:
     """A folder in the navigation, ended by a slash, stands for its pages."""
     ((title, place),) = entry.items()
     if place == "notebooks/":
-        return {title: [f"notebooks/{path.stem}.md" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]}
+        found = [f"notebooks/{path.stem}.md" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+        return {title: ["docs/notebooks.md", *found]}
     if place == "reference/":
         return {title: ["reference/index.md", *(f"reference/{room}.md" for room in sorted(_rooms()))]}
     if place == "data/":
