@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..attribution.reading import read_neurons
 from ..checks import check_numbers
-from ..model.asking import ask
+from ..model.answers import answer_probability
 from ..model.interventions import Neurons, suppress
 from ..model.language_model import LanguageModel
 from ..model.written import written_pieces
@@ -66,23 +66,38 @@ def with_writing(
 
 
 def before_and_silenced(
-    model: LanguageModel, text: str, answers: Sequence[str], neurons: Neurons, k: int = 5
+    model: LanguageModel, prompt: pd.DataFrame, answers: Sequence[str], neurons: Neurons, k: int = 5
 ) -> pd.DataFrame:
     """How probable answers are as the model is, and with neurons silenced at the blank.
 
     Args:
         model: which to ask.
-        text: with its blank written ``[Y]``.
-        answers: those to compare; the ``k`` most probable ones are told.
+        prompt: one, with its right ``answer``.
+        answers: those to compare. A masked model is given the number of blanks, so there only those of as
+            many pieces as the right answer compete.
         neurons: any table or list with layer and neuron.
-        k: so many.
+        k: so many answers are told, the most probable ones.
 
     Returns:
         ``answer, before, silenced, change`` (a part of ``before``), from the most probable one on.
     """
-    before = ask(model, text, answers)["probability"].to_numpy()
+    check_numbers(k=k)
+    table = pd.concat([prompt] * len(answers), ignore_index=True)
+    table = table.assign(answer=list(answers), prompt=list(answers))
+    if not model.causal:
+        pieces = pd.Series([row.prompt for row in model.encode(table)]).value_counts()
+        own = len(model.encode(prompt))
+        table = table[(pieces.sort_index() == own).to_numpy()].reset_index(drop=True)
+    before, silenced = _probability(model, table), _silenced(model, table, neurons)
+    found = pd.DataFrame({"answer": table["answer"], "before": before, "silenced": silenced})
+    found["change"] = found["silenced"] / found["before"] - 1
+    return found.sort_values("before", ascending=False, kind="stable").head(k).reset_index(drop=True)
+
+
+def _probability(model: LanguageModel, prompts: pd.DataFrame) -> np.ndarray:
+    return answer_probability(model, prompts, progress=False)["probability"].to_numpy()
+
+
+def _silenced(model: LanguageModel, prompts: pd.DataFrame, neurons: Neurons) -> np.ndarray:
     with suppress(model, neurons):
-        silenced = ask(model, text, answers)["probability"].to_numpy()
-    table = pd.DataFrame({"answer": list(answers), "before": before, "silenced": silenced})
-    table["change"] = table["silenced"] / table["before"] - 1
-    return table.sort_values("before", ascending=False, kind="stable").head(k).reset_index(drop=True)
+        return _probability(model, prompts)

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import make_model
 
-from kn_utils import ask, suppress
+from kn_utils import ask, make_prompts, suppress
 from kn_utils.checks import ParameterError
 from kn_utils.experiments.worked import before_and_silenced, best_neurons, with_writing
 from kn_utils.model.written import slot_logits
@@ -51,15 +52,25 @@ def test_what_is_written_goes_by_the_sign_of_the_activation(bert, prompts):
     assert with_writing(bert, neurons.iloc[:0], prompt).columns.tolist() == [*neurons, "activation", "writes"]
 
 
-def test_silenced_answers_are_those_that_asking_gives(bert):
-    text, answers = "The capital of France is [Y].", ["Berlin", "Paris", "New Delhi"]
-    neurons = [(0, 1), (2, 5)]
-    table = before_and_silenced(bert, text, answers, neurons, k=2)
-    before = ask(bert, text, answers).set_index(pd.Index(answers))["probability"]
-    with suppress(bert, neurons):
-        silenced = ask(bert, text, answers).set_index(pd.Index(answers))["probability"]
-    assert table["answer"].tolist() == before.sort_values(ascending=False).index[:2].tolist()
-    assert table["before"].tolist() == before[table["answer"]].tolist()
-    assert table["silenced"].tolist() == silenced[table["answer"]].tolist()
-    assert table["change"].tolist() == pytest.approx((silenced / before - 1)[table["answer"]].tolist())
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_silenced_answers_are_those_that_asking_gives(kind, toy):
+    model = make_model(kind)
+    prompt = make_prompts(toy, "en").iloc[[0]]
+    text, answers, neurons = (
+        prompt["text"].item(),
+        ["Berlin", "Paris", "New Delhi", "Delhi"],
+        [(0, 1), (2, 5)],
+    )
+    table = before_and_silenced(model, prompt, answers, neurons, k=3)
+    before = ask(model, text, answers).set_index(pd.Index(answers))["probability"]
+    with suppress(model, neurons):
+        silenced = ask(model, text, answers).set_index(pd.Index(answers))["probability"]
+    length = {name: len(model.encode(prompt.assign(answer=name))) for name in answers}
+    kept = [name for name in answers if model.causal or length[name] == length["Paris"]]
+    assert model.causal == (len(kept) == 4) and "Paris" in kept
+    wanted = before[kept].sort_values(ascending=False).index[:3]
+    assert table["answer"].tolist() == wanted.tolist()
+    assert table["before"].to_numpy() == pytest.approx(before[wanted].to_numpy())
+    assert table["silenced"].to_numpy() == pytest.approx(silenced[wanted].to_numpy())
+    assert table["change"].to_numpy() == pytest.approx((silenced / before - 1)[wanted].to_numpy())
     assert table["change"].abs().max() > 1e-6
