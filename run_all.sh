@@ -15,6 +15,7 @@ usage() {
   cat <<'TEXT'
 ./run_all.sh [options]    run the studies: notebooks that are out of date, results in runs/<model>/<dataset>/<language>/
 ./run_all.sh test         run every test: ruff, mypy, pytest, and all notebooks against their stored outputs (nbval)
+./run_all.sh docs         build the pages (results, how-to, reference, notebooks) into build/docs/
 ./run_all.sh refresh [NN] for developers: execute the notebooks (all, or 03 04) in place, so that outputs are stored
 ./run_all.sh clean        for developers: drop volatile metadata from notebooks, keep outputs and counts
 ./run_all.sh help         this text
@@ -129,6 +130,7 @@ run_tests() {
   part "rules of style (ruff)" python -m ruff check .
   part "format (ruff)" python -m ruff format --check .
   part "types (mypy)" python -m mypy
+  part "pages (mkdocs)" build_docs
   # The files that take longest come first, so that neither of the two processes is left alone with one.
   part "pytest" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/house tests/faults tests
   part "notebooks against their stored outputs (nbval)" env OMP_NUM_THREADS=1 PYTHONPATH="tests${PYTHONPATH:+:$PYTHONPATH}" \
@@ -138,6 +140,15 @@ run_tests() {
   part "named numbers against the stored ones" python -m kn_utils.run.results --check
   say; say "== all parts"; printf '%s\n' "${results[@]}"
   exit $status
+}
+
+# What only the pages need is installed when it is not there.
+build_docs() {
+  python -c 'import mkdocs, material, mkdocstrings, latex2mathml' 2>/dev/null \
+    || python -m pip --disable-pip-version-check install --quiet -r docs/requirements.lock \
+    || { say "The pages' packages could not be had: pip install -r docs/requirements.lock"; return 1; }
+  PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" NO_MKDOCS_2_WARNING=1 python -m mkdocs build --quiet --strict \
+    --config-file docs/site/mkdocs.yml && say "The pages lie in build/docs/index.html"
 }
 
 refresh() {
@@ -156,6 +167,7 @@ refresh() {
 case ${1:-} in
   help | -h | --help) usage ;;
   test) use_environment; add_models; run_tests ;;
+  docs) use_environment; build_docs || exit 1 ;;
   refresh) shift; use_environment; add_models; refresh "$@" ;;
   clean) use_environment; clean_notebooks notebooks/*.ipynb ;;
   "" | -*) use_environment; add_models; from_caller "$@" ;;

@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import base
+
 if TYPE_CHECKING:  # the one list of them, for people, for type checkers and for __getattr__
     from .attribution.attribute import attribute as attribute
     from .attribution.attribute import attribution_map as attribution_map
@@ -37,9 +39,11 @@ if TYPE_CHECKING:  # the one list of them, for people, for type checkers and for
     from .statistics.sharing import intersections as intersections
     from .study import Study as Study
 
+__version__ = base.VERSION
+
 
 @cache
-def _places() -> dict[str, str]:
+def places() -> dict[str, str]:
     """Public name -> the room that it is imported from above."""
     tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
     lines = (line for node in tree.body if isinstance(node, ast.If) for line in node.body)
@@ -49,11 +53,11 @@ def _places() -> dict[str, str]:
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
     if name == "__all__":
-        return sorted(_places())
-    if name not in _places():
+        return sorted(places())
+    if name not in places():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_places()[name], __name__), name)
+    return getattr(import_module(places()[name], __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(_places())
+    return sorted(places())

@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+VERSION = "0.2.0"
+
+_PACKAGE = Path(__file__).resolve().parent
+#: An installed wheel has inside itself what lies beside the package in a checkout.
+INSTALLED = (_PACKAGE / "bundled").is_dir()
+ROOT = _PACKAGE / "bundled" if INSTALLED else _PACKAGE.parent
 DATA = ROOT / "data"
-RUNS = Path(os.environ.get("KN_RUNS", ROOT / "runs"))
+RUNS = Path(os.environ.get("KN_RUNS", (Path.cwd() if INSTALLED else ROOT) / "runs"))
 
 #: No progress bars, as where notebooks are run to store their outputs. tqdm reads this itself, but not in
 #: notebooks.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -186,11 +187,19 @@ def extremes(table: pd.DataFrame, blanks: pd.DataFrame, fact: str, *, n: int = 2
     )
 
 
-def extremes_as_text(table: pd.DataFrame, blanks: pd.DataFrame, facts: list[str], *, n: int = 2) -> str:
-    """:func:`extremes` of each of these facts as text: the activation, the kind of sentence, the sentence."""
+def extremes_as_text(
+    table: pd.DataFrame, blanks: pd.DataFrame, facts: list[str], words: Mapping[str, str], *, n: int = 2
+) -> str:
+    """:func:`extremes` of each of these facts as text: the activation, the kind of sentence, the sentence.
+
+    Args:
+        table, blanks, n: as :func:`extremes` takes them.
+        facts: which.
+        words: fact -> what it is called (:func:`kn_utils.data.words.facts_in_words`).
+    """
     lines = []
     for fact in facts:
-        lines.append(fact)
+        lines.append(words.get(fact, fact))
         for row in extremes(table, blanks, fact, n=n).itertuples():
             lines += [
                 f"  {row.activation:+.2f}  {row.sentences}, hidden: {row.hidden}",

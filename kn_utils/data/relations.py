@@ -29,10 +29,16 @@ def title(relation: str) -> str:
     return f"{relation} {relation_names().get(relation, '')}".rstrip()
 
 
-def with_names(table: pd.DataFrame) -> pd.DataFrame:
-    """A table to be read: the relations in its column or index ``relation`` by :func:`title`."""
-    if "relation" in table:
-        return table.assign(relation=table["relation"].map(title))
+def with_names(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """A table to be read: the relations in its column or index ``relation`` by :func:`title`.
+
+    Args:
+        table: what is shown.
+        columns: others that hold relations.
+    """
+    names = [name for name in ("relation", *columns) if name in table]
+    if names:
+        return table.assign(**{name: table[name].map(title) for name in names})
     level = table.index.names.index("relation")
     if table.index.nlevels == 1:
         return table.set_axis(table.index.map(title).rename("relation"))

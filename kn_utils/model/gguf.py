@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,12 @@ def _one_line(name: str) -> Iterator[None]:
 
 def _read(file: Path, header: Header) -> tuple[Any, Any]:
     """Model and tokenizer through transformers, which needs the packages gguf and accelerate."""
+    for package in ("gguf", "accelerate"):
+        if find_spec(package) is None:
+            raise ModelError(
+                f"{file.name}: GGUF files are read with the package {package}, which is not here; "
+                'pip install "kn_utils[models]".'
+            )
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     here = {"gguf_file": file.name, "trust_remote_code": False}

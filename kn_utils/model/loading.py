@@ -71,8 +71,8 @@ def load_model(
     if not Path(place).is_dir():
         if name in REGISTERED and Path(place).is_absolute():
             raise ModelError(
-                f"the bundled model is missing from {place}; bring it back with `git checkout "
-                f"{BUNDLED[name].relative_to(ROOT)}`."
+                f"the bundled model is missing from {place}; install kn_utils again, or in a checkout bring "
+                f"it back with `git checkout {BUNDLED[name].relative_to(ROOT)}`."
             )
         if place.count("/") != 1 or place.startswith((".", "/", "~")):
             known = ", ".join(REGISTERED)

@@ -3,6 +3,12 @@
 Readable without colour: each kind of neuron has its own lightness and its own marker (:data:`theme.KINDS`).
 """
 
+try:
+    import seaborn  # noqa: F401  matplotlib comes with it
+except ModuleNotFoundError as error:
+    told = f'pictures need the package {error.name}, which is not here: pip install "kn_utils[plots]"'
+    raise ModuleNotFoundError(told, name=error.name) from None
+
 from .activating import activation_kinds, activations
 from .checking import checking
 from .claims import verdicts

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..data.relations import title as relation_title
 from .theme import KINDS, points
 
 #: Kinds of sentences -> colour, marker, label.
@@ -54,7 +55,7 @@ def _rows(table: pd.DataFrame, rows: list[str], title: str) -> tuple[Figure, Axe
         part = table[table["sentences"] == kind].set_index("row").reindex(rows[::-1])
         shift = 0.17 * ((len(kinds) - 1) / 2 - i)
         points(axes, np.arange(len(rows)), part, kind, shift=shift, along="x", styles=SENTENCES)
-    axes.set_yticks(range(len(rows)), rows[::-1])
+    axes.set_yticks(range(len(rows)), [relation_title(row) for row in rows[::-1]])
     axes.set(xlabel="mean activation at the blank (after the non-linearity)", ylim=(-0.6, len(rows) - 0.4))
     figure.suptitle(title, x=0.01, ha="left")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)

@@ -8,6 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from ..data.relations import with_names
 from .theme import MARKERS, interval_lengths, written_cells
 
 
@@ -52,7 +53,7 @@ def coverage(table: pd.DataFrame) -> Figure:
     Args:
         table: :func:`kn_utils.data.facts.coverage`.
     """
-    grid = table.set_index(["relation", "language"])[["facts", "wordings"]].unstack(sort=False)
+    grid = with_names(table).set_index(["relation", "language"])[["facts", "wordings"]].unstack(sort=False)
     relations, languages = len(grid), table["language"].nunique()
     figure, panels = plt.subplots(
         1, 2, figsize=(max(5.5, 2 + 0.75 * languages), 1.6 + 0.19 * relations), sharey=True

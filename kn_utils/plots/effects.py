@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..data.relations import title as relation_title
 from .theme import KINDS, points
 
 OPERATIONS = {"suppress": "neurons silenced", "amplify": "neurons amplified"}
@@ -29,7 +30,7 @@ def changes(table: pd.DataFrame, title: str) -> Figure:
             part = part.set_index("relation").reindex(relations)
             points(axes, y, part, kind, shift=0.19 * ((len(kinds) - 1) / 2 - i), along="x", scale=100)
         axes.set(xlabel="change of P(right answer), %", title=name)
-        axes.set_yticks(y, relations)
+        axes.set_yticks(y, [relation_title(name) for name in relations])
         axes.set_ylim(-0.6, len(relations) - 0.4)
         axes.grid(axis="y", visible=False)
         for place in y[::2]:  # bands instead of lines: four kinds stand around each relation's place

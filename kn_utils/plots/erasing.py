@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..data.relations import title as relation_title
 from .theme import KINDS, points, written_cells
 
 ANOTHER = "another relation"
@@ -47,7 +48,7 @@ def erased(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:
             title=f"asked about the {asked}",
             ylim=(-0.6, len(relations) - 0.4),
         )
-        axes.set_yticks(y, relations)
+        axes.set_yticks(y, [relation_title(name) for name in relations])
         if "mean" in relations[0]:
             axes.axhline(0.5, color="0.4", linewidth=0.8, linestyle=":")
     both[0].set_ylabel("erased relation")

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from .theme import KINDS, MARKERS
+from ..data.relations import title as relation_title
+from .theme import KINDS, MARKERS, written_cells
 
 
 def convergence(table: pd.DataFrame) -> Figure:
@@ -77,14 +79,29 @@ def benchmark(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def attribution(scores: np.ndarray, title: str) -> Figure:
-    """The scores of one prompt, shape (layer, neuron): each layer's twelve largest, as a heat map."""
-    top = -np.sort(-np.asarray(scores), axis=1)[:, :12]
-    figure, axes = plt.subplots(figsize=(7, 2.8))
-    sns.heatmap(top, cmap="cividis", ax=axes, cbar_kws={"label": "score (part of P)"}, vmin=0)
-    axes.set(xlabel="neuron, by rank within its layer", ylabel="layer (0 = lowest)", title=title)
-    axes.set_xticklabels([str(rank) for rank in range(1, 13)])
+def attribution(scores: np.ndarray, title: str, best: pd.DataFrame | None = None) -> Figure:
+    """The scores of one prompt: each layer's ten largest, in each cell the neuron's number.
+
+    Args:
+        scores: (layer, neuron).
+        title: which prompt.
+        best: ``layer, neuron`` of those that get a frame, where they are among them.
+    """
+    scores = np.asarray(scores)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+    figure, axes = plt.subplots(figsize=(7.4, 1.6 + 0.24 * len(scores)))
+    options = written_cells("d", size=7) | {"cbar": True, "vmin": 0}
+    options |= {"annot": order, "cbar_kws": {"label": "score (part of P)"}}
+    sns.heatmap(np.take_along_axis(scores, order, axis=1), ax=axes, **options)
+    for layer, neuron in [] if best is None else best[["layer", "neuron"]].to_numpy().tolist():
+        for rank in np.flatnonzero(order[layer] == neuron):
+            axes.add_patch(
+                Rectangle((float(rank), layer), 1, 1, fill=False, edgecolor="#d1731f", linewidth=2)
+            )
+    axes.set(xlabel="rank within its layer; in the cells the neurons' numbers", ylabel="layer (0 = lowest)")
+    axes.set_xticklabels([str(rank + 1) for rank in range(order.shape[1])])
     axes.tick_params(axis="y", rotation=0)
+    axes.set_title(title)
     return figure
 
 
@@ -132,7 +149,7 @@ def settled_shares(report: pd.DataFrame, target: tuple[float, float] = (2, 5)) -
             va="center",
             fontsize=8,
         )
-    axes.set_yticks(y, report["relation"])
+    axes.set_yticks(y, [relation_title(name) for name in report["relation"]])
     axes.set(xlabel="mean neurons per fact (number beside: the share taken)", ylabel="relation")
     axes.set_xlim(0, max(target[1], report["mean"].max()) * 1.12)
     axes.set_title("Knowledge neurons per fact, and where the share settled")

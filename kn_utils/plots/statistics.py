@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..data.relations import title as relation_title
 from ..statistics.languages import ALL_PAIRS
 from .theme import MARKERS, interval_lengths
 
@@ -166,7 +167,7 @@ def sharing(table: pd.DataFrame, printed: pd.DataFrame, title: str) -> Figure:
             said = printed.loc[(printed["dataset"] == dataset) & (printed["quantity"] == measure), "value"]
             style = {"color": "black", "markersize": 9, "zorder": 3, "label": "printed" if i == 2 else None}
             axes.plot(said, [y[-1]] * len(said), "x", **style)
-        axes.set_yticks(range(len(relations)), relations)
+        axes.set_yticks(range(len(relations)), [relation_title(name) for name in relations])
         axes.set(title=dataset, xlabel="neurons", xlim=(0, None), ylabel="relation")
         axes.grid(axis="y", visible=False)
     figure.suptitle(title, x=0.01, ha="left")

@@ -15,11 +15,10 @@ from typing import Any
 
 import pandas as pd
 
-from ..base import DATA, StudyError
+from ..base import DATA, VERSION, StudyError
 from ..data.downloads.catalogue import COLLECTIONS, COMMITS, index
 from ..data.downloads.fetch import at_hand, fetch
 from ..store.files import save_json, written
-from ..store.origin import package_version
 from ..store.tables import save_table
 from . import released
 from .reanalysis import RELEASED_REFINEMENT, compute
@@ -100,7 +99,7 @@ def origin() -> dict[str, Any]:
         "files": [file.path for listed in files().values() for file in listed],
         "commits": {name: COMMITS[name] for name in repositories},
         "refinement": refinement,
-        "code": f"python -m kn_utils.published.recomputed, kn_utils {package_version()}",
+        "code": f"python -m kn_utils.published.recomputed, kn_utils {VERSION}",
         "note": (
             "our own numbers, from these files (editing quotes edit.txt); layers from 0; 95 % intervals "
             "resample facts"

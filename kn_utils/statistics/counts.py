@@ -42,6 +42,20 @@ def counts_of_bags(found: Mapping[str, Refined], *, name: str = "bag") -> pd.Dat
     return pd.concat(parts, ignore_index=True)[[name, "fact", "relation", "neurons"]]
 
 
+def counts_of_groups(found: Mapping[str, Refined], groups: pd.DataFrame) -> pd.DataFrame:
+    """:func:`counts_of_bags` of every language, each fact with its group there.
+
+    Args:
+        found: neurons and bags by language.
+        groups: ``fact, language, group``; a fact without one is left out.
+
+    Returns:
+        ``language, fact, relation, neurons, group``.
+    """
+    counts = counts_of_bags(found, name="language")
+    return counts.merge(groups[["fact", "language", "group"]], on=["fact", "language"])
+
+
 def layer_histograms(
     found: Mapping[str, Refined], *, n_layers: int, name: str = "bag", seed: int = 0
 ) -> pd.DataFrame:

@@ -117,6 +117,8 @@ def _module(name: str) -> _Module | None:
 def _every_module() -> Iterator[str]:
     for file in FOLDER.rglob("*.py"):
         parts = file.relative_to(FOLDER).with_suffix("").parts
+        if parts[0] == "bundled":  # an installed wheel's data: beside the package in a checkout
+            continue
         yield ".".join([PACKAGE, *(parts[:-1] if parts[-1] == "__init__" else parts)])
 
 

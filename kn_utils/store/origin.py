@@ -7,14 +7,14 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..base import ROOT
+from ..base import INSTALLED, ROOT, VERSION
 from .code import code_version
 
 
@@ -23,16 +23,10 @@ def full_origin(origin: dict[str, Any], *made_by: Callable[..., object]) -> dict
     return json.loads(json.dumps({**origin, "code": code_version(*made_by)}))
 
 
-def package_version() -> str:
-    """The installed version of ``kn_utils``, ``0`` where it is not installed."""
-    try:
-        return version("kn_utils")
-    except PackageNotFoundError:  # a copy that is not installed, as on a borrowed machine
-        return "0"
-
-
 def git_commit() -> str | None:
     """The commit this code was checked out at, or None outside git."""
+    if INSTALLED:  # a repository that its environment may lie in is another one
+        return None
     done = subprocess.run(
         ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
@@ -52,7 +46,7 @@ def versions_and_machine() -> pd.DataFrame:
     here = {
         "python": platform.python_version(),
         **{name: version(name) for name in names},
-        "kn_utils": package_version(),
+        "kn_utils": VERSION,
         "processor": f"{platform.machine()}, {cores}",
         "threads": str(torch.get_num_threads()),
         "memory": f"{memory.available / 2**30:.0f} of {memory.total / 2**30:.0f} GiB free",

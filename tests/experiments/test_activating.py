@@ -379,9 +379,9 @@ def test_extremes_and_the_facts_they_are_shown_for():
         [1.0, "head", "a3 [MASK]"],
     ]
     assert len(extremes(READ, blanks, "a", n=2)) == 3
-    lines = extremes_as_text(READ, blanks, ["a", "c"], n=1).splitlines()
-    assert lines[:3] == ["a", "  +5.00  both, hidden: w", "         a2 [MASK]"] and lines[5] == "c"
-    assert extremes_as_text(READ, blanks, []) == ""
+    lines = extremes_as_text(READ, blanks, ["a", "c"], {"a": "A in words"}, n=1).splitlines()
+    assert lines[:3] == ["A in words", "  +5.00  both, hidden: w", "         a2 [MASK]"] and lines[5] == "c"
+    assert extremes_as_text(READ, blanks, [], {}) == ""
 
 
 # Pictures

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "kn_utils"
 #: Folder (or file beside them) -> the folders that its lines may import, beside itself.
 MAY_IMPORT = {
     "base": "",
+    "__main__": "",
     "checks": "base",
     "store": "base",
     "neurons": "base checks",
@@ -129,8 +130,8 @@ def test_a_room_is_one_idea_of_at_most_350_lines():
 def absent() -> list[str]:
     """Modules of every declared requirement that the folders with numbers do not use."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = project["dependencies"] + project["optional-dependencies"]["dev"]
-    names = {Requirement(requirement).name for requirement in declared}
+    declared = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    names = {Requirement(requirement).name for requirement in declared} - {project["name"]}
     modules = {name.replace("-", "_") for name in names - NEEDED}
     return sorted(modules - LIBRARIES - BROUGHT | {"IPython", "nbclient"})
 

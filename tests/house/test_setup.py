@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from kn_utils.base import ROOT
+from kn_utils.base import ROOT, VERSION
 from kn_utils.data.downloads.packaged import PACKAGED
 from kn_utils.run.models import COMMAND
 
@@ -40,8 +40,17 @@ esac
 """
 
 
-def pins() -> dict[str, Version]:
-    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+def direct(*extras: str) -> list[str]:
+    """What the project asks for itself, these extras included."""
+    lines = [
+        *PROJECT["dependencies"],
+        *(line for name in extras for line in PROJECT["optional-dependencies"][name]),
+    ]
+    return [line for line in lines if Requirement(line).name != PROJECT["name"]]
+
+
+def pins(name: str = "requirements.lock") -> dict[str, Version]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     found = {}
     for line in lines:
         if line and not line.startswith("#"):
@@ -50,15 +59,23 @@ def pins() -> dict[str, Version]:
     return found
 
 
-@pytest.mark.parametrize("text", [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]])
+@pytest.mark.parametrize("text", direct("models", "plots", "notebooks", "dev"))
 def test_every_direct_dependency_is_locked_within_its_range(text):
     requirement = Requirement(text)
     assert pins()[canonicalize_name(requirement.name)] in requirement.specifier
 
 
+@pytest.mark.parametrize("text", direct("docs"))
+def test_what_the_pages_need_is_locked_beside_the_rest(text):
+    requirement, more = Requirement(text), pins("docs/requirements.lock")
+    assert not set(more) & set(pins()), "one pin has one place"
+    assert (pins() | more)[canonicalize_name(requirement.name)] in requirement.specifier
+
+
 @pytest.mark.parametrize("full", ["3.11.2", "3.12.3"])
-def test_lock_serves_the_pythons_of_debian_and_ubuntu(full):
-    locked, missing = pins(), []
+@pytest.mark.parametrize("more", ["requirements.lock", "docs/requirements.lock"])
+def test_locks_serve_the_pythons_of_debian_and_ubuntu(full, more):
+    locked, missing = pins() | pins(more), []
     python = {"python_version": full.rpartition(".")[0], "python_full_version": full, "extra": ""}
     system = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
     for package in distributions():
@@ -110,7 +127,7 @@ def test_cleaner_is_told_once():
 def test_citation_names_the_sources():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors", "license", "version"} <= citation.keys()
-    assert citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
+    assert citation["version"] == VERSION and citation["license"] == PROJECT["license"]
     titles = " ".join(reference["title"] for reference in citation["references"])
     for name in (
         "Knowledge Neurons in Pretrained",
@@ -242,7 +259,7 @@ def test_real_models_are_installed_by_one_command_everywhere():
         for model in PACKAGED.values():
             assert not [wheel.name for wheel in model.wheels if wheel.name in text], name
     page = (ROOT / "docs" / "how-to.md").read_text(encoding="utf-8")
-    colab = page[page.index("**Colab.**") :].partition("\n")[0]
+    colab = page[page.index("## Colab") :].partition("\n## ")[0]
     assert COMMAND in colab
     for name, model in PACKAGED.items():
         card = (ROOT / "data" / name / "README.md").read_text(encoding="utf-8")
