@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from ..base import StudyError
@@ -166,8 +166,8 @@ def of_text(
         text: with its blank written as one of :data:`BLANKS`, or at the end.
         answer: what stands there.
         language: which candidates are taken.
-        relation: whose answers it competes with; ``None``: the first relation of the data set that has this
-            answer in this language, or none.
+        relation: whose answers it competes with; ``None``: of the relations that have this answer in this
+            language the one with the wording that is most like the text; or none.
 
     Raises:
         QuestionError: no text, no answer, or several blanks.
@@ -182,13 +182,23 @@ def of_text(
         raise QuestionError(f"the text should hold one blank {OBJECT}; this one is {text!r}.")
     if relation is None:
         here = every[(every["language"] == language) & (every["answer"] == answer)]
-        relation = str(here["relation"].iloc[0]) if len(here) else OWN
-        known = title(relation) if len(here) else ""
-        note += f"Among the answers of {known}." if known else "No relation has this answer in this language."
+        relation = str(here["relation"].iloc[_most_like(text, here["text"])]) if len(here) else OWN
+        told = f"Typed answers are those of {title(relation)}." if len(here) else ""
+        note += told or "No relation has this answer in this language, so it competes with none."
     whole = text.replace(OBJECT, answer)
     row = [whole, whole, relation, language, "own", text, answer, "object"]
     prompt = pd.DataFrame([row], columns=COLUMNS["prompts"])
     return Question(prompt, 0, competitors(prompt, every), note)
+
+
+def _most_like(text: str, others: pd.Series) -> int:
+    """Which of some texts has most pairs of letters in common with this one, for their number; any script."""
+
+    def pairs(one: str) -> set[str]:
+        return {one[i : i + 2].casefold() for i in range(len(one) - 1)}
+
+    own = pairs(text)
+    return int(np.argmax([len(own & pairs(one)) / max(len(own | pairs(one)), 1) for one in others]))
 
 
 def competitors(prompt: pd.DataFrame, every: pd.DataFrame) -> list[str]:
@@ -199,8 +209,3 @@ def competitors(prompt: pd.DataFrame, every: pd.DataFrame) -> list[str]:
     row = prompt.iloc[0]
     near = (every["relation"] == row["relation"]) & (every["language"] == row["language"])
     return candidates_of(prompt, every[near | (every["text"] == row["text"])])[0]
-
-
-def wordings(question: Question) -> Sequence[tuple[str, int]]:
-    """The texts of its prompts and their numbers, for a menu."""
-    return [(str(text), number) for number, text in enumerate(question.prompts["text"])]

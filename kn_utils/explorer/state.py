@@ -17,7 +17,11 @@ import pandas as pd
 
 from ..attribution.attribute import attribute
 from ..attribution.reading import read_neurons
+from ..data.blanks import find_blanks
+from ..data.facts import Facts
 from ..data.prompts import draw, make_prompts
+from ..data.sources import load_passages
+from ..experiments.activating import activations
 from ..model.askable import askable
 from ..model.interventions import amplify
 from ..model.language_model import LanguageModel
@@ -80,6 +84,7 @@ class Explorer:
         self.study = Study(parameters)
         self.facts = self.study.everything
         self._scores: dict[str, pd.DataFrame] = {}
+        self._others: dict[tuple[str, str | None], pd.DataFrame] = {}
 
     @property
     def model(self) -> LanguageModel:
@@ -116,8 +121,18 @@ class Explorer:
         return of_fact(self.model, self.facts, self.every, fact, language, number)
 
     def ask_text(self, text: str, answer: str, language: str, relation: str | None = None) -> Question:
-        """A text of one's own (:func:`kn_utils.explorer.question.of_text`)."""
-        return of_text(self.every, text, answer, language, relation)
+        """A text of one's own (:func:`kn_utils.explorer.question.of_text`).
+
+        One that the data set has, with this answer, is its fact's.
+        """
+        own = of_text(self.every, text, answer, language, relation)
+        every = self.every[self.every["language"] == language]
+        same = every[(every["text"] == own.text) & (every["answer"] == own.answer)]
+        if same.empty or relation not in (None, same["relation"].iloc[0]):
+            return own
+        fact = self.ask_fact(str(same["fact"].iloc[0]), language)
+        number = np.flatnonzero(fact.prompts["text"] == own.text)
+        return self.ask_fact(fact.fact, language, int(number[0])) if len(number) else own
 
     def answers(self, question: Question, factors: Factors | None = None) -> Answers:
         """What the model answers, over the vocabulary and among the candidates.
@@ -181,6 +196,8 @@ class Explorer:
 
         Each is asked in its first wording that the model can be asked; facts are drawn by the seed.
         """
+        if (language, relation) in self._others:
+            return self._others[language, relation]
         seed = self.study.parameters.seed
         here = self.every[self.every["language"] == language]
         can = (askable(self.model, here, self.facts)["reason"] == "").to_numpy()
@@ -188,14 +205,15 @@ class Explorer:
         parts = [draw(first, facts=OTHERS, seed=seed)]
         if relation is not None:
             parts.append(draw(first[first["relation"] == relation], facts=SAME_RELATION, seed=seed))
-        return pd.concat(parts).drop_duplicates("prompt").reset_index(drop=True)
+        table = pd.concat(parts).drop_duplicates("prompt").reset_index(drop=True)
+        return self._others.setdefault((language, relation), table)
 
     def common(self, languages: Sequence[str], k: int = 5, progress: Progress = silent) -> pd.DataFrame:
         """The neurons that many answers of other relations hold among their k strongest.
 
         Returns:
-            ``relation, layer, neuron, share`` (:func:`generic_by_relation`), over a few facts of each relation
-            (:meth:`others`); for texts of one's own, whose relation is none of these, see the largest share.
+            ``relation, layer, neuron, share`` (:func:`generic_by_relation`), over a few facts of each
+            relation (:meth:`others`).
         """
         sets = {}
         for name in languages:
@@ -205,11 +223,14 @@ class Explorer:
         return generic_by_relation({name: own for name, own in sets.items() if len(own)}, self._objects)
 
     def shared_by_most(self, question: Question, k: int = 5, progress: Progress = silent) -> pd.DataFrame:
-        """:meth:`common` neurons as seen from this question: ``layer, neuron, share``."""
+        """:meth:`common` neurons as seen from this question: ``layer, neuron, share``.
+
+        A text of one's own whose relation is not in the data set has those of any relation.
+        """
         found = self.common([question.language], k, progress)
         own = found[found["relation"] == question.relation]
         if own.empty and question.relation not in set(self.facts.relations):
-            own = found.groupby(["layer", "neuron"], as_index=False)["share"].min()
+            own = found.groupby(["layer", "neuron"], as_index=False)["share"].max()
         return own[["layer", "neuron", "share"]].reset_index(drop=True)
 
     def served(
@@ -240,6 +261,47 @@ class Explorer:
         own = own.sort_values("part", ascending=False, kind="stable").head(n)
         own = own.assign(fact=self.named(own["fact"].tolist(), question.language))
         return own[["fact", "text", "score", "part"]].reset_index(drop=True)
+
+    def sentences(
+        self, question: Question, neurons: pd.DataFrame, progress: Progress = silent
+    ) -> pd.DataFrame:
+        """The neurons' activation at the blanks of sentences, English ones.
+
+        They are sentences about a few facts (the question's own, ``SAME_RELATION // 4`` of its relation, one
+        of each other), with one word hidden each (:func:`kn_utils.data.blanks.find_blanks`).
+
+        Returns:
+            ``layer, neuron, activation, hidden, text``, the most active first; empty where the data set has
+            no sentences.
+        """
+        blanks = self._blanks(question.fact, question.relation)
+        parts = []
+        for start in range(0, len(blanks), 4 * AT_ONCE):
+            part = blanks.iloc[start : start + 4 * AT_ONCE].reset_index(drop=True)
+            facts = part[["fact"]].drop_duplicates()
+            read = {"chosen": facts.merge(neurons[["layer", "neuron"]], how="cross")}
+            told = activations(self.model, part, read, progress=False)
+            parts.append(told.merge(part[["prompt", "text", "answer"]], on="prompt"))
+            progress(start + len(part), len(blanks), "sentences")
+        columns = ["layer", "neuron", "activation", "hidden", "text"]
+        if not parts:
+            return pd.DataFrame(columns=columns)
+        table = pd.concat(parts, ignore_index=True).rename(columns={"answer": "hidden"})
+        return table.sort_values("activation", ascending=False, kind="stable")[columns].reset_index(drop=True)
+
+    def _blanks(self, fact: str, relation: str) -> pd.DataFrame:
+        """Sentences with a blank, of a few facts."""
+        seed, dataset = self.study.parameters.seed, self.study.parameters.dataset
+        passages = load_passages(dataset, missing_ok=True)
+        told = self.facts.facts[self.facts.facts["fact"].isin(passages["fact"])]
+        mixed = told.sample(frac=1, random_state=seed)
+        near = mixed[mixed["relation"] == relation].head(SAME_RELATION // 4)
+        chosen = pd.concat([told[told["fact"] == fact], near, mixed.drop_duplicates("relation")])
+        chosen = chosen.drop_duplicates("fact").reset_index(drop=True)
+        if chosen.empty:
+            return pd.DataFrame(columns=["prompt", "fact", "text", "answer"])
+        some = Facts(self.facts.dataset, self.facts.entities, chosen, self.facts.templates)
+        return find_blanks(passages, some, seed=seed)[0]
 
     def written(self, neurons: pd.DataFrame, k: int = 10) -> pd.DataFrame:
         """What value slots write (:func:`kn_utils.model.written.written_pieces`)."""

@@ -67,11 +67,11 @@ def slot_logits(model: LanguageModel, neurons: Neurons) -> torch.Tensor:
     """What the head makes of each value slot alone, (neuron, token), neurons in the order of their pairs."""
     pairs = as_pairs(neurons)
     slots = slots_of(model, pairs)
-    streams = [
+    alone = [
         end.norm.forward(slot) if end.norm is not None and end.inside else slot
         for slot, end in ((slot, model.ends[layer]) for slot, layer in zip(slots, pairs[:, 0], strict=True))
     ]
-    streams = torch.stack([torch.zeros_like(model.value_slots(0)[0]), *streams])
+    streams = torch.stack([torch.zeros_like(model.value_slots(0)[0]), *alone])
     last = model.ends[-1]
     if last.norm is not None and not last.inside:
         streams = last.norm.forward(streams)
