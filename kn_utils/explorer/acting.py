@@ -13,7 +13,7 @@ from .. import plots
 from ..base import ROOT
 from ..store.files import file_name
 from ..store.files import written as whole
-from .desk import Desk
+from .desk import Desk, css_names
 from .editing import edit_of, edited
 from .panels import SHOWN, layers_figure
 from .program import program
@@ -36,10 +36,8 @@ class SlidersPanel:
             for name, text in (("silence", "silence all"), ("double", "double all"), ("leave", "as they are"))
         }
         for name, factor in (("silence", 0.0), ("double", 2.0), ("leave", 1.0)):
-            self.buttons[name].add_class(f"kn-{name}")
             self.buttons[name].on_click(desk.guarded(self._all(factor), self.error))
-        self.plain.add_class("kn-plain-after")
-        self.typed.add_class("kn-typed-after")
+        css_names(plain_after=self.plain, typed_after=self.typed, **self.buttons)
         left = w.VBox([w.HBox(list(self.buttons.values())), self.sliders, self.error])
         after = w.HBox([self.plain, self.typed])
         self.box = w.HBox([left, after], layout=w.Layout(flex_flow="row wrap"))
@@ -51,7 +49,7 @@ class SlidersPanel:
             name = neuron_name(row.layer, row.neuron)
             one = w.FloatSlider(1.0, min=0.0, max=MOST, step=0.25, description=name, continuous_update=False)
             one.style.description_width, one.layout.width = "140px", "380px"
-            one.add_class("kn-slider")
+            css_names(slider=one)
             one.observe(desk.guarded(self.act, self.error), "value")
             sliders.append(one)
         self.sliders.children = tuple(sliders)
@@ -102,18 +100,12 @@ class EditPanel:
         self.signed = w.Checkbox(False, description="follow the activation's sign", indent=False)
         self.go = w.Button(description="edit", button_style="primary")
         self.costs, self.rows, self.error = w.HTML(), w.HTML(), w.HTML()
-        for part, name in (
-            (self.new, "new"),
-            (self.go, "edit"),
-            (self.costs, "costs"),
-            (self.rows, "edited"),
-        ):
-            part.add_class(f"kn-{name}")
+        css_names(new=self.new, edit=self.go, costs=self.costs, edited=self.rows)
         self.go.on_click(desk.guarded(self.act, self.error))
         head = [self.new, self.force, self.signed, self.go]
         note = line(
-            "The value slots of the question's neurons move away from the old answer and by the force, in units "
-            "of their own length, towards the new one (8: as published). Nothing stays changed."
+            "The value slots of the question's neurons move away from the old answer and by the force, in "
+            "units of their own length, towards the new one (8: as published). Nothing stays changed."
         )
         top = w.HBox(head, layout=w.Layout(flex_flow="row wrap"))
         self.box = w.VBox([w.HTML(note), top, self.error, self.costs, self.rows])
@@ -159,9 +151,7 @@ class CodePanel:
         self.export = w.Button(description="save tables and picture", layout=w.Layout(width="auto"))
         self.text = w.Textarea(layout=w.Layout(width="100%", height="330px"), disabled=True)
         self.files, self.error = w.HTML(), w.HTML()
-        for part, name in ((self.write, "write"), (self.export, "export"), (self.text, "program")):
-            part.add_class(f"kn-{name}")
-        self.files.add_class("kn-files")
+        css_names(write=self.write, export=self.export, program=self.text, files=self.files)
         self.write.on_click(desk.guarded(self.written, self.error))
         self.export.on_click(desk.guarded(self.saved, self.error))
         self.box = w.VBox([w.HBox([self.write, self.export]), self.error, self.files, self.text])
@@ -182,7 +172,7 @@ class CodePanel:
     def saved(self) -> str | None:
         """Save every table that was shown, and the picture, under the folder of results."""
         desk, question = self.desk, self.desk.asked()
-        folder = desk.explorer.study.folder() / "explorer"
+        folder = desk.explorer.study.folder(question.language) / "explorer"
         stem = file_name(f"{question.fact} {question.language}")[:60]
         figure = layers_figure(desk)
         paths = [plots.save(figure, folder, f"{stem}-neurons")]

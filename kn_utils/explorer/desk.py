@@ -1,4 +1,4 @@
-"""What the explorer's panels share: the question on the table, what was found for it, one line that speaks."""
+"""What panels share: the question on the table, what was found for it, one line that speaks."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ from .tables import line
 NO_COMMON = pd.DataFrame({"layer": [], "neuron": [], "share": []})
 
 
+def css_names(**widgets: w.DOMWidget) -> None:
+    """Give widgets names of a page's elements, ``kn-<name>``: for styles, and for programs that click."""
+    for name, widget in widgets.items():
+        widget.add_class("kn-" + name.replace("_", "-"))
+
+
 class Desk:
     """The session of one look around.
 
@@ -33,7 +39,7 @@ class Desk:
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
         self.status = w.HTML(line("Pick a fact, or type one."))
-        self.status.add_class("kn-status")
+        css_names(status=self.status)
         self.bar = w.IntProgress(min=0, layout=w.Layout(width="260px", visibility="hidden"))
         self.quiet = False
         self.clear()

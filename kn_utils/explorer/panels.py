@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from .. import plots
 from ..plots.explorer import drawable
-from .desk import Desk
+from .desk import Desk, css_names
 from .languages import side_by_side
 from .question import Question
 from .state import Answers
@@ -54,9 +54,8 @@ class AnswersPanel:
     def __init__(self) -> None:
         self.question, self.plain, self.typed, self.neurons = (w.HTML() for _ in range(4))
         self.picture = w.Image(format="png", layout=w.Layout(width="620px", height="auto"))
-        for part, name in ((self.plain, "plain"), (self.typed, "typed"), (self.neurons, "neurons")):
-            part.add_class(f"kn-{name}")
-        self.picture.add_class("kn-picture")
+        css_names(plain=self.plain, typed=self.typed, neurons=self.neurons)
+        css_names(picture=self.picture, question=self.question)
         left = w.HBox([self.plain, self.typed], layout=w.Layout(min_width="420px"))
         right = w.VBox([self.picture, self.neurons])
         both = w.HBox([left, right], layout=w.Layout(flex_flow="row wrap"))
@@ -116,11 +115,9 @@ class NeuronPanel:
         self.desk = desk
         self.choice = w.Dropdown(description="neuron")
         self.written, self.served, self.sentences, self.error = (w.HTML() for _ in range(4))
-        for part in (self.choice, self.written, self.served, self.sentences):
-            name = next(key for key, value in vars(self).items() if value is part)
-            part.add_class(f"kn-{name}")
         self.look = w.Button(description="its sentences", tooltip="read it at the blanks of sentences")
-        self.look.add_class("kn-look")
+        css_names(choice=self.choice, look=self.look)
+        css_names(written=self.written, served=self.served, sentences=self.sentences)
         self.choice.observe(desk.guarded(self.one, self.error), "value")
         self.look.on_click(desk.guarded(self.read, self.error))
         below = w.HBox([self.written, self.served], layout=w.Layout(flex_flow="row wrap"))
@@ -189,8 +186,7 @@ class LanguagesPanel:
         self.desk = desk
         self.go = w.Button(description="side by side", button_style="primary")
         self.answers, self.grid, self.error = w.HTML(), w.HTML(), w.HTML()
-        for part, name in ((self.go, "abroad"), (self.answers, "spoken"), (self.grid, "grid")):
-            part.add_class(f"kn-{name}")
+        css_names(abroad=self.go, spoken=self.answers, grid=self.grid)
         self.go.on_click(desk.guarded(self.ask, self.error))
         self.box = w.VBox([self.go, self.error, self.answers, self.grid])
 

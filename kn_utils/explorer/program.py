@@ -68,8 +68,8 @@ def _asking(question: Question) -> list[str]:
         row = {name: str(value) for name, value in question.asked.iloc[0].items()}
         lines = ["import pandas as pd", "", f"prompts = asked = pd.DataFrame([{row!r}])"]
     else:
-        lines = [f"names = {question.prompts['prompt'].tolist()!r}"]
-        lines += ['prompts = every.set_index("prompt", drop=False).loc[names].reset_index(drop=True)']
+        lines = ["names = [", *(f"    {name!r}," for name in question.prompts["prompt"]), "]"]
+        lines += ['prompts = every[every["prompt"].isin(names)].reset_index(drop=True)']
         lines += [f"asked = prompts.iloc[[{question.number}]].reset_index(drop=True)"]
     return [*lines, "candidates = candidates_of(asked, every)"]
 

@@ -19,7 +19,7 @@ from ..attribution.attribute import attribute
 from ..attribution.reading import read_neurons
 from ..data.blanks import find_blanks
 from ..data.facts import Facts
-from ..data.prompts import draw, make_prompts
+from ..data.prompts import make_prompts
 from ..data.sources import load_passages
 from ..experiments.activating import activations
 from ..model.askable import askable
@@ -85,6 +85,7 @@ class Explorer:
         self.facts = self.study.everything
         self._scores: dict[str, pd.DataFrame] = {}
         self._others: dict[tuple[str, str | None], pd.DataFrame] = {}
+        self._common: dict[tuple[tuple[str, ...], int], pd.DataFrame] = {}
 
     @property
     def model(self) -> LanguageModel:
@@ -196,17 +197,28 @@ class Explorer:
 
         Each is asked in its first wording that the model can be asked; facts are drawn by the seed.
         """
-        if (language, relation) in self._others:
-            return self._others[language, relation]
-        seed = self.study.parameters.seed
+        key = language, relation
+        if key not in self._others:
+            numbers = {name: OTHERS for name in self.facts.relations}
+            if relation is not None:
+                numbers[relation] = SAME_RELATION
+            self._others[key] = self._drawn(language, numbers)
+        return self._others[key]
+
+    def _drawn(self, language: str, numbers: Mapping[str, int]) -> pd.DataFrame:
+        """The first wording that can be asked of so many facts of each relation."""
         here = self.every[self.every["language"] == language]
-        can = (askable(self.model, here, self.facts)["reason"] == "").to_numpy()
-        first = here[can].drop_duplicates("fact")
-        parts = [draw(first, facts=OTHERS, seed=seed)]
-        if relation is not None:
-            parts.append(draw(first[first["relation"] == relation], facts=SAME_RELATION, seed=seed))
-        table = pd.concat(parts).drop_duplicates("prompt").reset_index(drop=True)
-        return self._others.setdefault((language, relation), table)
+        facts = here.drop_duplicates("fact").sample(frac=1, random_state=self.study.parameters.seed)
+        number = facts["relation"].map(numbers)
+        place = facts.groupby("relation").cumcount()
+        # Twice as many as are wanted: of some no wording can be asked.
+        order = facts.loc[place < 2 * number, "fact"].tolist()
+        here = here[here["fact"].isin(order)]
+        can = here[(askable(self.model, here, self.facts)["reason"] == "").to_numpy()]
+        first = can.drop_duplicates("fact").set_index("fact", drop=False)
+        first = first.loc[[fact for fact in order if fact in first.index]]
+        place = first.groupby("relation").cumcount()
+        return first[place < first["relation"].map(numbers)].reset_index(drop=True)
 
     def common(self, languages: Sequence[str], k: int = 5, progress: Progress = silent) -> pd.DataFrame:
         """The neurons that many answers of other relations hold among their k strongest.
@@ -215,12 +227,16 @@ class Explorer:
             ``relation, layer, neuron, share`` (:func:`generic_by_relation`), over a few facts of each
             relation (:meth:`others`).
         """
-        sets = {}
-        for name in languages:
-            asked = self.others(name)
-            scores = self.scores(asked, progress, f"other facts, {name}")
-            sets[name] = strongest(scores, asked, None, None, k) if len(asked) else pd.DataFrame()
-        return generic_by_relation({name: own for name, own in sets.items() if len(own)}, self._objects)
+        key = tuple(languages), k
+        if key not in self._common:
+            sets = {}
+            for name in languages:
+                asked = self.others(name)
+                scores = self.scores(asked, progress, f"other facts, {name}")
+                if len(asked):
+                    sets[name] = strongest(scores, asked, None, None, k)
+            self._common[key] = generic_by_relation(sets, self._objects)
+        return self._common[key]
 
     def shared_by_most(self, question: Question, k: int = 5, progress: Progress = silent) -> pd.DataFrame:
         """:meth:`common` neurons as seen from this question: ``layer, neuron, share``.

@@ -6,10 +6,10 @@ where no kernel runs, its last table and picture are shown instead.
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 import ipywidgets as w
+from matplotlib.figure import Figure
 
 from ..base import StudyError
 from ..data.relations import title
@@ -17,11 +17,11 @@ from ..model.loading import at_hand
 from ..plots.theme import use_theme
 from ..run.parameters import StudyParameters
 from .acting import CodePanel, EditPanel, SlidersPanel
-from .desk import Desk
+from .desk import Desk, css_names
 from .panels import AnswersPanel, LanguagesPanel, NeuronPanel, Panel, answer_tables, layers_figure
 from .question import Question
 from .state import Explorer
-from .tables import as_html, as_png, line
+from .tables import as_html, line
 
 MOST_FOUND = 60  # facts in the list
 ANY = "any relation"
@@ -52,7 +52,7 @@ class ExplorerView:
         self._pick()
         self._typed()
         self.tabs = w.Tab([panel.box for panel in self.panels], titles=[panel.title for panel in self.panels])
-        self.tabs.add_class("kn-tabs")
+        css_names(tabs=self.tabs)
         self.tabs.observe(desk.guarded(self._opened), "selected_index")
         pick = w.VBox(
             [w.HTML("<b>Pick a fact</b>"), w.HBox([self.search, self.relation]), self.results, self.wording]
@@ -62,7 +62,7 @@ class ExplorerView:
         top = w.HBox([self.model, self.load, self.language, self.k], layout=w.Layout(flex_flow="row wrap"))
         speaks = w.HBox([desk.status, desk.bar])
         self.root = w.VBox([top, both, speaks, self.tabs])
-        self.root.add_class("kn-explorer")
+        css_names(explorer=self.root)
         self._offer()
 
     # The widgets
@@ -80,13 +80,7 @@ class ExplorerView:
         self.language = w.Dropdown(options=spoken, description="language", layout=w.Layout(width="180px"))
         self.language.value = parameters.language if parameters.language in spoken else spoken[0]
         self.k = w.IntSlider(k, min=1, max=20, description="neurons", continuous_update=False)
-        for one, name in (
-            (self.model, "model"),
-            (self.load, "load"),
-            (self.language, "language"),
-            (self.k, "k"),
-        ):
-            one.add_class(f"kn-{name}")
+        css_names(model=self.model, load=self.load, language=self.language, k=self.k)
         self.load.on_click(desk.guarded(self._loaded))
         self.language.observe(desk.guarded(self._spoken), "value")
         self.k.observe(desk.guarded(self._again), "value")
@@ -99,9 +93,8 @@ class ExplorerView:
         self.relation = w.Dropdown(options=relations, layout=w.Layout(width="190px"))
         self.results = w.Select(rows=7, layout=w.Layout(width="500px"))
         self.wording = w.Dropdown(description="wording", layout=w.Layout(width="500px"))
-        for one, name in ((self.search, "search"), (self.relation, "relation"), (self.results, "results")):
-            one.add_class(f"kn-{name}")
-        self.wording.add_class("kn-wording")
+        css_names(search=self.search, relation=self.relation, results=self.results)
+        css_names(wording=self.wording)
         self.search.observe(desk.guarded(self._searched), "value")
         self.relation.observe(desk.guarded(self._searched), "value")
         self.results.observe(desk.guarded(self._picked), "value")
@@ -115,13 +108,7 @@ class ExplorerView:
         relations = [("guess from the text", None), *((title(r), r) for r in desk.explorer.facts.relations)]
         self.among = w.Dropdown(options=relations, description="answers of", layout=wide)
         self.ask = w.Button(description="ask", button_style="primary")
-        for one, name in (
-            (self.text, "text"),
-            (self.answer, "answer"),
-            (self.among, "among"),
-            (self.ask, "ask"),
-        ):
-            one.add_class(f"kn-{name}")
+        css_names(text=self.text, answer=self.answer, among=self.among, ask=self.ask)
         self.ask.on_click(desk.guarded(self._asked))
 
     # What happens
@@ -203,7 +190,8 @@ class ExplorerView:
         desk.question, desk.before, desk.neurons = question, before, neurons
         self._show()
         desk.common = desk.explorer.shared_by_most(question, self.k.value, desk.progress)
-        self.answers.show(desk)
+        if desk.is_common.any():
+            self.answers.show(desk)
         self._opened()
         return question.note
 
@@ -218,7 +206,15 @@ class ExplorerView:
         for panel in self.panels:
             panel.show(desk)
 
-    # Without a kernel
+    # For programs, and where no kernel runs
+
+    def first_fact(self, typed: str) -> str:
+        """The first fact that the search finds for what is typed; where it finds none the first of all."""
+        for words in (typed, ""):
+            found = self.desk.explorer.found(words, self.language.value)
+            if len(found):
+                return str(found["fact"].iloc[0])
+        raise StudyError("the data set has no facts.")
 
     def ask_fact(self, fact: str) -> ExplorerView:
         """Ask for a fact of the data set, as if it were picked."""
@@ -226,16 +222,18 @@ class ExplorerView:
         self._offer()
         return self
 
+    def figure(self) -> Figure:
+        """The picture of layers of the question on the table."""
+        return layers_figure(self.desk)
+
     def static(self) -> str:
-        """The answers and the picture as HTML that needs no kernel."""
+        """The answers as HTML that needs no kernel."""
         desk = self.desk
         if desk.question is None or desk.before is None:
             return line("Run this notebook to look around.")
         parts = zip(("Plain", "Typed"), answer_tables(desk.before, desk.question), strict=True)
         tables = [as_html(table, kind, digits={"P": 3}, bars=["P"]) for kind, table in parts]
-        picture = base64.b64encode(as_png(layers_figure(desk))).decode()
-        shown = f'<img src="data:image/png;base64,{picture}" alt="neurons in their layers"/>'
-        return line(desk.question.text) + '<div style="display: flex">' + "".join([*tables, shown]) + "</div>"
+        return line(desk.question.text) + '<div style="display: flex">' + "".join(tables) + "</div>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.root.model_id}
