@@ -25,7 +25,7 @@ MOST = 4.0  # times its value
 class SlidersPanel:
     """Neurons silenced or amplified at the blank, and what the model answers then."""
 
-    title = "Silence and amplify"
+    title = "Sliders"
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -131,7 +131,7 @@ class EditPanel:
         )
         names = {"before": "P before", "after": "P after", "first": "first after, typed"}
         names |= {"typed_before": "typed before", "typed_after": "typed after"}
-        shown = found.rows.rename(columns=names)
+        shown = found.rows.drop(columns="fact").rename(columns=names)
         digits = dict.fromkeys(["P before", "P after", "typed before", "typed after"], 3)
         mine = found.rows["where"].str.startswith("the question").to_numpy()
         self.rows.value = as_html(shown, digits=digits, bars=["typed before", "typed after"], bold=mine)
@@ -143,7 +143,7 @@ class EditPanel:
 class CodePanel:
     """The calls that do the same, and files of what is shown."""
 
-    title = "Program and files"
+    title = "Program"
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk

@@ -35,13 +35,15 @@ def answer_tables(answers: Answers, question: Question) -> tuple[pd.DataFrame, p
     typed = answers.typed.head(SHOWN)
     if question.answer not in set(typed["answer"]):
         typed = pd.concat([typed, answers.typed[answers.typed["answer"] == question.answer]])
-    return answers.plain.rename(columns={"probability": "P"}), typed.rename(columns={"probability": "P"})
+    return answers.plain.head(SHOWN).rename(columns={"probability": "P"}), typed.rename(
+        columns={"probability": "P"}
+    )
 
 
 def layers_figure(desk: Desk) -> Figure:
     """The picture of layers of the question on the desk."""
     question = desk.asked()
-    title = drawable(f"{question.text.replace('[Y]', '...')}  {question.answer}", question.fact)
+    title = drawable(f"{question.text.replace('[Y]', '___')}  {question.answer}", question.fact)
     cloud, layers = desk.explorer.cloud(question), desk.explorer.model.n_layers
     return plots.neurons_in_layers(cloud, desk.neurons, desk.is_common, layers, title)
 
@@ -49,7 +51,7 @@ def layers_figure(desk: Desk) -> Figure:
 class AnswersPanel:
     """What the model answers, and where the neurons are that it leans on."""
 
-    title = "Answers and neurons"
+    title = "Answers"
 
     def __init__(self) -> None:
         self.question, self.plain, self.typed, self.neurons = (w.HTML() for _ in range(4))
@@ -221,4 +223,6 @@ class LanguagesPanel:
         digits = dict.fromkeys(spoken, 3) | {"other answers": 2}
         grey = (grid["common"] > 0).to_numpy()
         html = as_html(table[shown], caption, digits=digits, bold=several[shown], grey=grey[shown])
-        return html + line("grey: many answers of other relations have it too; what is left is the fact's.")
+        return html + line(
+            "grey: many answers of other relations have it among their strongest too (the share beside it)."
+        )

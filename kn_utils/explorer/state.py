@@ -43,7 +43,7 @@ OTHERS, SAME_RELATION = 2, 16
 #: Wordings of a fact that find its neurons in each language, where languages stand side by side.
 EACH_LANGUAGE = 3
 AT_ONCE = 8  # prompts between two words about progress
-TOP = 8  # answers shown
+TOP = 50  # pieces of the vocabulary that are kept of an answer
 PAPERS = 0.2  # a prompt holds a neuron whose score is this part of its largest, as the papers have it
 
 Factors = Mapping[tuple[int, int], float]

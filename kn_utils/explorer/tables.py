@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 BAR = "#bccfe4"
 STYLES: list[dict[str, Any]] = [
     {"selector": "", "props": "border-collapse: collapse; font-size: 13px; margin: 2px 0 10px 0"},
-    {"selector": "th", "props": "text-align: left; padding: 2px 10px 2px 4px; font-weight: 600"},
-    {"selector": "td", "props": "text-align: left; padding: 2px 10px 2px 4px; line-height: 1.35"},
     {
-        "selector": "caption",
-        "props": "caption-side: top; text-align: left; font-weight: 600; padding: 2px 4px",
+        "selector": "th, td, caption",
+        "props": "text-align: left; line-height: 1.35; padding: 2px 10px 2px 4px",
     },
+    {"selector": "th, caption", "props": "font-weight: 600; white-space: nowrap"},
+    {"selector": "caption", "props": "caption-side: top"},
 ]
 
 

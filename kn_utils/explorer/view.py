@@ -24,7 +24,7 @@ from .state import Explorer
 from .tables import as_html, line
 
 MOST_FOUND = 60  # facts in the list
-ANY = "any relation"
+ANY = ""  # no value of its own: a menu shows nothing for None
 
 
 class ExplorerView:
@@ -88,11 +88,13 @@ class ExplorerView:
     def _pick(self) -> None:
         """Search, and what was found."""
         desk = self.desk
-        self.search = w.Text(description="search", placeholder="any language: Paris, 巴黎, capital ...")
-        relations = [(ANY, None), *((title(name), name) for name in desk.explorer.facts.relations)]
-        self.relation = w.Dropdown(options=relations, layout=w.Layout(width="190px"))
-        self.results = w.Select(rows=7, layout=w.Layout(width="500px"))
-        self.wording = w.Dropdown(description="wording", layout=w.Layout(width="500px"))
+        self.search = w.Text(
+            description="search", placeholder="Paris, 巴黎, capital", layout=w.Layout(width="246px")
+        )
+        relations = [("any relation", ANY), *((title(name), name) for name in desk.explorer.facts.relations)]
+        self.relation = w.Dropdown(options=relations, layout=w.Layout(width="150px"))
+        self.results = w.Select(rows=7, layout=w.Layout(width="400px"))
+        self.wording = w.Dropdown(description="wording", layout=w.Layout(width="400px"))
         css_names(search=self.search, relation=self.relation, results=self.results)
         css_names(wording=self.wording)
         self.search.observe(desk.guarded(self._searched), "value")
@@ -102,10 +104,10 @@ class ExplorerView:
 
     def _typed(self) -> None:
         """A text of one's own."""
-        desk, wide = self.desk, w.Layout(width="430px")
+        desk, wide = self.desk, w.Layout(width="350px")
         self.text = w.Text(description="text", placeholder="The capital of France is [Y].", layout=wide)
         self.answer = w.Text(description="answer", placeholder="Paris", layout=wide)
-        relations = [("guess from the text", None), *((title(r), r) for r in desk.explorer.facts.relations)]
+        relations = [("guess from the text", ANY), *((title(r), r) for r in desk.explorer.facts.relations)]
         self.among = w.Dropdown(options=relations, description="answers of", layout=wide)
         self.ask = w.Button(description="ask", button_style="primary")
         css_names(text=self.text, answer=self.answer, among=self.among, ask=self.ask)
@@ -143,7 +145,7 @@ class ExplorerView:
     def _offer(self) -> int:
         """Fill the list of facts; gives how many there are."""
         desk = self.desk
-        found = desk.explorer.found(self.search.value, self.language.value, self.relation.value)
+        found = desk.explorer.found(self.search.value, self.language.value, self.relation.value or None)
         shown = found.head(MOST_FOUND)
         kept, desk.quiet = desk.quiet, True
         self.results.options = list(zip(shown["label"], shown["fact"], strict=True))
@@ -167,7 +169,8 @@ class ExplorerView:
 
     def _asked(self) -> str:
         explorer, language = self.desk.explorer, self.language.value
-        return self._put(explorer.ask_text(self.text.value, self.answer.value, language, self.among.value))
+        among = self.among.value or None
+        return self._put(explorer.ask_text(self.text.value, self.answer.value, language, among))
 
     def _again(self) -> str | None:
         question = self.desk.question

@@ -42,7 +42,7 @@ def neurons_in_layers(
                 part["layer"], part["score"], s=46, color=face, edgecolor=dark, label=label, zorder=2
             )
     _name(axes, neurons)
-    axes.set(xlabel="layer (0 = lowest)", ylabel="score (part of P)", xlim=(-0.6, n_layers + 0.4))
+    axes.set(xlabel="layer (0 = lowest)", ylabel="score (part of P)", xlim=(-0.5, n_layers - 0.3))
     axes.set_title(title, fontsize=10)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     top = max(cloud["score"].max(), neurons["score"].max()) if len(neurons) else 1
@@ -53,7 +53,7 @@ def neurons_in_layers(
 
 def _name(axes: plt.Axes, neurons: pd.DataFrame) -> None:
     """Write each neuron's number beside it, where two would touch the lower one lower."""
-    gap, last = 0.055 * (neurons["score"].max() if len(neurons) else 1), dict[int, float]()
+    gap, last = 0.075 * (neurons["score"].max() if len(neurons) else 1), dict[int, float]()
     for row in neurons.sort_values("score", ascending=False).itertuples():
         height = min(float(row.score), last.get(row.layer, np.inf) - gap)
         last[row.layer] = height
