@@ -149,7 +149,7 @@ class CodePanel:
         self.desk = desk
         self.write = w.Button(description="write the program", layout=w.Layout(width="auto"))
         self.export = w.Button(description="save tables and picture", layout=w.Layout(width="auto"))
-        self.text = w.Textarea(layout=w.Layout(width="100%", height="330px"), disabled=True)
+        self.text = w.Textarea(layout=w.Layout(width="100%", height="330px"))
         self.files, self.error = w.HTML(), w.HTML()
         css_names(write=self.write, export=self.export, program=self.text, files=self.files)
         self.write.on_click(desk.guarded(self.written, self.error))

@@ -75,7 +75,12 @@ def edited(
     (change,) = edit.changes(model, [request])
     parts = {OLD: asked, NEW: wanted, **_around(explorer, question)}
     prompts = pd.concat([part.assign(where=where) for where, part in parts.items()], ignore_index=True)
-    names = [_with(competitors(row, explorer.every), new, where) for row, where in _each(prompts)]
+    mine = prompts["where"].isin([OLD, NEW, WORDINGS])
+    right = prompts["answer"].mask(prompts["where"] == NEW, question.answer)
+    rivals = [
+        competitors(prompts.assign(answer=right).iloc[[row]], explorer.every) for row in range(len(right))
+    ]
+    names = [sorted({*own, new}) if asks else own for own, asks in zip(rivals, mine, strict=True)]
     before = typed_answers(model, prompts, names, progress=False)
     after = typed_answers(model, prompts, names, [change] * len(prompts), progress=False)
     rows = pd.DataFrame(
@@ -105,17 +110,6 @@ def _around(explorer: Explorer, question: Question) -> dict[str, pd.DataFrame]:
     by_name = here.set_index("prompt", drop=False)
     own = question.prompts.drop(question.number).head(MOST)
     return {WORDINGS: own, SAME: by_name.loc[sides["within"]], OTHER: by_name.loc[sides["between"]]}
-
-
-def _each(prompts: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
-    """Each prompt as a table of one row, and where it stands."""
-    return [(prompts.iloc[[row]], str(where)) for row, where in enumerate(prompts["where"])]
-
-
-def _with(names: list[str], new: str, where: str) -> list[str]:
-    """The candidates, the new answer among them where it is the edited fact that is asked for."""
-    mine = where in (OLD, NEW, WORDINGS)
-    return sorted({*names, new}) if mine else names
 
 
 def _costs(rows: pd.DataFrame) -> pd.DataFrame:

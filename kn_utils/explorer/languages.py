@@ -51,9 +51,12 @@ def side_by_side(
     """
     if fact not in set(explorer.facts.facts["fact"]):
         raise QuestionError("only facts of the data set have other languages; pick one by the search.")
-    rows, sets, absent = [], {}, {}
-    for number, language in enumerate(explorer.facts.languages):
-        progress(number, len(explorer.facts.languages), f"asking in {language}")
+    rows, sets = [], {}
+    spoken = explorer.languages
+    absent = {name: f"{name} is no language of this model" for name in explorer.facts.languages}
+    for number, language in enumerate(spoken):
+        del absent[language]
+        progress(number, len(spoken), f"asking in {language}")
         try:
             question = explorer.ask_fact(fact, language)
         except StudyError as error:

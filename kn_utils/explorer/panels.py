@@ -54,21 +54,22 @@ class AnswersPanel:
     title = "Answers"
 
     def __init__(self) -> None:
-        self.question, self.plain, self.typed, self.neurons = (w.HTML() for _ in range(4))
+        self.question, self.note = w.HTML(), w.HTML()
+        self.plain, self.typed, self.neurons = w.HTML(), w.HTML(), w.HTML()
         self.picture = w.Image(format="png", layout=w.Layout(width="620px", height="auto"))
         css_names(plain=self.plain, typed=self.typed, neurons=self.neurons)
         css_names(picture=self.picture, question=self.question)
         left = w.HBox([self.plain, self.typed], layout=w.Layout(min_width="420px"))
         right = w.VBox([self.picture, self.neurons])
         both = w.HBox([left, right], layout=w.Layout(flex_flow="row wrap"))
-        self.box = w.VBox([self.question, both])
+        self.box = w.VBox([self.question, both, self.note])
 
     def show(self, desk: Desk) -> None:
         """Answers and neurons of the question on the desk."""
         question, before = desk.question, desk.before
         self.picture.layout.visibility = "visible" if question else "hidden"
         if question is None or before is None:
-            for part in (self.question, self.plain, self.typed, self.neurons):
+            for part in (self.question, self.note, self.plain, self.typed, self.neurons):
                 part.value = ""
             return
         row = before.row
@@ -93,7 +94,8 @@ class AnswersPanel:
         number = len(question.prompts)
         caption = f"The {len(table)} strongest, over {number} wording{'s' * (number != 1)}"
         digits = {"score": 3, "in wordings": 2, "activation": 2, "other answers": 2}
-        self.neurons.value = as_html(table, caption, digits=digits, grey=common) + line(
+        self.neurons.value = as_html(table, caption, digits=digits, grey=common)
+        self.note.value = line(
             "in wordings: share in which it has 0.2 of the largest score (the papers ask for 0.7). other "
             "answers: share of other relations' answers among whose strongest it is; grey from 0.1 on."
         )
@@ -147,14 +149,11 @@ class NeuronPanel:
         question = desk.asked()
         own = desk.neurons[(desk.neurons["layer"] == chosen[0]) & (desk.neurons["neuron"] == chosen[1])]
         table = desk.explorer.written(own)
-        negative = bool((own["activation"] < 0).any())
-        column = "lowers" if negative else "raises"
-        pieces = table.rename(columns={"raises": "writes, if positive", "lowers": "if negative"})
-        pieces = pieces[["rank", "writes, if positive", "if negative"]]
-        caption = (
-            f"What its value slot writes (here it is {'negative: ' if negative else 'positive: '}{column})"
-        )
-        self.written.value = as_html(pieces, caption.replace("raises", "left").replace("lowers", "right"))
+        names = {"raises": "writes, if positive", "lowers": "writes, if negative"}
+        pieces = table.rename(columns=names)[["rank", *names.values()]]
+        active = own["activation"].iloc[0]
+        caption = f"What its value slot writes (activation at this blank: {active:+.2f})"
+        self.written.value = as_html(pieces, caption)
         served = desk.explorer.served(question, chosen[0], chosen[1], desk.progress)
         shown = served.rename(columns={"part": "part of the largest"})
         digits = {"score": 3, "part of the largest": 2}

@@ -30,9 +30,10 @@ from ..model.slots import Text, best_pieces
 from ..model.typed import typed_answers, typed_distribution
 from ..model.written import shown_piece, written_pieces
 from ..neurons.choose import strongest
-from ..neurons.language_independent import COMMON, generic_by_relation
+from ..neurons.language_independent import generic_by_relation
 from ..neurons.refine import above_threshold
 from ..run.parameters import StudyParameters
+from ..run.studies import DEFAULTS
 from ..study import Study
 from .question import Question, in_words, labels_in, of_fact, of_text, search, search_index
 
@@ -40,6 +41,8 @@ from .question import Question, in_words, labels_in, of_fact, of_text, search, s
 Progress = Callable[[int, int, str], None]
 #: Facts of each relation that neurons are compared with, and of the fact's own relation, in one wording each.
 OTHERS, SAME_RELATION = 2, 16
+#: Facts of the question's relation whose sentences are read.
+SENTENCES_OF = 8
 #: Wordings of a fact that find its neurons in each language, where languages stand side by side.
 EACH_LANGUAGE = 3
 AT_ONCE = 8  # prompts between two words about progress
@@ -91,6 +94,13 @@ class Explorer:
     def model(self) -> LanguageModel:
         """The model, loaded when it is first asked for."""
         return self.study.model
+
+    @property
+    def languages(self) -> list[str]:
+        """Those of the data set that the model speaks, as far as that is known of it."""
+        usual = DEFAULTS.get(self.study.parameters.model, {}).get("usual", {})
+        speaks = usual.get("languages", "").split(",") if "languages" in usual else self.facts.languages
+        return [name for name in self.facts.languages if name in speaks]
 
     @cached_property
     def every(self) -> pd.DataFrame:
@@ -283,7 +293,7 @@ class Explorer:
     ) -> pd.DataFrame:
         """The neurons' activation at the blanks of sentences, English ones.
 
-        They are sentences about a few facts (the question's own, ``SAME_RELATION // 4`` of its relation, one
+        They are sentences about a few facts (the question's own, ``SENTENCES_OF`` of its relation, one
         of each other), with one word hidden each (:func:`kn_utils.data.blanks.find_blanks`).
 
         Returns:
@@ -311,7 +321,7 @@ class Explorer:
         passages = load_passages(dataset, missing_ok=True)
         told = self.facts.facts[self.facts.facts["fact"].isin(passages["fact"])]
         mixed = told.sample(frac=1, random_state=seed)
-        near = mixed[mixed["relation"] == relation].head(SAME_RELATION // 4)
+        near = mixed[mixed["relation"] == relation].head(SENTENCES_OF)
         chosen = pd.concat([told[told["fact"] == fact], near, mixed.drop_duplicates("relation")])
         chosen = chosen.drop_duplicates("fact").reset_index(drop=True)
         if chosen.empty:
@@ -337,6 +347,3 @@ def is_common(neurons: pd.DataFrame, common: pd.DataFrame) -> np.ndarray:
     """Which of these neurons are among the common ones."""
     where = ["layer", "neuron"]
     return pd.MultiIndex.from_frame(neurons[where]).isin(pd.MultiIndex.from_frame(common[where]))
-
-
-__all__ = ["COMMON", "Answers", "Explorer", "Factors", "Progress", "by_factor", "is_common", "silent"]
