@@ -93,7 +93,7 @@ class AnswersPanel:
         table["other answers"] = shared.to_numpy()
         number = len(question.prompts)
         caption = f"The {len(table)} strongest, over {number} wording{'s' * (number != 1)}"
-        digits = {"score": 3, "in wordings": 2, "activation": 2, "other answers": 2}
+        digits: dict[str, int | str] = {"score": ".2g", "in wordings": 2, "activation": 2, "other answers": 2}
         self.neurons.value = as_html(table, caption, digits=digits, grey=common)
         self.note.value = line(
             "in wordings: share in which it has 0.2 of the largest score (the papers ask for 0.7). other "
@@ -156,7 +156,7 @@ class NeuronPanel:
         self.written.value = as_html(pieces, caption)
         served = desk.explorer.served(question, chosen[0], chosen[1], desk.progress)
         shown = served.rename(columns={"part": "part of the largest"})
-        digits = {"score": 3, "part of the largest": 2}
+        digits = {"score": ".2g", "part of the largest": 2}
         caption = f"Facts and wordings that lean on it ({question.language})"
         self.served.value = as_html(shown, caption, digits=digits, bars=["part of the largest"])
         desk.tables |= {"written": table, "served": served}
@@ -219,7 +219,7 @@ class LanguagesPanel:
         table["other answers"] = table["other answers"].replace(0, np.nan)
         shown = (several | (grid.groupby("languages").cumcount() < 3 * k)).to_numpy()
         caption = f"The {k} strongest neurons of each language (scores); bold: in two languages or more"
-        digits = dict.fromkeys(spoken, 3) | {"other answers": 2}
+        digits = dict.fromkeys(spoken, ".2g") | {"other answers": ".2f"}
         grey = (grid["common"] > 0).to_numpy()
         html = as_html(table[shown], caption, digits=digits, bold=several[shown], grey=grey[shown])
         return html + line(

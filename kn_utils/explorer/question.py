@@ -157,7 +157,7 @@ def of_fact(
 
 
 def of_text(
-    every: pd.DataFrame, text: str, answer: str, language: str, relation: str | None = None
+    every: pd.DataFrame, text: str, answer: str, language: str, relation: str | None = None, *, end: str = ""
 ) -> Question:
     """A text of one's own.
 
@@ -168,6 +168,7 @@ def of_text(
         language: which candidates are taken.
         relation: whose answers it competes with; ``None``: of the relations that have this answer in this
             language the one with the wording that is most like the text; or none.
+        end: what is put behind a blank that was not written.
 
     Raises:
         QuestionError: no text, no answer, or several blanks.
@@ -177,7 +178,7 @@ def of_text(
         raise QuestionError(f"type {'a text' if not text else 'its answer'} first.")
     blank = next((mark for mark in BLANKS if mark in text), None)
     note = "" if blank else "The blank is taken to stand at the end. "
-    text = text.replace(blank, OBJECT) if blank else f"{text} {OBJECT}"
+    text = text.replace(blank, OBJECT) if blank else f"{text} {OBJECT}{end}"
     if text.count(OBJECT) != 1 or SUBJECT in text:
         raise QuestionError(f"the text should hold one blank {OBJECT}; this one is {text!r}.")
     if relation is None:

@@ -41,12 +41,12 @@ from .question import Question, in_words, labels_in, of_fact, of_text, search, s
 Progress = Callable[[int, int, str], None]
 #: Facts of each relation that neurons are compared with, and of the fact's own relation, in one wording each.
 OTHERS, SAME_RELATION = 2, 16
-#: Facts of the question's relation whose sentences are read.
-SENTENCES_OF = 8
+SENTENCES_OF = 8  # facts of the question's relation
 #: Wordings of a fact that find its neurons in each language, where languages stand side by side.
 EACH_LANGUAGE = 3
 AT_ONCE = 8  # prompts between two words about progress
 TOP = 50  # pieces of the vocabulary that are kept of an answer
+STOPS = {"ja": "。", "zh": "。"}
 PAPERS = 0.2  # a prompt holds a neuron whose score is this part of its largest, as the papers have it
 
 Factors = Mapping[tuple[int, int], float]
@@ -136,7 +136,9 @@ class Explorer:
 
         One that the data set has, with this answer, is its fact's.
         """
-        own = of_text(self.every, text, answer, language, relation)
+        # Without a full stop a masked model's first choice for the blank is just that.
+        end = "" if self.model.causal else STOPS.get(language, ".")
+        own = of_text(self.every, text, answer, language, relation, end=end)
         every = self.every[self.every["language"] == language]
         same = every[(every["text"] == own.text) & (every["answer"] == own.answer)]
         if same.empty or relation not in (None, same["relation"].iloc[0]):

@@ -28,7 +28,7 @@ def as_html(
     table: pd.DataFrame,
     caption: str = "",
     *,
-    digits: Mapping[str, int] | None = None,
+    digits: Mapping[str, int | str] | None = None,
     bars: Sequence[str] = (),
     bold: np.ndarray | None = None,
     grey: np.ndarray | None = None,
@@ -38,14 +38,15 @@ def as_html(
     Args:
         table: its columns' names are the heads.
         caption: what stands above it.
-        digits: column -> digits behind the point; others as they are.
+        digits: column -> digits behind the point, or a format such as ``.2g``; others as they are.
         bars: columns of probabilities, behind which bars of that length stand.
         bold, grey: rows that are so.
     """
     style = table.style.hide(axis="index").set_table_styles(STYLES)
     if caption:
         style = style.set_caption(html.escape(caption))
-    told = {name: f"{{:.{number}f}}" for name, number in (digits or {}).items() if name in table}
+    formats = {name: f".{how}f" if isinstance(how, int) else how for name, how in (digits or {}).items()}
+    told = {name: f"{{:{how}}}" for name, how in formats.items() if name in table}
     style = style.format(told, escape="html", na_rep="")
     style = style.format_index(escape="html", axis=1)
     for name in bars:

@@ -170,7 +170,9 @@ class ExplorerView:
     def _asked(self) -> str:
         explorer, language = self.desk.explorer, self.language.value
         among = self.among.value or None
-        return self._put(explorer.ask_text(self.text.value, self.answer.value, language, among))
+        told = self._put(explorer.ask_text(self.text.value, self.answer.value, language, among))
+        self._offer()  # a fact picked before can be picked again
+        return told
 
     def _again(self) -> str | None:
         question = self.desk.question

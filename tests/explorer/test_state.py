@@ -107,6 +107,12 @@ def test_a_text_without_a_blank_has_it_at_its_end(every):
     assert own.text == "The capital of Wakanda is [Y]" and "end" in own.note and own.relation == "P17"
 
 
+@pytest.mark.parametrize(("language", "stop"), [("en", "."), ("zh", "。")])
+def test_a_masked_model_is_given_the_full_stop(explorer, language, stop):
+    own = explorer.ask_text("Wakanda 的首都是", "巴黎", language)
+    assert own.text == f"Wakanda 的首都是 [Y]{stop}"
+
+
 def test_an_unknown_answer_competes_with_none(every):
     own = of_text(every, "The best cheese is [Y].", "Gouda", "en")
     assert own.candidates == ["Gouda"] and own.relation == "own"

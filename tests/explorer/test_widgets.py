@@ -63,8 +63,8 @@ def test_wordings_languages_and_number_of_neurons_ask_again(view):
 def test_a_typed_fact_is_asked(view):
     view.text.value, view.answer.value = "The capital of Wakanda is", "Paris"
     view.ask.click()
-    assert view.desk.question.text == "The capital of Wakanda is [Y]" and "end" in read(view.desk.status)
-    assert view.wording.options == (("The capital of Wakanda is [Y]", 0),)
+    assert view.desk.question.text == "The capital of Wakanda is [Y]." and "end" in read(view.desk.status)
+    assert view.wording.options == (("The capital of Wakanda is [Y].", 0),)
     view.languages.go.click()
     assert "data set" in read(view.languages.error)
     view.among.value = "P17"
