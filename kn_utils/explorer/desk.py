@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as w
+import numpy as np
 import pandas as pd
 
 from ..base import StudyError
 from ..model.edits import ValueEdit
 from .question import Question
-from .state import Answers, Explorer, is_common
+from .state import Answers, Explorer
 from .tables import line
 
 NO_COMMON = pd.DataFrame({"layer": [], "neuron": [], "share": []})
@@ -21,6 +22,12 @@ def css_names(**widgets: w.DOMWidget) -> None:
     """Give widgets names of a page's elements, ``kn-<name>``: for styles, and for programs that click."""
     for name, widget in widgets.items():
         widget.add_class("kn-" + name.replace("_", "-"))
+
+
+def is_common(neurons: pd.DataFrame, common: pd.DataFrame) -> np.ndarray:
+    """Which of these neurons are among the common ones."""
+    where = ["layer", "neuron"]
+    return pd.MultiIndex.from_frame(neurons[where]).isin(pd.MultiIndex.from_frame(common[where]))
 
 
 class Desk:

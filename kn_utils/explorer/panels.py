@@ -156,9 +156,9 @@ class NeuronPanel:
         self.written.value = as_html(pieces, caption)
         served = desk.explorer.served(question, chosen[0], chosen[1], desk.progress)
         shown = served.rename(columns={"part": "part of the largest"})
-        digits = {"score": ".2g", "part of the largest": 2}
         caption = f"Facts and wordings that lean on it ({question.language})"
-        self.served.value = as_html(shown, caption, digits=digits, bars=["part of the largest"])
+        last = "part of the largest"
+        self.served.value = as_html(shown, caption, digits={"score": ".2g", last: 2}, bars=[last])
         desk.tables |= {"written": table, "served": served}
         return ""
 

@@ -343,9 +343,3 @@ def by_factor(factors: Factors) -> dict[float, list[tuple[int, int]]]:
         if factor != 1:
             found.setdefault(float(factor), []).append((int(neuron[0]), int(neuron[1])))
     return found
-
-
-def is_common(neurons: pd.DataFrame, common: pd.DataFrame) -> np.ndarray:
-    """Which of these neurons are among the common ones."""
-    where = ["layer", "neuron"]
-    return pd.MultiIndex.from_frame(neurons[where]).isin(pd.MultiIndex.from_frame(common[where]))
