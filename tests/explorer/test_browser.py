@@ -149,6 +149,7 @@ def test_in_jupyterlab_facts_are_picked_typed_and_acted_on(browser, place):
         before, after = map(float, re.findall(r"([\d.]+) (?:before|after)", text_of(page, "status"))[:2])
         assert before == float(told[1]) and after < 0.7 * before
         assert "P before P after Tokyo" in text_of(page, "typed-after")
+        page.locator(".kn-slider", has_text="0.00").nth(4).wait_for()  # the sliders follow
         shot(page, "lab-sliders")
 
         page.locator(".kn-text input").fill("The capital of Wakanda is")
