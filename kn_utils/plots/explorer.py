@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -12,6 +15,7 @@ from .theme import KINDS
 
 #: From here on lie scripts that matplotlib's own font lacks.
 BEYOND = 0x2E80
+CLOSE = 8  # layers; with more of them numbers stand above their points
 
 
 def drawable(text: str, instead: str) -> str:
@@ -41,27 +45,26 @@ def neurons_in_layers(
             axes.scatter(
                 part["layer"], part["score"], s=46, color=face, edgecolor=dark, label=label, zorder=2
             )
-    _name(axes, neurons)
+    _name(axes, neurons, n_layers)
     axes.set(xlabel="layer (0 = lowest)", ylabel="score (part of P)", xlim=(-0.5, n_layers - 0.3))
     axes.set_title(title, fontsize=10)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     top = max(cloud["score"].max(), neurons["score"].max()) if len(neurons) else 1
-    axes.set_ylim(0, 1.12 * top if top > 0 else 1)
+    axes.set_ylim(0, 1.15 * top if top > 0 else 1)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
-def _name(axes: plt.Axes, neurons: pd.DataFrame) -> None:
-    """Write each neuron's number beside it, where two would touch the lower one lower."""
+def _name(axes: Axes, neurons: pd.DataFrame, n_layers: int) -> None:
+    """Write each neuron's number beside it, or above it where layers stand close."""
     gap, last = 0.075 * (neurons["score"].max() if len(neurons) else 1), dict[int, float]()
+    close = n_layers > CLOSE
     for row in neurons.sort_values("score", ascending=False).itertuples():
-        height = min(float(row.score), last.get(row.layer, np.inf) - gap)
+        before = last.get(row.layer, np.inf)
+        height = float(row.score) if close else min(float(row.score), before - gap)
         last[row.layer] = height
-        axes.annotate(
-            f"{row.neuron}",
-            (row.layer, height),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
+        beside: dict[str, Any] = {"xytext": (6, 0), "va": "center"}
+        if close:
+            below = before - height < 2 * gap
+            beside = {"xytext": (0, -5 if below else 5), "va": "top" if below else "bottom", "ha": "center"}
+        axes.annotate(f"{row.neuron}", (row.layer, height), textcoords="offset points", fontsize=8, **beside)
