@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import io
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,10 @@ def as_html(
         bars: columns of probabilities, behind which bars of that length stand.
         bold, grey: rows that are so.
     """
-    style = table.style.hide(axis="index").set_table_styles(STYLES)
+    # Its name on the page is of what is in it: the same table is the same text.
+    content = repr([table.to_dict("list"), caption, bold, grey])
+    name = hashlib.sha256(content.encode()).hexdigest()[:10]
+    style = table.style.set_uuid(name).hide(axis="index").set_table_styles(STYLES)
     if caption:
         style = style.set_caption(html.escape(caption))
     formats = {name: f".{how}f" if isinstance(how, int) else how for name, how in (digits or {}).items()}

@@ -222,4 +222,5 @@ def test_explore_refuses_what_is_not_there():
 def test_a_table_shows_markup_as_text():
     table = pd.DataFrame({"<b>a": ["<script>x</script>"], "P": [0.5]})
     shown = as_html(table, "<i>c", digits={"P": 2}, bars=["P"])
+    assert shown == as_html(table, "<i>c", digits={"P": 2}, bars=["P"])
     assert "<script>" not in shown and "&lt;script&gt;" in shown and "<i>" not in shown and "<b>" not in shown
