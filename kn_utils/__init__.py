@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the one list of them, for people, for type checkers and for
     from .data.sources import load_facts as load_facts
     from .data.sources import load_passages as load_passages
     from .experiments.effects import effects as effects
+    from .explorer.view import explore as explore
     from .model.answers import answer_probability as answer_probability
     from .model.architectures import ModelError as ModelError
     from .model.asking import ask as ask

@@ -159,6 +159,44 @@ def typed_answers(
     return pd.concat([as_answered(model, prompts, table), typed_part], axis=1)
 
 
+def typed_distribution(
+    model: LanguageModel, prompt: pd.DataFrame, candidates: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """How a model shares its probability between the candidates of one prompt.
+
+    Args:
+        model: which to ask; it may stand inside :func:`kn_utils.suppress` and its like.
+        prompt: a table of one row, as :func:`kn_utils.make_prompts` gives it.
+        candidates: the answer's competitors and itself; ``None``: the answer alone.
+
+    Returns:
+        ``answer, probability``, the most probable first; they add up to 1. For a masked model the candidates
+        are those with as many pieces as the answer.
+
+    Example:
+        >>> from kn_utils import load_facts, load_model, make_prompts
+        >>> prompts = make_prompts(load_facts(relations=["P36"]), "en")
+        >>> names = candidates_of(prompts.head(1), prompts)[0]
+        >>> table = typed_distribution(load_model("mini"), prompts.head(1), names)
+        >>> round(table["probability"].sum(), 6)
+        1.0
+    """
+    check_model(model)
+    check_table("prompts", prompt, f"{ASKED} relation language")
+    if len(prompt) != 1:
+        raise ParameterError(f"{len(prompt)} prompts; one is asked at a time.")
+    answer = prompt["answer"].iloc[0]
+    names = list(candidates) if candidates is not None else [answer]
+    if answer not in names:
+        raise ParameterError(f"the answer {answer!r} is not among its candidates.")
+    tree = branches(model, prompt, names)
+    rows = [[branch.row for branch in tree]]
+    told = answers(model, questions_of(model, prompt), choices=rows, progress=False)
+    typed = _probabilities(names, tree, told["shares"].iloc[0], answer)
+    table = pd.DataFrame({"answer": list(typed), "probability": list(typed.values())})
+    return table.sort_values("probability", ascending=False, kind="stable").reset_index(drop=True)
+
+
 def _trees(
     model: LanguageModel, prompts: pd.DataFrame, candidates: Sequence[Sequence[str]]
 ) -> list[list[Branch]]:

@@ -19,6 +19,7 @@ from .degenerate import left_to_others, pairs
 from .edits import edit_languages, edit_rates, edit_sweep, edit_tradeoff
 from .effects import changes, doses
 from .erasing import erased, erased_languages, erased_sweep
+from .explorer import neurons_in_layers
 from .independent import by_source, held_by_languages
 from .scores import attribution, benchmark, convergence, paths, settled_shares
 from .statistics import between_languages, layers, settings, sharing
@@ -52,6 +53,7 @@ __all__ = [
     "held_by_languages",
     "layers",
     "left_to_others",
+    "neurons_in_layers",
     "pairs",
     "paths",
     "recall",

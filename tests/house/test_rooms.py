@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "plots": "base data neurons statistics experiments",
     "questions": "base store data neurons model run",
     "study": "base store data neurons model attribution statistics experiments run questions",
+    "explorer": "base checks store data neurons model attribution experiments run study plots",
 }
 #: Libraries that the folders with numbers in them may use, and what these bring with them.
 NUMERICAL = {"model", "attribution", "neurons", "statistics", "experiments"}

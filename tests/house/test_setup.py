@@ -72,6 +72,14 @@ def test_what_the_pages_need_is_locked_beside_the_rest(text):
     assert (pins() | more)[canonicalize_name(requirement.name)] in requirement.specifier
 
 
+@pytest.mark.parametrize("text", PROJECT["optional-dependencies"]["browser"])
+def test_what_a_browser_needs_is_locked_apart(text):
+    requirement = Requirement(text)
+    locked = pins("requirements-browser.lock")
+    assert locked[canonicalize_name(requirement.name)] in requirement.specifier
+    assert not set(locked) & set(pins())  # it adds to the environment and changes nothing in it
+
+
 @pytest.mark.parametrize("full", ["3.11.2", "3.12.3"])
 @pytest.mark.parametrize("more", ["requirements.lock", "docs/requirements.lock"])
 def test_locks_serve_the_pythons_of_debian_and_ubuntu(full, more):
@@ -249,6 +257,33 @@ def test_study_goes_on_without_a_model_that_cannot_be_had(place):
     assert done.returncode == 0
     assert place.calls()[-2:] == ["-m kn_utils.run.models", "-P -m kn_utils.run.command"]
     assert place("help").stdout.count("KN_MODELS") and place.calls() == []
+
+
+def test_what_a_browser_needs_is_installed_for_tests_that_ask_for_it(place):
+    asked = "-m pip install -q -r requirements-browser.lock"
+    assert place("test").returncode == 0 and asked not in place.calls()
+    assert place("test", KN_BROWSER="1").returncode == 0
+    calls = place.calls()
+    assert calls.index(asked) < calls.index("-m ruff check .")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_ci_asks_for_a_browser_and_goes_on_without(tmp_path, there):
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    programs = {"run_all.sh": 'echo "$1 ${KN_BROWSER:-0}"', "tools/apt-get": "exit 1"}
+    programs |= {"tools/chromium": ""} if there else {}
+    for name, line in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    for name in ("bash", "dirname", "id", "timeout", "env"):
+        (tmp_path / "tools" / name).symlink_to(shutil.which(name))
+    only = {"PATH": str(tmp_path / "tools")}
+    done = subprocess.run([tmp_path / ".ci" / "run"], env=only, capture_output=True, text=True, timeout=60)
+    lines = done.stdout.splitlines()
+    assert lines[-1] == f"test {int(there)}" and done.returncode == 0, done.stderr
+    assert len(lines) == (1 if there else 2) and (there or "no Chromium" in lines[0])
 
 
 def test_real_models_are_installed_by_one_command_everywhere():

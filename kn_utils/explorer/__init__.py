@@ -1,0 +1,1 @@
+"""Look around in a model: ask it, see what its answer leans on, act on that."""
