@@ -19,9 +19,10 @@ import yaml
 from snakemake.cli import get_argument_parser
 
 from kn_utils.base import ROOT
-from kn_utils.run.command import Runner, main, read_options
+from kn_utils.run.command import main, read_options
 from kn_utils.run.leash import MARK
 from kn_utils.run.plan import GRID, Plan
+from kn_utils.run.runner import Runner
 
 PARAMETERS = """\
 model: str = "mini"
