@@ -15,10 +15,14 @@ from .language_model import LanguageModel
 
 @dataclass(frozen=True)
 class Scaling:
-    """Neurons (n, 2), layer and neuron, multiplied by a factor at the blank (0 silences, 2 doubles)."""
+    """Neurons (n, 2), layer and neuron, multiplied by a factor at the blank (0 silences, 2 doubles).
+
+    With ``others`` these stay as they are, and all other neurons of the model are multiplied instead.
+    """
 
     neurons: np.ndarray
     factor: float
+    others: bool = False
 
 
 #: What acts on the model while it answers a question.
@@ -27,6 +31,8 @@ Intervention = Scaling | SlotChange
 
 def lowest_layer(model: LanguageModel, acting: Intervention | None) -> int:
     """The lowest layer that an intervention touches; the number of layers if it touches none."""
+    if isinstance(acting, Scaling) and acting.others:
+        return 0
     return model.n_layers if acting is None or not len(acting.neurons) else int(acting.neurons[:, 0].min())
 
 
@@ -46,12 +52,14 @@ def acting_on(
 
 
 def _factors(model: LanguageModel, scalings: list[tuple[int, Scaling]]) -> dict[int, Replace]:
-    """Layer -> what multiplies each row's own neurons in it."""
+    """Layer -> what multiplies each row's own neurons in it, or all others."""
     for _, act in scalings:
         check_neurons(model, act.neurons)
-    row = np.repeat([row for row, _ in scalings], [len(act.neurons) for _, act in scalings])
+    sizes = [len(act.neurons) for _, act in scalings]
+    row = np.repeat([row for row, _ in scalings], sizes)
     pairs = np.concatenate([act.neurons for _, act in scalings])
-    factor = np.repeat([act.factor for _, act in scalings], [len(act.neurons) for _, act in scalings])
+    factor = np.repeat([1.0 if act.others else act.factor for _, act in scalings], sizes)
+    rest = {row: act.factor for row, act in scalings if act.others}
 
     def scaled(layer: int) -> Replace:
         here = pairs[:, 0] == layer
@@ -60,9 +68,14 @@ def _factors(model: LanguageModel, scalings: list[tuple[int, Scaling]]) -> dict[
 
         def replace(values: torch.Tensor) -> torch.Tensor:
             values = values.clone()
-            values[rows, columns] *= factors
+            kept = values[rows, columns]
+            if rest:
+                every = torch.as_tensor(list(rest.values()), dtype=values.dtype, device=values.device)
+                values[list(rest)] *= every[:, None]
+            values[rows, columns] = (kept * factors).to(values.dtype)
             return values
 
         return replace
 
-    return {int(layer): scaled(layer) for layer in np.unique(pairs[:, 0])}
+    layers = range(model.n_layers) if rest else np.unique(pairs[:, 0])
+    return {int(layer): scaled(int(layer)) for layer in layers}
