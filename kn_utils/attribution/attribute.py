@@ -121,7 +121,9 @@ def attribute(
         tolerance: largest error that a score may have, as a share of its prompt's largest score (``auto``;
             0.01 where nothing is said).
         baseline, multiplier, norm: where the path starts, what multiplies the gradient, whether a norm of the
-            feed-forward output is held, see :func:`kn_utils.attribution.kernel.integrate`.
+            feed-forward output is held, see :func:`kn_utils.attribution.kernel.integrate`. With
+            ``relation-mean`` it starts at the mean activation at the blanks of these prompts' other facts of
+            the relation (columns ``fact, relation``), so scores depend on which prompts are there.
         keep: kept fraction of the prompt's maximum, in (0, 1].
         gap: also report the completeness gap, at the cost of a pass without gradients (a fifth of the time
             more).
@@ -133,7 +135,8 @@ def attribute(
         target: what the scores are of: ``answer``, P of the answer; ``typed``, P of the answer among its
             candidates, a product over the places where these part
             (:func:`kn_utils.model.typed.typed_answers`), whose maps are averaged as pieces' are; ``log-odds``
-            of P, whose gradient does not vanish where P is nearly 1.
+            of P, whose gradient does not vanish where P is nearly 1; ``log``, ln P, whose pieces' sums are
+            that of the whole answer.
         candidates: of each prompt, its answer among them (``typed``);
             ``None``: :func:`kn_utils.model.typed.candidates_of` the prompts.
         out: a parquet file to stream to. Finished batches are on disk before the next begins; the same call

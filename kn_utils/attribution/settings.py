@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from ..checks import check_model, check_numbers, check_prompts, check_words
+from ..checks import ASKED, check_model, check_numbers, check_prompts, check_words
 from ..data.prompts import from_texts
 from ..model.language_model import LanguageModel
 from ..model.rows import Row
@@ -17,8 +17,8 @@ from .batching import Batch, Halving, batches, memory_budget
 from .error_control import TOLERANCE, Controlled, Sampled, Task, first_pass, sample
 from .kernel import PassResult, check_options, chosen_layers, integrate, without_copies
 from .quadrature import AttributionError, quadrature
-from .reading import read_neurons
-from .targets import TARGETS, rows_of, with_candidates
+from .reading import RELATION_MEAN, from_relation_means, read_neurons
+from .targets import TARGETS, rows_of, scale_of, with_candidates
 
 METHODS = ("integrated-gradients", "activation")
 #: Points of a fixed rule where nothing else is said.
@@ -106,7 +106,7 @@ class ScoreSettings:
             values, p = read_neurons(model, rows, self.precision)
             return PassResult(values[:, layers], p, None)
         path: dict[str, Any] = {"baseline": self.baseline, "precision": self.precision}
-        path["odds"] = self.target == "log-odds"
+        path["scale"] = scale_of(self.target)
         if self.rule == "auto":
             return first_pass(
                 model,
@@ -134,7 +134,7 @@ class ScoreSettings:
         path: dict[str, Any] = {
             "baseline": self.baseline,
             "held": self.norm == "held",
-            "odds": self.target == "log-odds",
+            "scale": scale_of(self.target),
             "precision": self.precision,
         }
         return Halving(lambda tasks, _: sample(model, tasks, multiplier=self.multiplier, **path), [0])(tasks)
@@ -143,9 +143,11 @@ class ScoreSettings:
         self, model: LanguageModel, prompts: pd.DataFrame, budget: int | None = None
     ) -> Iterator[Batch]:
         """The table's batches: of ``batch_size`` rows, else of ``budget`` tokens in the widest layer."""
-        encode = partial(model.encode, unknown=self.unknown)
+        encode: Callable[[pd.DataFrame], list[Row]] = partial(model.encode, unknown=self.unknown)
         if self.target == "typed":
             encode = partial(rows_of, model)
+        if self.baseline == RELATION_MEAN:
+            encode = from_relation_means(model, prompts, encode, self.precision)
         if self.batch_size is not None:
             return batches(encode, prompts, lambda length: 1, self.batch_size)
         asked = self.resolved(model)
@@ -164,7 +166,7 @@ class ScoreSettings:
         """The prompts as batches are made of them: for the typed target with their candidates."""
         check_model(model)
         prompts = from_texts(prompts)
-        check_prompts(prompts)
+        check_prompts(prompts, f"{ASKED} fact relation" if self.baseline == RELATION_MEAN else ASKED)
         if prompts.empty:
             raise AttributionError(
                 "no prompts: the table is empty. Is there a fact of this relation with a label in this "

@@ -456,9 +456,7 @@ def p_of_kept(model, row, kept: np.ndarray) -> float:
 
         return put
 
-    handles = [
-        second.register_forward_pre_hook(hook(layer)) for layer, second in enumerate(model.seconds)
-    ]
+    handles = [second.register_forward_pre_hook(hook(layer)) for layer, second in enumerate(model.seconds)]
     try:
         logits = model.model(input_ids=torch.tensor([row.ids])).logits[0, row.position]
     finally:
