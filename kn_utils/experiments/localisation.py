@@ -34,6 +34,8 @@ DEFAULT, RANDOM, ACTIVE, ANOTHER = "default", "random, same layers", "most activ
 #: Of another relation's fact with another answer: what AMIG's success rate divides by.
 UNRELATED = "another relation"
 ORDER = ["fact", "relation", "layer", "neuron", "score"]
+#: Points of each path where there is one for every token.
+EACH = 2
 #: Prompts whose whole maps are held at once.
 AT_ONCE = 64
 
@@ -46,9 +48,10 @@ def selections(model: LanguageModel, **default: Any) -> dict[str, dict[str, Any]
     """Ways to order neurons by name, as :func:`kn_utils.attribute` takes them.
 
     ``default``, and from there AMIG's baselines (Chen et al. 2024): the mean over every replaced token
-    (``replacement``, their code), a path for each (``replacement-each``, their text), content tokens only,
-    and the relation's mean; ``AMIG as released`` (their multiplier, rule and number of points); the gradient;
-    the activation. Those that are the same where the default is a gradient, along no path, are not there.
+    (``replacement``, their code), a path for each (``replacement-each``, their text; of :data:`EACH` points,
+    since there are as many paths as tokens), content tokens only, and the relation's mean; ``AMIG as
+    released`` (their multiplier, rule and number of points); the gradient; the activation. Those that are the
+    same where the default is a gradient, along no path, are not there.
 
     Args:
         model: whose.
@@ -57,7 +60,7 @@ def selections(model: LanguageModel, **default: Any) -> dict[str, dict[str, Any]
     ways: dict[str, dict[str, Any]] = {
         DEFAULT: default,
         "replacement": {**default, "baseline": "replacement"},
-        "replacement-each": {**default, "baseline": "replacement-each"},
+        "replacement-each": {"steps": EACH, **default, "baseline": "replacement-each"},
         "replacement-content": {**default, "baseline": "replacement-content"},
         "relation-mean": {**default, "baseline": "relation-mean"},
         "AMIG as released": {

@@ -14,6 +14,7 @@ from .edits import edit_languages, edit_rates, edit_sweep, edit_tradeoff
 from .effects import changes, doses
 from .erasing import erased, erased_languages, erased_sweep
 from .independent import by_source, held_by_languages
+from .localisation import localisation_curves
 from .scores import attribution, benchmark, convergence, paths, settled_shares
 from .statistics import between_languages, layers, settings, sharing
 from .theme import KINDS, save, use_theme
@@ -46,6 +47,7 @@ __all__ = [
     "held_by_languages",
     "layers",
     "left_to_others",
+    "localisation_curves",
     "pairs",
     "paths",
     "recall",

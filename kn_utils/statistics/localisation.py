@@ -192,7 +192,7 @@ def success_rates(effects: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     rows = []
     for name, part in told.groupby("selection", sort=False):
         wide = part.groupby(["fact", "relation", "operation", "neurons"], sort=False)[["relative", "logit"]]
-        wide = wide.mean().unstack(["operation", "neurons"]).dropna()
+        wide = wide.mean().unstack(["operation", "neurons"]).dropna().sort_index(axis=1)
         if wide.empty:
             continue
         drawn = draws(wide.index.get_level_values("relation").to_numpy(), seed)
