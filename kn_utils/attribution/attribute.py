@@ -48,12 +48,13 @@ def attribution_map(
     batch_size: int | None = None,
     unknown: str = "refuse",
     target: str = "answer",
+    pieces: str = "mean",
     candidates: Sequence[Sequence[str]] | None = None,
 ) -> torch.Tensor:
     """Scores of every neuron for a few prompts: float32, shape (prompt, layer, neuron), on the CPU.
 
-    An answer of n pieces gives the mean of its n maps. For a whole data set, and for what the arguments mean,
-    see :func:`attribute`.
+    An answer of n pieces gives the mean of its n maps, or with ``pieces="each"`` these, one by one. For a
+    whole data set, and for what the arguments mean, see :func:`attribute`.
 
     Example:
         >>> from kn_utils import attribution_map, load_facts, load_model, make_prompts
@@ -74,12 +75,13 @@ def attribution_map(
         batch_size,
         unknown,
         target=target,
+        pieces=pieces,
     )
     asked, room = settings.asked(model, prompts, candidates), settings.scorer(model)
     maps: dict[int, torch.Tensor] = {}
     for batch in settings.batches(model, asked):
         maps |= dict(zip(batch.prompts, score_batch(room, batch).scores.cpu(), strict=True))
-    return torch.stack([maps[number] for number in range(len(prompts))]).float()
+    return torch.stack([maps[number] for number in range(len(asked))]).float()
 
 
 def attribute(
@@ -100,6 +102,7 @@ def attribute(
     batch_size: int | None = None,
     unknown: str = "refuse",
     target: str = "answer",
+    pieces: str = "mean",
     candidates: Sequence[Sequence[str]] | None = None,
     progress: bool = True,
     out: str | Path | None = None,
@@ -137,7 +140,10 @@ def attribute(
             (:func:`kn_utils.model.typed.typed_answers`), whose maps are averaged as pieces' are; ``log-odds``
             of P, whose gradient does not vanish where P is nearly 1; ``log``, ln P, whose pieces' sums are
             that of the whole answer.
-        candidates: of each prompt, its answer among them (``typed``);
+        pieces: of an answer of several: ``mean`` over all; ``first``; ``deciding``, those at which the
+            candidates part; ``each`` for itself, in a column ``piece`` from 0
+            (:mod:`kn_utils.attribution.pieces`). P is that of the pieces that count.
+        candidates: of each prompt, its answer among them (``typed``, ``deciding``);
             ``None``: :func:`kn_utils.model.typed.candidates_of` the prompts.
         out: a parquet file to stream to. Finished batches are on disk before the next begins; the same call
             after an interruption goes on where it stopped and ends with the same file.
@@ -177,6 +183,7 @@ def attribute(
         keep,
         gap,
         target,
+        pieces,
     )
     asked = settings.asked(model, prompts, candidates)
     made = _scored(model, asked, settings, progress, out, origin, devices)
@@ -193,9 +200,9 @@ def score_tables(
 ) -> ScoreTables:
     """The scores of :func:`attribute`, and a table per prompt.
 
-    That one holds ``prompt, probability`` (what the scores are of), ``maximum`` score, and the largest over
+    That one holds ``prompt, probability`` (what the scores are of), ``maximum`` score, the largest over
     layers of ``gap`` (NaN: not asked), of the estimated ``error`` over the maximum (NaN: a fixed rule) and of
-    ``points`` taken.
+    ``points`` taken, and ``sums``, each layer's over all its scores, kept or not.
 
     Args:
         candidates, settings: as :func:`attribute` takes them (:class:`ScoreSettings`).

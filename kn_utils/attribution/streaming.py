@@ -36,6 +36,7 @@ from ..store.files import ArtifactError, save_json, written
 from ..store.tables import load_table, save_table
 from .batching import WINDOW, Batch
 from .kernel import PassResult
+from .pieces import PIECE
 from .quadrature import AttributionError
 from .settings import ScoreSettings
 
@@ -46,7 +47,7 @@ class ScoreTables(NamedTuple):
     Attributes:
         scores: ``prompt, layer, neuron, score``.
         prompts: ``prompt, probability`` of the answer, ``maximum`` score, largest ``gap`` over layers (NaN:
-            not asked).
+            not asked), ``sums`` of each layer's scores (a list, in the order of the layers asked for).
     """
 
     scores: pd.DataFrame
@@ -123,7 +124,8 @@ class Parts:
             self.close(window)
         note = json.dumps({"origin": origin}, ensure_ascii=False, sort_keys=True).encode()
         for target, kind, columns in ((prompts_file(self.out), "notes-", NOTES), (self.out, "", SCORES)):
-            schema = pa.schema([("prompt", pa.string()), *columns.items()], {b"kn_utils": note})
+            heads = {"prompt": pa.string()} | ({PIECE: pa.int16()} if PIECE in prompts else {})
+            schema = pa.schema([*heads.items(), *columns.items()], {b"kn_utils": note})
             made = self.folder / target.name  # half a file of a killed run goes with the folder
             with written(made) as place, pq.ParquetWriter(place, schema) as file:
                 for window in windows:
@@ -148,6 +150,7 @@ NOTES = {
     "gap": pa.float64(),
     "error": pa.float64(),
     "points": pa.int32(),
+    "sums": pa.list_(pa.float64()),
 }
 
 
@@ -155,7 +158,10 @@ def _in_order(tables: list[pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFrame
     table = pd.concat(tables, ignore_index=True)
     keys = [name for name in ("number", "layer", "neuron") if name in table]
     table = table.sort_values(keys, ignore_index=True)
-    table.insert(0, "prompt", prompts["prompt"].to_numpy()[table.pop("number").to_numpy()])
+    number = table.pop("number").to_numpy()
+    table.insert(0, "prompt", prompts["prompt"].to_numpy()[number])
+    if PIECE in prompts:
+        table.insert(1, PIECE, prompts[PIECE].to_numpy()[number].astype("int16"))
     return table
 
 
@@ -265,6 +271,7 @@ def _tables(
         "points": np.full(len(numbers), steps) if part.points is None else worst(part.points),
     }
     notes["points"] = notes["points"].astype("int32")
+    notes["sums"] = list(scores.sum(2))
     return kept, pd.DataFrame(notes)
 
 

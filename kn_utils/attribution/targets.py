@@ -34,6 +34,7 @@ from ..model.head import gives_logits
 from ..model.language_model import LanguageModel
 from ..model.rows import ANYTHING_ELSE, Row
 from ..model.typed import candidates_of, has_competitor, typed_rows
+from .pieces import deciding_rows
 from .quadrature import AttributionError
 
 TARGETS = ("answer", "typed", "log-odds", "log")
@@ -187,6 +188,11 @@ def few(names: Sequence[str], most: int = 5) -> str:
     """The first names of a list, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def deciding_rows_of(model: LanguageModel, prompts: pd.DataFrame) -> list[Row]:
+    """The rows of the deciding pieces of prompts :func:`with_candidates`."""
+    return deciding_rows(model, prompts, list(prompts["candidates"]))
 
 
 def rows_of(model: LanguageModel, prompts: pd.DataFrame) -> list[Row]:

@@ -11,6 +11,8 @@ from oracles import every_layer, pieces_of, place_of, plain_scores, probability_
 from kn_utils.attribution.attribute import attribute, attribution_map, score_tables
 from kn_utils.attribution.kernel import integrate
 from kn_utils.attribution.quadrature import AttributionError, quadrature
+from kn_utils.neurons.shares import RefinementError, layer_sums
+from kn_utils.store.tables import load_table
 
 KINDS = ["bert", "gpt2", "llama"]
 RULE = ("gauss-legendre", 3)
@@ -149,3 +151,20 @@ def test_scores_of_the_logarithm_keep_their_tolerance_and_tell_p(kind, asked):
     assert (found["error"] < 1e-3).all()
     plain = score_tables(model, asked, tolerance=1e-3, progress=False).prompts
     assert found["probability"].tolist() == pytest.approx(plain["probability"].tolist(), rel=1e-6)
+
+
+@pytest.mark.parametrize("baseline", ["zero", "replacement"])
+def test_sums_of_layers_are_those_of_all_scores(bert, asked, baseline, tmp_path):
+    options = {"baseline": baseline, "rule": "right", "steps": 2}
+    maps = attribution_map(bert, asked, **options).double().sum(2)
+    notes = score_tables(bert, asked, progress=False, **options).prompts
+    sums = layer_sums(notes).pivot(index="prompt", columns="layer", values="sum").loc[asked["prompt"]]
+    torch.testing.assert_close(torch.tensor(sums.to_numpy()), maps, rtol=1e-4, atol=1e-9)
+    attribute(bert, asked, progress=False, out=tmp_path / "scores.parquet", **options)
+    stored = load_table(tmp_path / "scores.prompts.parquet")[0]
+    pd.testing.assert_frame_equal(layer_sums(stored), layer_sums(notes), rtol=1e-9)
+    some = score_tables(bert, asked, layers=[2, 0], progress=False, **options).prompts
+    two = layer_sums(some, [2, 0])
+    assert two["layer"].tolist()[:2] == [2, 0]
+    with pytest.raises(RefinementError, match="3 layers, and sums of 2"):
+        layer_sums(some, [0, 1, 2])
