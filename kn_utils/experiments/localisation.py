@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from ..attribution.attribute import attribution_map
+from ..attribution.reading import relation_means
 from ..base import StudyError
 from ..checks import ASKED, check_model, check_numbers, check_prompts, check_table
 from ..model.acting import Intervention, Scaling
@@ -176,6 +177,7 @@ def curves(
     *,
     sizes: Sequence[int] = SIZES,
     candidates: Sequence[Sequence[str]] | None = None,
+    set_to: pd.DataFrame | None = None,
     batch_size: int | None = None,
 ) -> pd.DataFrame:
     """P(answer) with the first neurons of an order silenced, and with these alone kept.
@@ -188,6 +190,8 @@ def curves(
         order: ``fact, layer, neuron``, the strongest first.
         sizes: numbers of neurons, growing, each at most an order's length.
         candidates: per prompt, to read P among these as well.
+        set_to: prompts of more facts of the relations: *silenced* neurons are set to their mean activation at
+            the blanks of the relation's other facts instead of 0, which is the zero baseline's own question.
         batch_size: texts per pass; ``None`` suits the device.
 
     Returns:
@@ -213,11 +217,17 @@ def curves(
             raise LocalisationError(
                 f"{fact} has an order of {len(sets[fact])} neurons, fewer than {sizes[-1]}; give fewer sizes."
             )
+        if set_to is not None and fact not in set(set_to["fact"]):
+            raise LocalisationError(f"{fact} is not among the prompts whose means neurons are set to.")
         if len(np.unique(sets[fact], axis=0)) < len(sets[fact]):
             raise LocalisationError(f"the order of {fact} holds a neuron twice.")
     ways = [(way, k) for way in ("silenced", "kept") for k in sizes]
     lines = [(i, way, k) for i in range(len(asked)) for way, k in ways]
-    acting = [_act(sets[asked.at[i, "fact"]][:k], way) for i, way, k in lines]
+    means: dict[str, np.ndarray] = {}
+    if set_to is not None:
+        means = _means(model, set_to[set_to["relation"].isin(asked["relation"])])
+    facts = asked["fact"].tolist()
+    acting = [_act(sets[facts[i]][:k], way, means.get(facts[i])) for i, way, k in lines]
     table = asked.loc[[i for i, _, _ in lines], ["prompt", "fact", "relation", "language"]]
     table = table.reset_index(drop=True).assign(way=[way for _, way, _ in lines], k=[k for *_, k in lines])
     asking: dict[str, Any] = {"batch_size": batch_size, "label": "silence and keep"}
@@ -231,10 +241,19 @@ def curves(
     return table.assign(p=told["probability"].to_numpy(), typed=told["typed_probability"].to_numpy())
 
 
-def _act(pairs: np.ndarray, way: str) -> Intervention | None:
+def _act(pairs: np.ndarray, way: str, mean: np.ndarray | None) -> Intervention | None:
     if way == "kept":
-        return Scaling(pairs, 0.0, others=True)
-    return Scaling(pairs, 0.0) if len(pairs) else None
+        return Scaling(pairs, 0.0, others=True, towards=mean)
+    return Scaling(pairs, 0.0, towards=mean) if len(pairs) else None
+
+
+def _means(model: LanguageModel, prompts: pd.DataFrame) -> dict[str, np.ndarray]:
+    """fact -> mean activations of its relation's other facts, (layer, neuron)."""
+    prompts = prompts.reset_index(drop=True)
+    return {
+        fact: values.numpy()
+        for fact, values in relation_means(model, prompts, questions_of(model, prompts)).items()
+    }
 
 
 def own_and_unrelated(

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import core_first, make_model
+from oracles import every_layer
 
 from kn_utils.attribution.attribute import attribution_map
 from kn_utils.experiments import localisation
@@ -104,6 +105,51 @@ def test_orders_are_those_of_the_mean_maps(bert, asked, method, monkeypatch):
         assert found[:5] == wanted[:5] and len(set(found) & set(wanted)) >= 19
         values = [float(mean[place]) for place in found]
         assert own["score"].tolist() == pytest.approx(values, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_neurons_may_be_set_to_the_mean_of_the_relation_s_other_facts(kind, asked):
+    """A plain loop: every prompt's activations, their means, and one text with the neurons put there."""
+    model = make_model(kind)
+    one = asked.drop_duplicates("fact").reset_index(drop=True)
+    order = shuffled(one, model, 4)
+    table = curves(model, one, order, sizes=[0, 1, 4], set_to=asked)
+    rows = [(row, asked["fact"][row.prompt]) for row in model.encode(asked)]
+    seen = [(fact, every_layer(model, row.ids, row.position)) for row, fact in rows]
+    for row in table.itertuples():
+        others = [values for fact, values in seen if fact != row.fact]
+        means = [torch.stack(layer).mean(0) for layer in zip(*others, strict=True)]
+        first = order[order["fact"] == row.fact][["layer", "neuron"]].head(row.k).to_numpy()
+        chosen = {(int(layer), int(neuron)) for layer, neuron in first}
+        p = 1.0
+        for asked_row in model.encode(one[one["fact"] == row.fact]):
+            handles = [
+                second.register_forward_pre_hook(
+                    putting(asked_row.position, layer, means[layer], chosen, row.way == "kept")
+                )
+                for layer, second in enumerate(model.seconds)
+            ]
+            with torch.no_grad():
+                logits = model.model(input_ids=torch.tensor([asked_row.ids])).logits[0, asked_row.position]
+            for handle in handles:
+                handle.remove()
+            p *= logits.softmax(-1)[asked_row.target].item()
+        assert row.p == pytest.approx(p, rel=1e-6, abs=0)
+    with pytest.raises(LocalisationError, match="is not among the prompts whose means"):
+        curves(model, one, order, sizes=[0, 1], set_to=asked[asked["fact"] != one["fact"][0]])
+
+
+def putting(position: int, layer: int, mean: torch.Tensor, chosen: set, kept: bool):
+    """A hook that sets the chosen neurons of a layer, or all others, to their mean at the blank."""
+    there = torch.tensor([((layer, n) in chosen) != kept for n in range(len(mean))])
+
+    def put(_, args):
+        value = args[0].clone()
+        own = value.view(-1, value.shape[-1])[position]
+        own[there] = mean[there]
+        return (value, *args[1:])
+
+    return put
 
 
 def planted(neuron: int = 7, layer: int = 2):
