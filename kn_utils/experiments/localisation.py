@@ -31,10 +31,13 @@ from .effects import effects_of_operations
 
 #: How many of the strongest neurons are silenced or kept.
 SIZES = (0, *(2**n for n in range(11)))
+#: The same in steps of four.
+FEWER = (0, *SIZES[1::2])
 DEFAULT, RANDOM, ACTIVE, ANOTHER = "default", "random, same layers", "most active", "another answer"
 #: Of another relation's fact with another answer: what AMIG's success rate divides by.
 UNRELATED = "another relation"
-ORDER = ["fact", "relation", "layer", "neuron", "score"]
+#: Selections that are read with neurons set to a mean as well.
+BY_MEAN = (DEFAULT, "replacement", "relation-mean", "AMIG as released", RANDOM)
 #: Points of each path where there is one for every token.
 EACH = 2
 #: Prompts whose whole maps are held at once.
@@ -175,7 +178,7 @@ def curves(
     prompts: pd.DataFrame,
     order: pd.DataFrame,
     *,
-    sizes: Sequence[int] = SIZES,
+    sizes: Sequence[int] | None = None,
     candidates: Sequence[Sequence[str]] | None = None,
     set_to: pd.DataFrame | None = None,
     batch_size: int | None = None,
@@ -188,7 +191,8 @@ def curves(
         model: which to ask.
         prompts: those to ask; facts without an order are left out.
         order: ``fact, layer, neuron``, the strongest first.
-        sizes: numbers of neurons, growing, each at most an order's length.
+        sizes: numbers of neurons, growing, each at most an order's length; ``None``: :data:`SIZES` as far as
+            every order reaches.
         candidates: per prompt, to read P among these as well.
         set_to: prompts of more facts of the relations: *silenced* neurons are set to their mean activation at
             the blanks of the relation's other facts instead of 0, which is the zero baseline's own question.
@@ -205,6 +209,8 @@ def curves(
     check_model(model)
     check_prompts(prompts, f"{ASKED} fact relation language")
     check_table("order", order, "fact layer neuron")
+    if sizes is None:
+        sizes = [k for k in SIZES if k <= order.groupby("fact").size().min()]
     if list(sizes) != sorted(set(sizes)) or not sizes or sizes[0] < 0:
         raise LocalisationError(f"sizes={list(sizes)}; they are numbers of neurons that grow, from 0.")
     sets = pairs_by_fact(order)

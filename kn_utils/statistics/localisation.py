@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 
 from ..base import StudyError
-from .changes import log_odds
+from ..neurons.shares import LEAST
+from .changes import log_odds, mean_table
 from .controls import COLUMNS, PLAIN, TYPED
 from .intervals import draws, with_percentiles
 
@@ -242,3 +243,37 @@ def selectivity_gained(effects: pd.DataFrame, over: str, *, seed: int = 0) -> pd
             told = with_percentiles(float(gain.mean()), drawn @ gain, len(gain))
             rows.append([f"selectivity, {word}", name, *told.values()])
     return pd.DataFrame(rows, columns=["measure", "selection", *COLUMNS])
+
+
+def divisible(sums: pd.DataFrame, prompts: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """The share of prompts in which equation 5 could be used: every layer's scores add up to more than 0.
+
+    Args:
+        sums: of :func:`kn_utils.neurons.shares.layer_sums`.
+        prompts: ``prompt, fact``, those that they are of.
+        seed: of the resamples.
+
+    Returns:
+        ``measure, selection, value, low, high, n``; intervals over facts.
+    """
+    above = (sums["sum"] >= LEAST).groupby(sums["prompt"]).all().astype(float).rename("above").reset_index()
+    told = above.merge(prompts[["prompt", "fact"]], on="prompt")
+    told = told.assign(measure="every layer's scores add up to more than 0", selection="default")
+    return mean_table(told, "above", ["measure", "selection"], seed=seed)
+
+
+def named(table: pd.DataFrame, *, over: str = "", where: str = "") -> pd.DataFrame:
+    """Areas or rates as named numbers: ``measure, neurons, where, value, low, high, n``.
+
+    Args:
+        table: of :func:`areas`, :func:`success_rates` or :func:`selectivity_gained`; a ``way`` becomes a part
+            of the measure (``area, silenced, P(answer)``).
+        over: the selection that these are more than, for the neurons' name: ``replacement - default``.
+        where: in which reading.
+    """
+    measure = table["measure"]
+    if "way" in table:
+        measure = "area, " + table["way"] + ", " + measure
+    neurons = table["selection"] + (f" - {over}" if over else "")
+    told = table[["value", "low", "high", "n"]].assign(measure=measure, neurons=neurons, where=where)
+    return told[["measure", "neurons", "where", "value", "low", "high", "n"]]
