@@ -36,7 +36,7 @@ def localisation_curves(pooled: pd.DataFrame, title: str, *, intervals: tuple[st
         title: what the picture shows.
         intervals: selections whose intervals are drawn as bands; all of them would hide each other.
     """
-    figure, both = plt.subplots(1, 2, figsize=(11, 5.2), sharey=True)
+    figure, both = plt.subplots(1, 2, figsize=(11, 5.2))  # what is kept may be many times P
     names = [name for name in STYLES if name in set(pooled["selection"])]
     names += sorted(set(pooled["selection"]) - set(names))
     spare = cycle([("0.5", ".", "-.")])
