@@ -49,6 +49,7 @@ def attribution_map(
     unknown: str = "refuse",
     target: str = "answer",
     pieces: str = "mean",
+    answer: str = "gold",
     candidates: Sequence[Sequence[str]] | None = None,
 ) -> torch.Tensor:
     """Scores of every neuron for a few prompts: float32, shape (prompt, layer, neuron), on the CPU.
@@ -76,6 +77,7 @@ def attribution_map(
         unknown,
         target=target,
         pieces=pieces,
+        answer=answer,
     )
     asked, room = settings.asked(model, prompts, candidates), settings.scorer(model)
     maps: dict[int, torch.Tensor] = {}
@@ -103,6 +105,7 @@ def attribute(
     unknown: str = "refuse",
     target: str = "answer",
     pieces: str = "mean",
+    answer: str = "gold",
     candidates: Sequence[Sequence[str]] | None = None,
     progress: bool = True,
     out: str | Path | None = None,
@@ -143,6 +146,7 @@ def attribute(
         pieces: of an answer of several: ``mean`` over all; ``first``; ``deciding``, those at which the
             candidates part; ``each`` for itself, in a column ``piece`` from 0
             (:mod:`kn_utils.attribution.pieces`). P is that of the pieces that count.
+        answer: ``gold``, that of the prompts; ``decoded``, what the model itself says.
         candidates: of each prompt, its answer among them (``typed``, ``deciding``);
             ``None``: :func:`kn_utils.model.typed.candidates_of` the prompts.
         out: a parquet file to stream to. Finished batches are on disk before the next begins; the same call
@@ -184,6 +188,7 @@ def attribute(
         gap,
         target,
         pieces,
+        answer,
     )
     asked = settings.asked(model, prompts, candidates)
     made = _scored(model, asked, settings, progress, out, origin, devices)

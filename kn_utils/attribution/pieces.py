@@ -18,6 +18,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from ..model.decoding import decode
 from ..model.language_model import LanguageModel
 from ..model.rows import ANYTHING_ELSE, Row
 from ..model.typed import typed_rows
@@ -75,3 +76,31 @@ def deciding_rows(
             )
         rows += some
     return rows
+
+
+def with_decoded_answers(model: LanguageModel, prompts: pd.DataFrame, masks: int = 5) -> pd.DataFrame:
+    """The prompts, their answers replaced by what the model says (:func:`kn_utils.decode` by default).
+
+    Args:
+        model: which is asked.
+        prompts: those to ask.
+        masks: pieces of an answer at most.
+
+    Raises:
+        AttributionError: an answer that is empty, or that the tokenizer would write in other pieces than the
+            model did, so that scores would be of another one.
+    """
+    told = decode(model, prompts, masks=masks, progress=False)
+    told = told[told["chosen"]].set_index("prompt").loc[prompts["prompt"]]
+    made = prompts.assign(answer=told["text"].to_numpy(dtype=object))
+    wrong = []
+    for number, ids in enumerate(told["ids"]):
+        one = made.iloc[[number]]
+        same = bool(one["answer"].iloc[0].strip()) and [row.target for row in model.encode(one)] == list(ids)
+        wrong += [] if same else [one["prompt"].iloc[0]]
+    if wrong:
+        raise AttributionError(
+            f"answer='decoded': of {len(wrong)} of {len(prompts)} prompts what the model says is empty or is "
+            f"written in other pieces than it said; leave them out: {', '.join(wrong[:5])}."
+        )
+    return made

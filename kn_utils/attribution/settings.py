@@ -16,7 +16,7 @@ from ..model.rows import Row
 from .batching import Batch, Halving, batches, memory_budget
 from .error_control import TOLERANCE, Controlled, Sampled, Task, first_pass, sample
 from .kernel import PassResult, check_options, chosen_layers, integrate, without_copies
-from .pieces import PIECE, PIECES, each_piece, of_pieces
+from .pieces import PIECE, PIECES, each_piece, of_pieces, with_decoded_answers
 from .quadrature import AttributionError, quadrature
 from .reading import RELATION_MEAN, from_relation_means, read_neurons
 from .targets import TARGETS, deciding_rows_of, rows_of, scale_of, with_candidates
@@ -45,12 +45,18 @@ class ScoreSettings:
     gap: bool = False
     target: str = "answer"
     pieces: str = "mean"
+    answer: str = "gold"
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise AttributionError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}.")
         check_numbers(keep=self.keep, steps=self.steps, tolerance=self.tolerance, batch_size=self.batch_size)
         check_words(("refuse", "allow"), unknown=self.unknown)
+        check_words(("gold", "decoded"), answer=self.answer)
+        if self.answer == "decoded" and self.compares:
+            raise AttributionError(
+                "what the model says need not be among candidates: answer='decoded' has none."
+            )
         if self.target not in TARGETS:
             raise AttributionError(f"unknown target {self.target!r}; known: {', '.join(TARGETS)}.")
         if self.pieces not in PIECES:
@@ -193,6 +199,8 @@ class ScoreSettings:
                 "no prompts: the table is empty. Is there a fact of this relation with a label in this "
                 "language?"
             )
+        if self.answer == "decoded":
+            prompts = with_decoded_answers(model, prompts)
         if self.compares:
             return with_candidates(model, prompts, candidates)
         if candidates is not None:

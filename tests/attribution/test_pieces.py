@@ -10,6 +10,10 @@ from oracles import pieces_of, place_of, plain_scores, probability_with
 
 from kn_utils.attribution.attribute import attribute, attribution_map, score_tables
 from kn_utils.attribution.quadrature import AttributionError, quadrature
+from kn_utils.data.prompts import make_prompts
+from kn_utils.data.sources import load_facts
+from kn_utils.model.decoding import decode
+from kn_utils.model.loading import load_model
 from kn_utils.store.tables import load_table
 
 #: Names of one piece, names that begin alike, and one that ends where two others go on.
@@ -120,6 +124,7 @@ def test_log_scores_of_the_pieces_add_up_to_ln_p(kind, asked):
         ({"pieces": "first", "target": "typed"}, "pieces='first' are asked for over the vocabulary"),
         ({"pieces": "deciding", "unknown": "allow"}, "pieces='deciding' tells answers apart"),
         ({"pieces": "first", "candidates": [NAMES] * 7}, "candidates are for target='typed' and pieces="),
+        ({"pieces": "deciding", "answer": "decoded"}, "need not be among candidates"),
         ({"pieces": "deciding", "candidates": [["Rome"]] * 7}, "7 prompts: the answer is not among"),
     ],
 )
@@ -134,3 +139,36 @@ def test_an_answer_that_nothing_but_its_end_decides_is_refused(asked):
     assert decides(model, "is", ["is", "is the"]) == []
     with pytest.raises(AttributionError, match="no piece of the answer decides it"):
         attribution_map(model, one, pieces="deciding", candidates=[["is", "is the"]])
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_decoded_answers_are_what_the_model_says(kind, prompts):
+    """Those of a random model are not written as it said them: what is asked for is what can be written."""
+    model = make_model(kind)
+    one = prompts[~prompts["text"].str.startswith("[Y]")].iloc[[0]]
+    said = decode(model, one, masks=5, progress=False)
+    said = said[said["chosen"]].iloc[0]
+    pieces = [row.target for row in model.encode(one.assign(answer=said["text"]))] if said["text"] else []
+    if pieces == list(said["ids"]):
+        found = attribution_map(model, one, answer="decoded", **PATH)
+        torch.testing.assert_close(found, attribution_map(model, one.assign(answer=said["text"]), **PATH))
+    else:
+        with pytest.raises(AttributionError, match="of 1 of 1 prompts what the model says is empty or is"):
+            attribution_map(model, one, answer="decoded", **PATH)
+
+
+def test_decoded_answers_of_a_model_that_knows(mini):
+    model, asked = mini
+    found = score_tables(model, asked, answer="decoded", progress=False, **PATH)
+    said = decode(model, asked, progress=False)
+    said = said[said["chosen"]].set_index("prompt")["text"].loc[asked["prompt"]].tolist()
+    assert said != asked["answer"].tolist() and len(set(said)) > 1
+    by_hand = score_tables(model, asked.assign(answer=said), progress=False, **PATH)
+    pd.testing.assert_frame_equal(found.scores, by_hand.scores)
+    pd.testing.assert_frame_equal(found.prompts, by_hand.prompts)
+
+
+@pytest.fixture(scope="module")
+def mini():
+    prompts = make_prompts(load_facts(relations=["P36"]), "en", wordings=1).head(6)
+    return load_model("mini", device="cpu"), prompts.reset_index(drop=True)
