@@ -13,6 +13,7 @@ from .attribution.streaming import ScoreTables, prompts_file
 from .data.prompts import draw, make_prompts
 from .experiments.controls import control_sets
 from .experiments.degenerate import located_kinds
+from .experiments.localisation import selections
 from .model.loading import load_model
 from .neurons.choose import random_neurons, strongest
 from .neurons.refine import Refined, refine_bags
@@ -319,13 +320,7 @@ class Study(Asks):
             ``prompts, candidates, kinds``; ``candidates`` is ``None`` unless the parameters' target is typed.
             ``prompts`` and ``kinds`` are empty where no known fact has wordings for both.
         """
-        known = self.knowledge(language)
-        known = known.loc[known["known"], "fact"]
-        found, held = (half[half["fact"].isin(known)] for half in self.halves(language))
-        found = found[found["fact"].isin(held["fact"])].groupby("fact", sort=False).head(wordings)
-        held = held[held["fact"].isin(found["fact"])]
-        asked = draw(held, facts=facts, seed=self.parameters.seed)
-        found = found[found["fact"].isin(asked["fact"])].reset_index(drop=True)
+        found, asked = self._known_halves(language, facts, wordings)
         if asked.empty:
             return {"prompts": asked, "candidates": None, "kinds": {}}
         located, here = (
@@ -335,3 +330,36 @@ class Study(Asks):
         kinds = located_kinds(located, here, asked, self.shape, k, seed=self.parameters.seed)
         typed = self.parameters.target == "typed"
         return {"prompts": asked, "candidates": self.candidates(asked) if typed else None, "kinds": kinds}
+
+    def to_localise(self, language: str, *, facts: int | None = None, wordings: int = 3) -> dict[str, Any]:
+        """Known facts to localise (:mod:`kn_utils.experiments.localisation`), and how neurons are ordered.
+
+        Facts and halves are those of :meth:`located_sets`, of relations with two such facts or more.
+
+        Returns:
+            ``found``, the prompts that order neurons; ``asked``, one of each fact that had no say; ``ways``,
+            name -> arguments of :func:`kn_utils.experiments.localisation.strongest_first`, all for the
+            parameters' target. ``found`` and ``asked`` are empty where no known fact has wordings for both.
+        """
+        found, asked = self._known_halves(language, facts, wordings)
+        found = self._scored(found, "integrated-gradients", None)
+        found = found[found.groupby("relation")["fact"].transform("nunique") > 1].reset_index(drop=True)
+        asked = asked[asked["fact"].isin(found["fact"])].reset_index(drop=True)
+        usual = {key: value for key, value in self.rule.items() if value is not None}
+        typed = self.parameters.target == "typed"
+        target = {"target": "typed", "candidates": self.candidates(found)} if typed else {}
+        ways = selections(self.model, **usual)
+        scored = {name: way if "method" in way else way | target for name, way in ways.items()}
+        return {"found": found, "asked": asked, "ways": scored}
+
+    def _known_halves(
+        self, language: str, facts: int | None, wordings: int
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Prompts of known facts that find their neurons, and one of each that had no say."""
+        known = self.knowledge(language)
+        known = known.loc[known["known"], "fact"]
+        found, held = (half[half["fact"].isin(known)] for half in self.halves(language))
+        found = found[found["fact"].isin(held["fact"])].groupby("fact", sort=False).head(wordings)
+        held = held[held["fact"].isin(found["fact"])]
+        asked = draw(held, facts=facts, seed=self.parameters.seed)
+        return found[found["fact"].isin(asked["fact"])].reset_index(drop=True), asked

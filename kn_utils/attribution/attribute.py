@@ -48,12 +48,14 @@ def attribution_map(
     batch_size: int | None = None,
     unknown: str = "refuse",
     target: str = "answer",
+    pieces: str = "mean",
+    answer: str = "gold",
     candidates: Sequence[Sequence[str]] | None = None,
 ) -> torch.Tensor:
     """Scores of every neuron for a few prompts: float32, shape (prompt, layer, neuron), on the CPU.
 
-    An answer of n pieces gives the mean of its n maps. For a whole data set, and for what the arguments mean,
-    see :func:`attribute`.
+    An answer of n pieces gives the mean of its n maps, or with ``pieces="each"`` these, one by one. For a
+    whole data set, and for what the arguments mean, see :func:`attribute`.
 
     Example:
         >>> from kn_utils import attribution_map, load_facts, load_model, make_prompts
@@ -74,12 +76,14 @@ def attribution_map(
         batch_size,
         unknown,
         target=target,
+        pieces=pieces,
+        answer=answer,
     )
     asked, room = settings.asked(model, prompts, candidates), settings.scorer(model)
     maps: dict[int, torch.Tensor] = {}
     for batch in settings.batches(model, asked):
         maps |= dict(zip(batch.prompts, score_batch(room, batch).scores.cpu(), strict=True))
-    return torch.stack([maps[number] for number in range(len(prompts))]).float()
+    return torch.stack([maps[number] for number in range(len(asked))]).float()
 
 
 def attribute(
@@ -100,6 +104,8 @@ def attribute(
     batch_size: int | None = None,
     unknown: str = "refuse",
     target: str = "answer",
+    pieces: str = "mean",
+    answer: str = "gold",
     candidates: Sequence[Sequence[str]] | None = None,
     progress: bool = True,
     out: str | Path | None = None,
@@ -121,7 +127,9 @@ def attribute(
         tolerance: largest error that a score may have, as a share of its prompt's largest score (``auto``;
             0.01 where nothing is said).
         baseline, multiplier, norm: where the path starts, what multiplies the gradient, whether a norm of the
-            feed-forward output is held, see :func:`kn_utils.attribution.kernel.integrate`.
+            feed-forward output is held, see :func:`kn_utils.attribution.kernel.integrate`. With
+            ``relation-mean`` it starts at the mean activation at the blanks of these prompts' other facts of
+            the relation (columns ``fact, relation``), so scores depend on which prompts are there.
         keep: kept fraction of the prompt's maximum, in (0, 1].
         gap: also report the completeness gap, at the cost of a pass without gradients (a fifth of the time
             more).
@@ -133,8 +141,13 @@ def attribute(
         target: what the scores are of: ``answer``, P of the answer; ``typed``, P of the answer among its
             candidates, a product over the places where these part
             (:func:`kn_utils.model.typed.typed_answers`), whose maps are averaged as pieces' are; ``log-odds``
-            of P, whose gradient does not vanish where P is nearly 1.
-        candidates: of each prompt, its answer among them (``typed``);
+            of P, whose gradient does not vanish where P is nearly 1; ``log``, ln P, whose pieces' sums are
+            that of the whole answer.
+        pieces: of an answer of several: ``mean`` over all; ``first``; ``deciding``, those at which the
+            candidates part; ``each`` for itself, in a column ``piece`` from 0
+            (:mod:`kn_utils.attribution.pieces`). P is that of the pieces that count.
+        answer: ``gold``, that of the prompts; ``decoded``, what the model itself says.
+        candidates: of each prompt, its answer among them (``typed``, ``deciding``);
             ``None``: :func:`kn_utils.model.typed.candidates_of` the prompts.
         out: a parquet file to stream to. Finished batches are on disk before the next begins (on an
             accelerator before the next but two); the same call after an interruption goes on where it
@@ -175,6 +188,8 @@ def attribute(
         keep,
         gap,
         target,
+        pieces,
+        answer,
     )
     asked = settings.asked(model, prompts, candidates)
     made = _scored(model, asked, settings, progress, out, origin, devices)
@@ -191,9 +206,9 @@ def score_tables(
 ) -> ScoreTables:
     """The scores of :func:`attribute`, and a table per prompt.
 
-    That one holds ``prompt, probability`` (what the scores are of), ``maximum`` score, and the largest over
+    That one holds ``prompt, probability`` (what the scores are of), ``maximum`` score, the largest over
     layers of ``gap`` (NaN: not asked), of the estimated ``error`` over the maximum (NaN: a fixed rule) and of
-    ``points`` taken.
+    ``points`` taken, and ``sums``, each layer's over all its scores, kept or not.
 
     Args:
         candidates, settings: as :func:`attribute` takes them (:class:`ScoreSettings`).

@@ -25,6 +25,7 @@ class Kept:
         maximum, largest: of each prompt's scores, and of their sizes.
         probability: of its answer.
         gap, error, points: the largest over layers; ``None`` where they were not asked for.
+        sums: of a prompt's scores in each layer, (prompt, layer), what :mod:`kn_utils.neurons.shares` needs.
     """
 
     place: tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -35,6 +36,7 @@ class Kept:
     gap: np.ndarray | None
     error: np.ndarray | None
     points: np.ndarray | None
+    sums: np.ndarray
 
 
 def kept(
@@ -78,6 +80,7 @@ def kept(
         worst(gap),
         worst(error),
         worst(points),
+        whole.sum(2).cpu().numpy(),
     )
 
 
@@ -107,5 +110,6 @@ def as_tables(batch: Batch, found: Kept, layers: list[int], steps: int) -> tuple
         "gap": unknown if found.gap is None else found.gap,
         "error": error / np.where(found.largest > 0, found.largest, np.nan),
         "points": points.astype("int32"),
+        "sums": list(found.sums),
     }
     return pd.DataFrame(rows), pd.DataFrame(notes)

@@ -74,7 +74,7 @@ class PassResult:
 class Paths:
     """What one pass found along the paths of some layers, at the copies of its plan.
 
-    What P is here and below is the log-odds where these are asked for.
+    What P is here and below is the log-odds or the logarithm where these are asked for.
 
     Attributes:
         probability: P(answer) of the rows as they are, (row,), itself in any case.
@@ -120,7 +120,7 @@ def integrate(
     baseline: str = "zero",
     multiplier: str = "difference",
     norm: str = "free",
-    odds: bool = False,
+    scale: str = "probability",
     layers: Sequence[int] | None = None,
     gap: bool = False,
     precision: str | None = None,
@@ -135,12 +135,13 @@ def integrate(
         baseline: where the path starts: ``zero``; ``replacement``, the mean over the row's tokens of the
             neurons' values with that token replaced by the mask (left-to-right models: the end-of-text
             token), as AMIG's code does; ``replacement-each``, one path per replaced token and the mean of
-            their scores, as AMIG's text says.
+            their scores, as AMIG's text says; ``replacement-content``, the mean over tokens that are neither
+            special nor at the blank; ``relation-mean``, the row's own ``start``.
         multiplier: ``difference`` (w - b); ``activation`` (w alone, AMIG's equation 4, which is not
             complete).
         norm: ``free``; ``held`` (models that normalise a feed-forward output before it is added): that norm
             keeps its scale along the path.
-        odds: of the log-odds instead of P.
+        scale: of P, or the function of it that is asked for: ``log-odds``, ``log``.
         layers: only these layers (their scores are stacked in this order); ``None`` takes all.
         gap: also compute sum((w - b) gradient) - (P(w) - P(b)), at the cost of one more pass without
             gradients.
@@ -156,7 +157,7 @@ def integrate(
     exact = exact_type(model)
     nodes, weights = (model.tensor(x, exact) for x in quadrature(rule, steps))
     plan = everywhere(nodes, len(rows), order)
-    path: dict[str, Any] = {"baseline": baseline, "precision": precision, "odds": odds}
+    path: dict[str, Any] = {"baseline": baseline, "precision": precision, "scale": scale}
     if not gap and without_copies(rule, norm):
         paths = at_ends(model, rows, order, **path)
     else:
@@ -216,7 +217,7 @@ def travel(
     *,
     baseline: str = "zero",
     held: bool = False,
-    odds: bool = False,
+    scale: str = "probability",
     change: bool = False,
     precision: str | None = None,
 ) -> Paths:
@@ -226,7 +227,7 @@ def travel(
         plan: which rows at which places of which layers' paths, see :class:`kn_utils.attribution.walk.Walk`.
         change: also find P(w) - P(b) of all rows in the plan's layers, by a pass without gradients.
     """
-    size, layers, target = len(rows), sorted(plan), Target(model, rows, odds)
+    size, layers, target = len(rows), sorted(plan), Target(model, rows, scale)
     with computing_in(model, precision), target.installed():
         starts, share = path_starts(model, rows, layers, baseline)
         run = entered(model, rows)
@@ -264,14 +265,14 @@ def at_ends(
     layers: list[int],
     *,
     baseline: str = "zero",
-    odds: bool = False,
+    scale: str = "probability",
     precision: str | None = None,
 ) -> Paths:
     """P and its gradients at the ends of all layers' paths, where the rows are as they are.
 
     One pass of the rows there and back, without a copy: :func:`travel` at the node 1 gives the same.
     """
-    size, target = len(rows), Target(model, rows, odds)
+    size, target = len(rows), Target(model, rows, scale)
     with computing_in(model, precision), target.installed():
         starts, share = path_starts(model, rows, layers, baseline)
         one = torch.ones(1, dtype=exact_type(model), device=model.device)
@@ -281,7 +282,7 @@ def at_ends(
         with torch.no_grad():
             p, slope = target.descent(logits.detach().to(walk.dtype), walk.rows)
         found = torch.autograd.grad(logits, [walk.leaves[layer] for layer in layers], slope.to(logits.dtype))
-    outer = -torch.ones_like(p) if odds else -p
+    outer = target.outer(p)
     paths = len(share)
     gradients = [(outer[:, None] * each.to(p.dtype)).expand(paths, -1, -1) for each in found]
     return Paths(
@@ -316,13 +317,13 @@ def _gradients(
     found = torch.autograd.grad(logits, leaves, slope.to(logits.dtype))
     p = every.split([size, *map(len, leaves)])
     gradients = {
-        layer: (-1 if target.odds else -points[:, None]) * one.to(points.dtype)
+        layer: target.outer(points)[:, None] * one.to(points.dtype)
         for layer, points, one in zip(walk.layers, p[1:], found, strict=True)
     }
     return p, gradients
 
 
 def values_at(run: Run, walk: Walk, target: Target) -> torch.Tensor:
-    """P, or the log-odds, of every row of the grown batch, without gradients."""
+    """P, or the function of it, of every row of the grown batch, without gradients."""
     with torch.no_grad():
         return target.value(run(walk).to(walk.dtype), walk.rows)

@@ -96,7 +96,7 @@ def removed(
         batch_size: neurons per pass.
     """
     order = np.lexsort((neurons[:, 1], neurons[:, 0]))
-    target, exact = Target(model, rows, odds), exact_type(model)
+    target, exact = Target(model, rows, "log-odds" if odds else "probability"), exact_type(model)
     each = torch.arange(len(rows), device=model.device)
 
     def lost_without(some: Sequence[np.ndarray]) -> np.ndarray:

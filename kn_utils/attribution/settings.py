@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from ..checks import check_model, check_numbers, check_prompts, check_words
+from ..checks import ASKED, check_model, check_numbers, check_prompts, check_words
 from ..data.prompts import from_texts
 from ..model.language_model import LanguageModel
 from ..model.rows import Row
 from .batching import Batch, Halving, batches, memory_budget
 from .error_control import TOLERANCE, Controlled, Sampled, Task, first_pass, sample
 from .kernel import PassResult, check_options, chosen_layers, integrate, without_copies
+from .pieces import PIECE, PIECES, each_piece, of_pieces, with_decoded_answers
 from .quadrature import AttributionError, quadrature
-from .reading import read_neurons
-from .targets import TARGETS, rows_of, with_candidates
+from .reading import RELATION_MEAN, from_relation_means, read_neurons
+from .targets import TARGETS, deciding_rows_of, rows_of, scale_of, with_candidates
 
 METHODS = ("integrated-gradients", "activation")
 #: Points of a fixed rule where nothing else is said.
@@ -43,23 +44,41 @@ class ScoreSettings:
     keep: float = 0.1
     gap: bool = False
     target: str = "answer"
+    pieces: str = "mean"
+    answer: str = "gold"
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise AttributionError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}.")
         check_numbers(keep=self.keep, steps=self.steps, tolerance=self.tolerance, batch_size=self.batch_size)
         check_words(("refuse", "allow"), unknown=self.unknown)
+        check_words(("gold", "decoded"), answer=self.answer)
+        if self.answer == "decoded" and self.compares:
+            raise AttributionError(
+                "what the model says need not be among candidates: answer='decoded' has none."
+            )
         if self.target not in TARGETS:
             raise AttributionError(f"unknown target {self.target!r}; known: {', '.join(TARGETS)}.")
-        if self.target == "typed" and self.unknown != "refuse":
+        if self.pieces not in PIECES:
+            raise AttributionError(f"unknown pieces {self.pieces!r}; known: {', '.join(PIECES)}.")
+        if self.pieces != "mean" and self.target == "typed":
             raise AttributionError(
-                "target='typed' tells answers apart by their pieces: it needs unknown='refuse'."
+                f"pieces={self.pieces!r} are asked for over the vocabulary; what target='typed' asks for are "
+                "the places where names part."
             )
+        if self.compares and self.unknown != "refuse":
+            what = "target='typed'" if self.target == "typed" else "pieces='deciding'"
+            raise AttributionError(f"{what} tells answers apart by their pieces: it needs unknown='refuse'.")
         if self.tolerance is not None and self.steps is not None:
             raise AttributionError("steps fixes the number of points, tolerance the error: give one of them.")
         if self.rule != "auto" or self.steps is not None:
             # refuses what it does not know
             quadrature(self.fixed, STEPS if self.steps is None else self.steps)
+
+    @property
+    def compares(self) -> bool:
+        """Whether candidates say what is asked for."""
+        return self.target == "typed" or self.pieces == "deciding"
 
     @property
     def fixed(self) -> str:
@@ -106,7 +125,7 @@ class ScoreSettings:
             values, p = read_neurons(model, rows, self.precision)
             return PassResult(values[:, layers], p, None)
         path: dict[str, Any] = {"baseline": self.baseline, "precision": self.precision}
-        path["odds"] = self.target == "log-odds"
+        path["scale"] = scale_of(self.target)
         if self.rule == "auto":
             return first_pass(
                 model,
@@ -135,18 +154,26 @@ class ScoreSettings:
         path: dict[str, Any] = {
             "baseline": self.baseline,
             "held": self.norm == "held",
-            "odds": self.target == "log-odds",
+            "scale": scale_of(self.target),
             "precision": self.precision,
         }
         return Halving(lambda tasks, _: sample(model, tasks, multiplier=self.multiplier, **path), [0])(tasks)
+
+    def encoder(self, model: LanguageModel) -> Callable[[pd.DataFrame], list[Row]]:
+        """From prompts, as :meth:`asked` gives them, to rows."""
+        if self.target == "typed":
+            return partial(rows_of, model)
+        if self.pieces == "deciding":
+            return partial(deciding_rows_of, model)
+        return of_pieces(partial(model.encode, unknown=self.unknown), self.pieces)
 
     def batches(
         self, model: LanguageModel, prompts: pd.DataFrame, budget: int | None = None
     ) -> Iterator[Batch]:
         """The table's batches: of ``batch_size`` rows, else of ``budget`` tokens in the widest layer."""
-        encode = partial(model.encode, unknown=self.unknown)
-        if self.target == "typed":
-            encode = partial(rows_of, model)
+        encode = self.encoder(model)
+        if self.baseline == RELATION_MEAN:
+            encode = from_relation_means(model, prompts, encode, self.precision)
         if self.batch_size is not None:
             return batches(encode, prompts, lambda length: 1, self.batch_size)
         asked = self.resolved(model)
@@ -165,16 +192,22 @@ class ScoreSettings:
         """The prompts as batches are made of them: for the typed target with their candidates."""
         check_model(model)
         prompts = from_texts(prompts)
-        check_prompts(prompts)
+        if isinstance(prompts, pd.DataFrame):
+            prompts = prompts.drop(columns=PIECE, errors="ignore")  # a name that scores may use
+        check_prompts(prompts, f"{ASKED} fact relation" if self.baseline == RELATION_MEAN else ASKED)
         if prompts.empty:
             raise AttributionError(
                 "no prompts: the table is empty. Is there a fact of this relation with a label in this "
                 "language?"
             )
-        if self.target == "typed":
+        if self.answer == "decoded":
+            prompts = with_decoded_answers(model, prompts)
+        if self.compares:
             return with_candidates(model, prompts, candidates)
         if candidates is not None:
-            raise AttributionError("candidates are for target='typed'.")
+            raise AttributionError("candidates are for target='typed' and pieces='deciding'.")
+        if self.pieces == "each":
+            return each_piece(partial(model.encode, unknown=self.unknown), prompts)
         return prompts
 
 

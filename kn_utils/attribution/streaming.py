@@ -39,6 +39,7 @@ from .batching import WINDOW, Batch
 from .keeping import Kept, as_tables, kept
 from .kernel import PassResult, finite
 from .overlap import Behind, Stream, ahead, depth_on
+from .pieces import PIECE
 from .quadrature import AttributionError
 from .settings import ScoreSettings
 
@@ -49,7 +50,7 @@ class ScoreTables(NamedTuple):
     Attributes:
         scores: ``prompt, layer, neuron, score``.
         prompts: ``prompt, probability`` of the answer, ``maximum`` score, largest ``gap`` over layers (NaN:
-            not asked).
+            not asked), ``sums`` of each layer's scores (a list, in the order of the layers asked for).
     """
 
     scores: pd.DataFrame
@@ -126,7 +127,8 @@ class Parts:
             self.close(window)
         note = json.dumps({"origin": origin}, ensure_ascii=False, sort_keys=True).encode()
         for target, kind, columns in ((prompts_file(self.out), "notes-", NOTES), (self.out, "", SCORES)):
-            schema = pa.schema([("prompt", pa.string()), *columns.items()], {b"kn_utils": note})
+            heads = {"prompt": pa.string()} | ({PIECE: pa.int16()} if PIECE in prompts else {})
+            schema = pa.schema([*heads.items(), *columns.items()], {b"kn_utils": note})
             made = self.folder / target.name  # half a file of a killed run goes with the folder
             with written(made) as place, pq.ParquetWriter(place, schema) as file:
                 for window in windows:
@@ -151,6 +153,7 @@ NOTES = {
     "gap": pa.float64(),
     "error": pa.float64(),
     "points": pa.int32(),
+    "sums": pa.list_(pa.float64()),
 }
 
 
@@ -158,7 +161,10 @@ def _in_order(tables: list[pd.DataFrame], prompts: pd.DataFrame) -> pd.DataFrame
     table = pd.concat(tables, ignore_index=True)
     keys = [name for name in ("number", "layer", "neuron") if name in table]
     table = table.sort_values(keys, ignore_index=True)
-    table.insert(0, "prompt", prompts["prompt"].to_numpy()[table.pop("number").to_numpy()])
+    number = table.pop("number").to_numpy()
+    table.insert(0, "prompt", prompts["prompt"].to_numpy()[number])
+    if PIECE in prompts:
+        table.insert(1, PIECE, prompts[PIECE].to_numpy()[number].astype("int16"))
     return table
 
 

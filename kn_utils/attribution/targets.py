@@ -12,6 +12,9 @@ P: where P is nearly 1 its gradient vanishes, that of the log-odds does not,
 
     d log-odds / d logits = softmax over A - softmax over B without A.
 
+``target="log"`` takes log P: of an answer of n pieces, n times a layer's scores then add up to the change of
+the logarithm of its whole probability, a product over the pieces; and unlikely pieces count as well.
+
 Where every row of a batch competes with named pieces only, the output head computes the logits of these and
 no others: in a vocabulary of 262,144 the head is most of a pass.
 """
@@ -31,24 +34,33 @@ from ..model.head import gives_logits
 from ..model.language_model import LanguageModel, on_device
 from ..model.rows import ANYTHING_ELSE, Row
 from ..model.typed import candidates_of, has_competitor, typed_rows
+from .pieces import deciding_rows
 from .quadrature import AttributionError
 
-TARGETS = ("answer", "typed", "log-odds")
+TARGETS = ("answer", "typed", "log-odds", "log")
+#: What scores may be of: P itself, or a function of it.
+SCALES = ("probability", "log-odds", "log")
+
+
+def scale_of(target: str) -> str:
+    """The function of P that a target asks for, one of :data:`SCALES`."""
+    return target if target in SCALES else "probability"
 
 
 class Target:
     """What a batch of rows asks for.
 
     Args:
-        odds: the log-odds instead of P.
+        scale: what it asks for, one of :data:`SCALES`.
 
     Attributes:
         pieces: whose logits the head computes inside :meth:`installed`; ``None``: of the whole vocabulary.
     """
 
-    def __init__(self, model: LanguageModel, rows: list[Row], odds: bool = False) -> None:
-        self.rows, self.head, self.odds = rows, model.model.get_output_embeddings(), odds
-        self.plain = not odds and not any(row.among for row in rows)
+    def __init__(self, model: LanguageModel, rows: list[Row], scale: str = "probability") -> None:
+        self.rows, self.head, self.scale = rows, model.model.get_output_embeddings(), scale
+        self.odds = scale == "log-odds"
+        self.plain = scale == "probability" and not any(row.among for row in rows)
         self.pieces: list[int] | None = None
         if gives_logits(model, self.head) and all(row.named for row in rows):
             self.pieces = sorted({piece for row in rows for piece in (*row.among, row.target)})
@@ -76,7 +88,7 @@ class Target:
             self.head._parameters.update(whole)
 
     def value(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """P, or the log-odds, of copies (copy, logit); ``rows`` (copy,) says of which rows: (copy,)."""
+        """P, or the function of it, of copies (copy, logit); ``rows`` (copy,) says of which rows: (copy,)."""
         if self.plain:
             return logits.softmax(-1).gather(1, self.wanted[rows]).squeeze(1)
         return self._ratio(self._part(logits, rows), self._others(logits, rows))
@@ -98,11 +110,15 @@ class Target:
 
     def probability(self, value: torch.Tensor) -> torch.Tensor:
         """P of what :meth:`value` gives."""
-        return value.sigmoid() if self.odds else value
+        return value.sigmoid() if self.odds else value.exp() if self.scale == "log" else value
+
+    def outer(self, value: torch.Tensor) -> torch.Tensor:
+        """What :meth:`descent`'s slope is multiplied by to give the value's own gradient: (copy,)."""
+        return -value if self.scale == "probability" else -torch.ones_like(value)
 
     def _ratio(self, part: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
         value = part.logsumexp(-1) - others.logsumexp(-1)
-        return value if self.odds else value.exp()
+        return value.exp() if self.scale == "probability" else value
 
     def _part(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """The logits of A: one per copy, or all with those outside A at minus infinity."""
@@ -172,6 +188,11 @@ def few(names: Sequence[str], most: int = 5) -> str:
     """The first names of a list, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def deciding_rows_of(model: LanguageModel, prompts: pd.DataFrame) -> list[Row]:
+    """The rows of the deciding pieces of prompts :func:`with_candidates`."""
+    return deciding_rows(model, prompts, list(prompts["candidates"]))
 
 
 def rows_of(model: LanguageModel, prompts: pd.DataFrame) -> list[Row]:

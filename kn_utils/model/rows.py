@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -23,6 +23,8 @@ class Row:
         position: where its blank is.
         target: the wanted piece.
         among: the pieces that the wanted one competes with (itself included); empty: the whole vocabulary.
+        start: where an attribution's paths start, (layer, neuron), if that is the row's own; no part of what
+            the row is.
     """
 
     prompt: int
@@ -30,6 +32,7 @@ class Row:
     position: int
     target: int
     among: tuple[int, ...] = ()
+    start: Any = field(default=None, compare=False, repr=False)
 
     @property
     def named(self) -> bool:

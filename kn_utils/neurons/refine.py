@@ -15,17 +15,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..base import StudyError
 from ..checks import check_numbers, check_prompts, check_table, check_target
+from .shares import RefinementError as RefinementError
+from .shares import shares_of_layers
 
 COLUMNS = ["fact", "relation", "language", "layer", "neuron", "share"]
 BAGS = ["fact", "relation", "language", "prompts", "share", "settled"]
 PASSES = ["relation", "pass", "share", "mean", "taken"]
 _EDGE = 1e-6  # 0.7 of 10 prompts is 7 of them, whatever a float says
-
-
-class RefinementError(StudyError):
-    """Scores and prompts, or neurons and bags, that do not belong together; settings that select nothing."""
 
 
 class Refined(NamedTuple):
@@ -46,7 +43,11 @@ class Refined(NamedTuple):
 
 
 def above_threshold(
-    scores: pd.DataFrame, threshold: float = 0.2, *, keep: float | None = None
+    scores: pd.DataFrame,
+    threshold: float = 0.2,
+    *,
+    keep: float | None = None,
+    sums: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """The scores that are at least ``threshold`` times their prompt's largest one.
 
@@ -55,9 +56,12 @@ def above_threshold(
         threshold: fraction of the prompt's maximum.
         keep: the fraction of each prompt's maximum that was kept when the scores were computed.
             :func:`kn_utils.attribute` notes it with its scores; pandas loses the note in a merge.
+        sums: ``prompt, layer, sum`` (:func:`kn_utils.neurons.shares.layer_sums`): scores are first divided by
+            their layer's, as equation 5 of Chen et al. 2024 says and their code does not.
 
     Raises:
-        RefinementError: a threshold below ``keep``: scores that it asks for are not there.
+        RefinementError: a threshold below ``keep``: scores that it asks for are not there; a layer whose sum
+            cannot be divided by.
     """
     check_table("scores", scores, "prompt layer neuron score", unique="prompt layer neuron")
     check_numbers(threshold=threshold)
@@ -69,8 +73,9 @@ def above_threshold(
             f"threshold {threshold} is below the stored scores' keep={kept}; attribute again with a smaller "
             f"keep."
         )
-    top = scores.groupby("prompt", sort=False)["score"].transform("max")
-    return scores[(scores["score"] >= threshold * top * (1 - _EDGE)) & (top > 0)]
+    value = scores["score"] if sums is None else shares_of_layers(scores, sums, threshold, kept)
+    top = value.groupby(scores["prompt"], sort=False).transform("max")
+    return scores[(value >= threshold * top * (1 - _EDGE)) & (top > 0)]
 
 
 def refine(
@@ -84,6 +89,7 @@ def refine(
     floor: int | None = None,
     rounds: int | None = None,
     keep: float | None = None,
+    sums: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Knowledge neurons of every fact.
 
@@ -100,6 +106,7 @@ def refine(
             back to where it was; then the share whose mean lies nearest to the target is taken.
         keep: the fraction that the scores were stored with, where they do not say it themselves
             (:func:`above_threshold`).
+        sums: of layers' scores, by which these are divided before the threshold (:func:`above_threshold`).
 
     Returns:
         neurons ``fact, relation, language, layer, neuron, share`` (language ``all`` where a bag mixes
@@ -128,6 +135,7 @@ def refine(
         floor=floor,
         rounds=rounds,
         keep=keep,
+        sums=sums,
     ).neurons
 
 
@@ -142,6 +150,7 @@ def refine_bags(
     floor: int | None = None,
     rounds: int | None = None,
     keep: float | None = None,
+    sums: pd.DataFrame | None = None,
 ) -> Refined:
     """Knowledge neurons, every fact asked about, and how the share moved.
 
@@ -156,7 +165,7 @@ def refine_bags(
     sizes = by_fact.agg(relation=("relation", "first"), prompts=("prompt", "size"))
     languages = prompts["language"].unique()
     language = languages[0] if len(languages) == 1 else "all"
-    held = above_threshold(scores, threshold, keep=keep)
+    held = above_threshold(scores, threshold, keep=keep, sums=sums)
     if held.empty:
         raise RefinementError(
             "no prompt has a score above 0, so there is nothing to refine; were these prompts attributed?"

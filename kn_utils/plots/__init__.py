@@ -21,6 +21,7 @@ from .effects import changes, doses
 from .erasing import erased, erased_languages, erased_sweep
 from .explorer import neurons_in_layers
 from .independent import by_source, held_by_languages
+from .localisation import localisation_curves
 from .scores import attribution, benchmark, convergence, paths, settled_shares
 from .statistics import between_languages, layers, settings, sharing
 from .theme import KINDS, save, use_theme
@@ -53,6 +54,7 @@ __all__ = [
     "held_by_languages",
     "layers",
     "left_to_others",
+    "localisation_curves",
     "neurons_in_layers",
     "pairs",
     "paths",

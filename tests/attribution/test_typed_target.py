@@ -275,7 +275,7 @@ def test_the_candidates_are_those_of_the_prompts_unless_given(bert, asked, typed
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": "log"}, "unknown target 'log'; known: answer, typed"),
+        ({"target": "logit"}, "unknown target 'logit'; known: answer, typed"),
         ({"target": "typed", "unknown": "allow"}, "needs unknown='refuse'"),
         ({"candidates": [NAMES]}, "candidates are for target='typed'"),
         ({"target": "typed", "candidates": [NAMES]}, "1 lists of candidates for 12 prompts"),
@@ -293,7 +293,7 @@ def test_the_log_odds_of_typed_rows(kind, asked, typed):
     """Both at once, from their definitions: the log-odds of each share."""
     model = make_model(kind)
     rows = [row for rows in typed_rows(model, asked, typed["candidates"]) for row in rows]
-    found = integrate(model, rows, rule="right", steps=2, odds=True)
+    found = integrate(model, rows, rule="right", steps=2, scale="log-odds")
     every = [place for prompt in asked.itertuples() for place in places(model, prompt.text, prompt.answer)]
     for scores, p, (ids, at, share) in zip(found.scores, found.probability, every, strict=True):
         truth = plain_scores(

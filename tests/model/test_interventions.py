@@ -441,3 +441,54 @@ def test_two_answers_to_one_question_are_read_in_one_text(kind, prompts, monkeyp
     for i, one in enumerate(alone):
         assert together["p"][i] == pytest.approx(one["p"], rel=1e-9, abs=0)
         assert together["first"][i] == one["first"] and together["right"][i] == one["right"]
+
+
+def p_of_kept(model, row, kept: np.ndarray) -> float:
+    """One unpadded pass in which every neuron at the blank is 0 but these."""
+
+    def hook(layer: int):
+        def put(_, args):
+            value = args[0].clone()
+            own = value.view(-1, value.shape[-1])[row.position]
+            stay = torch.as_tensor(kept[kept[:, 0] == layer, 1])
+            own[[n for n in range(len(own)) if n not in set(stay.tolist())]] = 0
+            return (value, *args[1:])
+
+        return put
+
+    handles = [second.register_forward_pre_hook(hook(layer)) for layer, second in enumerate(model.seconds)]
+    try:
+        logits = model.model(input_ids=torch.tensor([row.ids])).logits[0, row.position]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return logits.softmax(-1)[row.target].item()
+
+
+@pytest.mark.parametrize("kind", core_first(ARCHITECTURES))
+def test_all_but_some_neurons_silenced_equals_a_plain_loop(kind, prompts):
+    model = make_model(kind)
+    nothing = np.zeros((0, 2), int)
+    every = np.stack(np.divmod(np.arange(model.n_layers * model.n_neurons), model.n_neurons), 1)
+    sets = [nothing, np.array([(0, 3), (1, 7), (1, 11)]), every[::2], every]
+    questions = questions_of(model, prompts)
+    acts = [Scaling(own, 0.0, others=True) for own in sets] + [Scaling(sets[1], 0.0), None]
+    asked = [question for _ in acts for question in questions]
+    found = answers(model, asked, [act for act in acts for _ in questions], batch_size=7)["p"].to_numpy()
+    found = found.reshape(len(acts), len(questions))
+    with torch.no_grad():
+        for own, here in zip(sets, found, strict=False):
+            wanted = [np.prod([p_of_kept(model, row, own) for row in rows]) for rows in questions]
+            assert here == pytest.approx(wanted, rel=1e-6, abs=0)
+    assert found[3] == pytest.approx(found[5], rel=1e-9)  # all kept: nothing acts
+    assert abs(found[4] / found[5] - 1).max() > 1e-6 and abs(found[0] / found[5] - 1).max() > 1e-6
+
+
+def test_others_may_be_doubled_too(bert, prompts):
+    rest = np.array([(layer, n) for layer in range(3) for n in range(48) if (layer, n) not in NEURONS])
+    questions = questions_of(bert, prompts)
+    one, other = (
+        answers(bert, questions, [act] * len(questions))["p"].to_numpy()
+        for act in (Scaling(np.array(NEURONS), 2.0, others=True), Scaling(rest, 2.0))
+    )
+    assert one == pytest.approx(other, rel=1e-12)

@@ -21,6 +21,7 @@ from kn_utils.neurons.refine import (
     refine_bags,
     refinement_report,
 )
+from kn_utils.neurons.shares import layer_sums, shares_of_layers, signs_of_sums
 
 
 def bag(fact: str, n: int, relation: str = "P36", language: str = "en") -> pd.DataFrame:
@@ -236,3 +237,50 @@ def test_without_neurons_to_leave_out_the_strongest_are_those_of_the_highest_mea
     best = strongest(scores, prompts, None, None, 2)
     assert best[["layer", "neuron"]].to_numpy().tolist() == [[0, 1], [0, 2]]
     assert best["score"].tolist() == pytest.approx([0.3, 0.25])
+
+
+def test_shares_of_layers_are_equation_5():
+    """Layer 1 is weak: its neuron has a tenth of the largest score, and nearly all of its layer."""
+    rows = [("a", 0, 1, 1.0), ("a", 0, 2, 0.9), ("a", 1, 7, 0.1)]
+    scores = pd.DataFrame(rows, columns=["prompt", "layer", "neuron", "score"])
+    sums = layer_sums(pd.DataFrame({"prompt": ["a"], "sums": [[2.0, 0.125]]}))
+    assert sums["sum"].tolist() == [2.0, 0.125]
+    assert shares_of_layers(scores, sums).tolist() == pytest.approx([0.5, 0.45, 0.8])
+    assert above_threshold(scores, 0.5)["neuron"].tolist() == [1, 2]
+    assert above_threshold(scores, 0.6, sums=sums)["neuron"].tolist() == [1, 7]
+    assert above_threshold(scores, 0.7, sums=sums)["neuron"].tolist() == [7]
+    prompts = pd.DataFrame({"prompt": ["a"], "fact": "f", "relation": "P36", "language": "en"})
+    assert refine(scores, prompts, threshold=0.7, target=None, sums=sums)["neuron"].tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    ("sums", "message"),
+    [
+        ([2.0, 1e-9], "of 2 layers' sums 1 are nearer to 0 than 1e-06 and 0 negative"),
+        ([2.0, -0.5], r"0 are nearer to 0 than 1e-06 and 1 negative.*such as -0.5 in layer 1 of a"),
+        ([2.0, float("nan")], "equation 5 cannot be used"),
+        ([2.0], "prompt a, layer 1: its sum is not there"),
+    ],
+)
+def test_a_sum_that_cannot_be_divided_by_is_refused_in_one_line(sums, message):
+    scores = pd.DataFrame({"prompt": "a", "layer": [0, 1], "neuron": [1, 7], "score": [1.0, 0.1]})
+    table = layer_sums(pd.DataFrame({"prompt": ["a"], "sums": [sums]}))
+    with pytest.raises(RefinementError, match=message) as refusal:
+        above_threshold(scores, 0.2, sums=table)
+    assert "\n" not in str(refusal.value)
+
+
+def test_scores_that_were_not_kept_and_might_be_selected_are_asked_for():
+    scores = pd.DataFrame({"prompt": "a", "layer": [0], "neuron": [1], "score": [1.0]})
+    sums = layer_sums(pd.DataFrame({"prompt": ["a"], "sums": [[2.0, 0.1]]}))
+    # one of 0.09 in layer 1 would be 0.9 of its layer, more than the 0.5 of the largest score
+    with pytest.raises(RefinementError, match=r"keep=0.1 of the largest were not kept.*keep below 0.01\."):
+        above_threshold(scores, 0.2, keep=0.1, sums=sums)
+    assert len(above_threshold(scores, 0.2, keep=0.009, sums=sums)) == 1
+
+
+def test_signs_of_sums_are_counted():
+    notes = pd.DataFrame({"prompt": ["a", "b"], "sums": [[0.5, 0.2], [0.5, -0.2]]})
+    told = signs_of_sums(layer_sums(notes)).set_index("layer")
+    assert told.loc[0].tolist() == [1, 0, 0] and told.loc[1].tolist() == [0.5, 0, 0.5]
+    assert told.loc["all"].tolist() == [0.5, 0, 0.5]
