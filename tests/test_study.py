@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from kn_utils import Study, StudyParameters, answer_probability, attribute, make_prompts, questions
-from kn_utils import study as pipeline
+from kn_utils import scored as pipeline
 from kn_utils.attribution.attribute import score_tables
 from kn_utils.attribution.quadrature import AttributionError
 from kn_utils.attribution.streaming import prompts_file

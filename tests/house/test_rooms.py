@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "run": "base checks store data",
     "plots": "base data neurons statistics experiments",
     "questions": "base store data neurons model run",
-    "study": "base store data neurons model attribution statistics experiments run questions",
+    "scored": "base store data neurons model attribution run questions",
+    "study": "base store data neurons model attribution statistics experiments run scored",
     "explorer": "base checks store data neurons model attribution experiments run study plots",
 }
 #: Libraries that the folders with numbers in them may use, and what these bring with them.
