@@ -63,7 +63,7 @@ def test_more_facts_compute_only_the_new_prompts_and_give_what_one_run_gives(tmp
     assert (grown["prompt"].unique() == large.prompts()["prompt"]).all()
     pd.testing.assert_frame_equal(grown, once, rtol=1e-5, check_exact=False)
     per_prompt = large.score_tables().prompts
-    assert list(per_prompt) == ["prompt", "probability", "maximum", "gap", "error", "points"]
+    assert list(per_prompt) == ["prompt", "probability", "maximum", "gap", "error", "points", "sums"]
     assert list(per_prompt["prompt"]) == list(large.prompts()["prompt"])
     # and what was there stays as it was, for the first study as well
     pd.testing.assert_frame_equal(small.scores(), first)
