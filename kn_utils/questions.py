@@ -11,7 +11,7 @@ import pandas as pd
 from .base import StudyError
 from .data.downloads.identity import BUNDLED, model_digest, model_label, pinned
 from .data.facts import Facts
-from .data.prompts import make_prompts
+from .data.prompts import draw, make_prompts
 from .data.sources import load_facts
 from .model.askable import askable
 from .model.language_model import LanguageModel
@@ -186,6 +186,24 @@ class Asks(KeepsResults):
         )
         enough = self.parameters.known or 2
         return table.assign(known=table["typed_right"] >= enough).reset_index()
+
+    def known_halves(
+        self, language: str, facts: int | None, wordings: int
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Prompts that find known facts' neurons, and one of each fact that had no say.
+
+        Args:
+            language: see :meth:`halves`.
+            facts: of each relation at most, drawn by the seed.
+            wordings: that find neurons, of each fact at most.
+        """
+        known = self.knowledge(language)
+        known = known.loc[known["known"], "fact"]
+        found, held = (half[half["fact"].isin(known)] for half in self.halves(language))
+        found = found[found["fact"].isin(held["fact"])].groupby("fact", sort=False).head(wordings)
+        held = held[held["fact"].isin(found["fact"])]
+        asked = draw(held, facts=facts, seed=self.parameters.seed)
+        return found[found["fact"].isin(asked["fact"])].reset_index(drop=True), asked
 
     def set_aside(self) -> pd.DataFrame:
         """How many prompts of the drawn facts the model is not asked, and why.

@@ -213,7 +213,7 @@ class Study(Scores):
             ``prompts, candidates, kinds``; ``candidates`` is ``None`` unless the parameters' target is typed.
             ``prompts`` and ``kinds`` are empty where no known fact has wordings for both.
         """
-        found, asked = self._known_halves(language, facts, wordings)
+        found, asked = self.known_halves(language, facts, wordings)
         if asked.empty:
             return {"prompts": asked, "candidates": None, "kinds": {}}
         located, here = (
@@ -225,16 +225,13 @@ class Study(Scores):
         return {"prompts": asked, "candidates": self.candidates(asked) if typed else None, "kinds": kinds}
 
     def to_localise(self, language: str, *, facts: int | None = None, wordings: int = 3) -> dict[str, Any]:
-        """Known facts to localise (:mod:`kn_utils.experiments.localisation`), and how neurons are ordered.
-
-        Facts and halves are those of :meth:`located_sets`, of relations with two such facts or more.
+        """Known facts of relations with two or more, to localise, and how neurons are ordered.
 
         Returns:
-            ``found``, the prompts that order neurons; ``asked``, one of each fact that had no say; ``ways``,
-            name -> arguments of :func:`kn_utils.experiments.localisation.strongest_first`, all for the
-            parameters' target. ``found`` and ``asked`` are empty where no known fact has wordings for both.
+            ``found, asked`` of :meth:`known_halves`; ``ways``, name -> arguments of
+            :func:`kn_utils.experiments.localisation.strongest_first`, all for the parameters' target.
         """
-        found, asked = self._known_halves(language, facts, wordings)
+        found, asked = self.known_halves(language, facts, wordings)
         found = self._scored(found, "integrated-gradients", None)
         found = found[found.groupby("relation")["fact"].transform("nunique") > 1].reset_index(drop=True)
         asked = asked[asked["fact"].isin(found["fact"])].reset_index(drop=True)
@@ -242,17 +239,5 @@ class Study(Scores):
         typed = self.parameters.target == "typed"
         target = {"target": "typed", "candidates": self.candidates(found)} if typed else {}
         ways = selections(self.model, **usual)
-        scored = {name: way if "method" in way else way | target for name, way in ways.items()}
-        return {"found": found, "asked": asked, "ways": scored}
-
-    def _known_halves(
-        self, language: str, facts: int | None, wordings: int
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Prompts of known facts that find their neurons, and one of each that had no say."""
-        known = self.knowledge(language)
-        known = known.loc[known["known"], "fact"]
-        found, held = (half[half["fact"].isin(known)] for half in self.halves(language))
-        found = found[found["fact"].isin(held["fact"])].groupby("fact", sort=False).head(wordings)
-        held = held[held["fact"].isin(found["fact"])]
-        asked = draw(held, facts=facts, seed=self.parameters.seed)
-        return found[found["fact"].isin(asked["fact"])].reset_index(drop=True), asked
+        ways = {name: way if "method" in way else way | target for name, way in ways.items()}
+        return {"found": found, "asked": asked, "ways": ways}

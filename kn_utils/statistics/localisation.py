@@ -179,7 +179,7 @@ def success_rates(effects: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
     Args:
         effects: of :func:`kn_utils.experiments.localisation.own_and_unrelated`, with ``selection``; facts
-            without both are left out.
+            without both are left out, and with one relation all.
         seed: of the resamples.
 
     Returns:
@@ -194,7 +194,7 @@ def success_rates(effects: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     for name, part in told.groupby("selection", sort=False):
         wide = part.groupby(["fact", "relation", "operation", "neurons"], sort=False)[["relative", "logit"]]
         wide = wide.mean().unstack(["operation", "neurons"]).dropna().sort_index(axis=1)
-        if wide.empty:
+        if wide.empty or ("relative", "suppress", "another relation") not in wide:  # there is one relation
             continue
         drawn = draws(wide.index.get_level_values("relation").to_numpy(), seed)
         drawn = np.concatenate([np.ones((1, len(wide))), drawn]) / len(wide)
@@ -230,6 +230,8 @@ def selectivity_gained(effects: pd.DataFrame, over: str, *, seed: int = 0) -> pd
     keys = ["operation", "selection", "fact", "relation"]
     wide = effects.assign(_logit=logit).groupby([*keys, "neurons"], sort=False)["_logit"].mean()
     wide = wide.unstack("neurons").dropna()
+    if "another relation" not in wide:
+        return pd.DataFrame(columns=["measure", "selection", *COLUMNS])
     each = wide["own"] - wide["another relation"]
     rows = []
     for operation, word in (("suppress", "silenced"), ("amplify", "amplified")):

@@ -66,6 +66,8 @@ def with_intervals(
         '0.20 [0.10, 0.25] (9)'
     """
     named = [columns] if isinstance(columns, str) else list(columns)
+    if numbers.empty:
+        return pd.DataFrame()
     text = [
         f"{row.value:.{digits}f}"
         + ("" if pd.isna(row.low) else f" [{row.low:.{digits}f}, {row.high:.{digits}f}]")

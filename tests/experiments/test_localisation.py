@@ -28,11 +28,13 @@ from kn_utils.statistics.localisation import (
     AreaError,
     areas,
     mean_height,
+    named,
     numbers_for,
     pooled_curves,
     selectivity_gained,
     success_rates,
 )
+from kn_utils.statistics.tables import with_intervals
 
 
 @pytest.fixture(scope="module")
@@ -329,3 +331,14 @@ def test_success_rates_and_selectivity_by_hand(bert, asked):
     gained = selectivity_gained(both, "default").set_index(["measure", "selection"])
     assert gained.loc[("selectivity, silenced", "same"), "value"] == pytest.approx(0)
     assert gained.loc[("selectivity, silenced", "nothing"), "value"] == pytest.approx(-wanted)
+
+
+def test_of_one_relation_there_are_no_rates(bert, asked):
+    one = asked.drop_duplicates("fact").reset_index(drop=True)
+    order = strongest_first(bert, one, depth=3)
+    both = [own_and_unrelated(bert, one, order, k=2).assign(selection=name) for name in ("default", "other")]
+    table = pd.concat(both)
+    assert set(table["neurons"]) == {"own"}
+    assert success_rates(table).empty and selectivity_gained(table, "default").empty
+    assert with_intervals(success_rates(table), "selection", "measure").empty
+    assert named(success_rates(table)).empty

@@ -103,7 +103,7 @@ def test_a_model_without_numbers_is_not_run_and_a_taught_one_says_nothing_of_tex
     by_claim, by_part = room.judged(numbers, ["nobody", "mini"])
     every = room.claims().set_index("id")
     nobody = by_claim[by_claim["model"] == "nobody"].set_index("id")["verdict"]
-    assert set(nobody[every["open"] == ""]) == {NOT_RUN} and set(nobody[every["open"] != ""]) == {OPEN}
+    assert set(nobody[every["open"] == ""]) == {NOT_RUN} and set(nobody[every["open"] != ""]) <= {OPEN}
     mini = by_claim[by_claim["model"] == "mini"].set_index("id")
     learnt = mini[every["learnt"] == "yes"]
     assert len(learnt) and set(learnt["verdict"]) == {OPEN}
