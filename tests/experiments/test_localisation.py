@@ -100,7 +100,7 @@ def test_orders_are_those_of_the_mean_maps(bert, asked, method, monkeypatch):
     order = strongest_first(bert, asked, depth=20, **method)
     assert list(dict.fromkeys(order["fact"])) == list(dict.fromkeys(asked["fact"]))
     for fact, own in order.groupby("fact"):
-        here = (asked["fact"] == fact).to_numpy()
+        here = (asked["fact"] == fact).to_numpy().copy()
         mean = attribution_map(bert, asked, **method).double()[here].mean(0)
         wanted = [divmod(int(i), 48) for i in torch.argsort(-mean.flatten(), stable=True)[:20]]
         found = list(zip(own["layer"], own["neuron"], strict=True))
