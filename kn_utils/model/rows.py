@@ -107,7 +107,7 @@ def encode(
     rows: list[Row] = []
     written: dict[str, list[int]] = {}
     blanks: dict[str, list[int]] = {}
-    mask, mask_id = (None, None) if causal else (tokenizer.mask_token, tokenizer.mask_token_id)  # slow to ask
+    mask, mask_id = ("", None) if causal else (tokenizer.mask_token, tokenizer.mask_token_id)  # slow to ask
     asked = prompts[["prompt", "text", "answer", "masked"]].itertuples(index=False)
     for number, (name, text, answer, masked) in enumerate(asked):
         blank = OBJECT if masked == "object" else SUBJECT
