@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 
@@ -48,10 +49,23 @@ def answer_pieces(tokenizer: Any, answer: str, before: str = " ", unknown: str =
             ``unknown`` is not ``"allow"``.
     """
     lead = " " if before[-1:].isspace() else ""
+    known = _PIECES.setdefault(tokenizer, {})
+    key = (len(tokenizer), answer, lead, before != "", unknown)
+    if key not in known:  # many texts have the same answers
+        known[key] = _answer_pieces(tokenizer, answer, lead, before != "", unknown)
+    return list(known[key])
+
+
+#: Tokenizer -> what its answers are written with.
+_PIECES: WeakKeyDictionary[Any, dict[tuple[Any, ...], list[int]]] = WeakKeyDictionary()
+
+
+def _answer_pieces(tokenizer: Any, answer: str, lead: str, behind: bool, unknown: str) -> list[int]:
+    """:func:`answer_pieces` of an answer with a space in ``lead`` or not, ``behind`` a text or not."""
     pieces = tokenizer(lead + answer, add_special_tokens=False)["input_ids"]
     tokens = tokenizer.convert_ids_to_tokens(pieces)
     # SentencePiece writes a space in front of a text, also where there is none.
-    if before and not lead and tokens and tokens[0].startswith("▁"):
+    if behind and not lead and tokens and tokens[0].startswith("▁"):
         bare = tokenizer.convert_tokens_to_ids(tokens[0][1:]) if tokens[0] != "▁" else None
         if bare is None and len(tokens) > 1:
             pieces = pieces[1:]
@@ -92,6 +106,8 @@ def encode(
     """
     rows: list[Row] = []
     written: dict[str, list[int]] = {}
+    blanks: dict[str, list[int]] = {}
+    mask, mask_id = ("", None) if causal else (tokenizer.mask_token, tokenizer.mask_token_id)  # slow to ask
     asked = prompts[["prompt", "text", "answer", "masked"]].itertuples(index=False)
     for number, (name, text, answer, masked) in enumerate(asked):
         blank = OBJECT if masked == "object" else SUBJECT
@@ -105,11 +121,11 @@ def encode(
             rows += _causal_rows(tokenizer, number, written[prefix], before, answer, unknown)
         else:
             pieces = answer_pieces(tokenizer, answer, before, unknown)
-            whole = before + tokenizer.mask_token * len(pieces) + after
+            whole = before + mask * len(pieces) + after
             if whole not in written:  # many answers to one question share it
                 written[whole] = tokenizer(whole)["input_ids"]
-            ids = list(written[whole])
-            at = [i for i, token in enumerate(ids) if token == tokenizer.mask_token_id]
+                blanks[whole] = [i for i, token in enumerate(written[whole]) if token == mask_id]
+            ids, at = list(written[whole]), blanks[whole]
             if len(at) != len(pieces):
                 raise DataError(f"prompt {name}: {text!r} holds a mask token of its own.")
             for place, piece in zip(at, pieces, strict=True):
