@@ -46,9 +46,13 @@ PartitionName=all Nodes=$node Default=YES MaxTime=INFINITE State=UP OverSubscrib
 CONF
 finish() {
   scancel --user "$(id -un)" 2>/dev/null
-  for name in slurmd slurmctld; do [ -f "$place/$name.pid" ] && kill "$(cat "$place/$name.pid")" 2>/dev/null; done
-  [ -f "$place/munge/pid" ] && kill "$(cat "$place/munge/pid")" 2>/dev/null
-  sleep 1; rm -f "$conf"
+  local pids=
+  for file in "$place"/slurmd.pid "$place"/slurmctld.pid "$place"/munge/pid; do [ -f "$file" ] && pids="$pids $(cat "$file")"; done
+  kill $pids 2>/dev/null
+  for _ in $(seq 20); do kill -0 $pids 2>/dev/null || break; sleep 0.5; done
+  kill -9 $pids 2>/dev/null
+  pkill -9 slurmstepd  # of a job that did not hear; no other Slurm is here
+  rm -f "$conf"
   [ "${KEEP:-}" ] && echo "logs are left in $place" || rm -rf "$place"
 }
 trap finish EXIT
