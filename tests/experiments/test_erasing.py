@@ -422,7 +422,7 @@ def test_picture_of_erased_relations():
     figure = plots.erased(data, paper, "title")
     left, right = figure.axes
     assert left.get_xlabel() == "perplexity after / before" and left.get_ylabel() == "erased relation"
-    assert [tick.get_text() for tick in left.get_yticklabels()] == [MEAN, "P36", "P19"]
+    assert [tick.get_text() for tick in left.get_yticklabels()] == [MEAN, "P36 capital", "P19 place of birth"]
     lines = [line for line in left.lines if line.get_marker() == "o"]
     assert lines[0].get_xdata() == pytest.approx([1.5, 1.4, 1.3])  # from the lowest place up: mean, P36, P19
     cross = [line for line in left.lines if line.get_marker() == "x"]

@@ -96,8 +96,8 @@ def python(env: Path, *words: str, without: set[str] = frozenset()) -> subproces
     empty = env.parent / "empty"
     empty.mkdir(exist_ok=True)
     site = next(env.glob("lib/python*/site-packages"))
-    gone = f"import sys\nsys.modules.update(dict.fromkeys({sorted(without)}))\n"  # None: an import fails
-    (site / "sitecustomize.py").write_text(gone)
+    gone = f"import sys; sys.modules.update(dict.fromkeys({sorted(without)}))\n"  # None: an import fails
+    (site / "gone.pth").write_text(gone)  # a Python may have a sitecustomize of its own
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KN_RUNS")}
     command = [str(env / "bin" / "python"), *words]
     return subprocess.run(command, cwd=empty, env=kept, capture_output=True, text=True, timeout=300)

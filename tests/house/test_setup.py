@@ -160,7 +160,7 @@ class Place:
         self.python.chmod(0o755)
 
     def __call__(self, *options: str, **more: str) -> subprocess.CompletedProcess:
-        hidden = ("VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONPATH")
+        hidden = ("VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONPATH", "KN_BROWSER")
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         environment |= {"PYTHON": str(self.python)} | more
         command = ["./run_all.sh", *options]
