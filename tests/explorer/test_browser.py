@@ -118,7 +118,7 @@ def wait(page: Any, name: str, text: str) -> None:
 
 
 def click(page: Any, button: str, name: str, text: str) -> None:
-    """Click, and again where the page moved under the mouse: then a click is lost, and a person repeats it."""
+    """Click, and again where the page moved under the mouse: a lost click is repeated, as people do."""
     from playwright.sync_api import TimeoutError as TooLate
 
     for patience in (PATIENCE / 4, PATIENCE / 4, PATIENCE):
