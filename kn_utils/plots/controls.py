@@ -44,7 +44,7 @@ def controls(table: pd.DataFrame, title: str) -> Figure:
     targets, measures, languages = (
         list(dict.fromkeys(table[name])) for name in ("target", "measure", "language")
     )
-    size = (1.2 + 1.5 * max(3, len(languages)) * len(targets) * 0.75, 0.9 + 2.5 * len(measures))
+    size = (1.2 + 1.5 * max(3.5, len(languages)) * len(targets) * 0.75, 0.9 + 2.5 * len(measures))
     shape = (len(measures), len(targets))
     figure, grid = plt.subplots(*shape, figsize=size, sharex=True, sharey=True, squeeze=False)
     kinds = [kind for kind in CONTROLS if kind in set(table["neurons"])]
