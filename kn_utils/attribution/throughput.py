@@ -16,18 +16,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..base import DATA
-from ..data.facts import Facts, read_table
+from ..data.facts import OBJECT
 from ..data.prompts import make_prompts
 from ..model.language_model import LanguageModel
-from ..model.loading import choose_device, load_model
-from ..model.measuring import SHAPES, peak, random_model, timed
+from ..model.measuring import SHAPES, model_to_measure, peak, timed
 from ..store.code import code_version
 from ..store.files import save_json
 from ..store.origin import git_commit
 from .attribute import attribute
 from .batching import Batch, memory_budget
-from .benchmark import PARAREL, machine
+from .benchmark import PARAREL, bundled_facts, machine
 from .settings import ScoreSettings
 from .streaming import score_batch
 
@@ -80,11 +78,9 @@ def _kernel(model: LanguageModel, given: tuple[ScoreSettings, list[Batch]]) -> N
 
 def many_prompts(model: LanguageModel, count: int, language: str = "en") -> pd.DataFrame:
     """So many prompts of the bundled wordings, the same ones again under other names where these end."""
-    names = ("entities", "facts", "templates")
-    data = Facts("mini", **{name: read_table(DATA / "mini" / f"{name}.csv", name) for name in names})
-    prompts = make_prompts(data, language)
+    prompts = make_prompts(bundled_facts(), language)
     if model.causal:
-        prompts = prompts[~prompts["text"].str.startswith("[Y]")]
+        prompts = prompts[~prompts["text"].str.startswith(OBJECT)]
     prompts = prompts.sample(frac=1, random_state=0)
     table = prompts.iloc[np.arange(count) % len(prompts)].reset_index(drop=True)
     table["prompt"] = [f"{name}#{number}" for number, name in enumerate(table["prompt"])]
@@ -104,11 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     add("--steps", type=int, help="points of a fixed rule; default: what the tolerance asks for")
     add("--out", help="write the result as JSON")
     asked = parser.parse_args(arguments)
-    device = choose_device(asked.device)
-    if asked.model in SHAPES:
-        model = random_model(asked.model, device)
-    else:
-        model = load_model(asked.model, device=asked.device)
+    model = model_to_measure(asked.model, asked.device)
     rows = []
     for precision in asked.precision:
         for count in asked.prompts:
@@ -119,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     table["pararel_minutes"] = PARAREL / table["per_second"] / 60
     if asked.out:
-        made = {"rows": table.to_dict("records"), "steps": asked.steps, "machine": machine(device)}
+        made = {"rows": table.to_dict("records"), "steps": asked.steps, "machine": machine(model.device)}
         save_json({**made, "code": code_version(), "commit": git_commit()}, asked.out)
     return table
 

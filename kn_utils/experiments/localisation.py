@@ -19,14 +19,15 @@ import pandas as pd
 import torch
 
 from ..attribution.attribute import attribution_map
-from ..attribution.reading import relation_means
+from ..attribution.reading import CONTENT, RELATION_MEAN, relation_means
 from ..base import StudyError
 from ..checks import ASKED, check_model, check_numbers, check_prompts, check_table
 from ..model.acting import Intervention, Scaling
 from ..model.answers import answers, questions_of
 from ..model.language_model import LanguageModel
 from ..model.typed import typed_answers
-from ..neurons.choose import check_shape, lent, pairs_by_fact
+from ..neurons.choose import best_neurons, check_shape, lent, pairs_by_fact
+from ..statistics.localisation import OWN, UNRELATED
 from .effects import effects_of_operations
 
 #: How many of the strongest neurons are silenced or kept.
@@ -34,10 +35,8 @@ SIZES = (0, *(2**n for n in range(11)))
 #: The same in steps of four.
 FEWER = (0, *SIZES[1::2])
 DEFAULT, RANDOM, ACTIVE, ANOTHER = "default", "random, same layers", "most active", "another answer"
-#: Of another relation's fact with another answer: what AMIG's success rate divides by.
-UNRELATED = "another relation"
 #: Selections that are read with neurons set to a mean as well.
-BY_MEAN = (DEFAULT, "replacement", "relation-mean", "AMIG as released", RANDOM)
+BY_MEAN = (DEFAULT, "replacement", RELATION_MEAN, "AMIG as released", RANDOM)
 #: Points of each path where there is one for every token.
 EACH = 2
 #: Prompts whose whole maps are held at once.
@@ -65,8 +64,8 @@ def selections(model: LanguageModel, **default: Any) -> dict[str, dict[str, Any]
         DEFAULT: default,
         "replacement": {**default, "baseline": "replacement"},
         "replacement-each": {"steps": EACH, **default, "baseline": "replacement-each"},
-        "replacement-content": {**default, "baseline": "replacement-content"},
-        "relation-mean": {**default, "baseline": "relation-mean"},
+        CONTENT: {**default, "baseline": CONTENT},
+        RELATION_MEAN: {**default, "baseline": RELATION_MEAN},
         "AMIG as released": {
             "baseline": "replacement",
             "multiplier": "activation",
@@ -106,7 +105,7 @@ def strongest_first(
     check_model(model)
     check_numbers(k=depth)
     check_prompts(prompts, f"{ASKED} fact relation")
-    if rule.get("baseline") == "relation-mean":  # it looks at all prompts of a relation
+    if rule.get("baseline") == RELATION_MEAN:  # it looks at all prompts of a relation
         parts = [part for _, part in prompts.groupby("relation", sort=False).indices.items()]
     else:
         parts = [
@@ -122,11 +121,11 @@ def strongest_first(
     number, relation = prompts["fact"].value_counts(), prompts.drop_duplicates("fact").set_index("fact")
     tables = []
     for fact, scores in total.items():
-        flat = scores.flatten().numpy()
-        best = np.argsort(-flat, kind="stable")[:depth]
-        layer, neuron = np.divmod(best, scores.shape[1])
-        found = {"fact": fact, "relation": relation.at[fact, "relation"], "layer": layer, "neuron": neuron}
-        tables.append(pd.DataFrame({**found, "score": flat[best] / number[fact]}))
+        best = best_neurons(scores.numpy(), depth)
+        best["score"] /= number[fact]
+        best.insert(0, "relation", relation.at[fact, "relation"])
+        best.insert(0, "fact", fact)
+        tables.append(best)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -289,7 +288,7 @@ def own_and_unrelated(
     """
     check_numbers(k=k)
     first = order.groupby("fact", sort=False).head(k)
-    kinds = {"own": first, UNRELATED: lent(first, prompts, relation="other", answer="other", seed=seed)}
+    kinds = {OWN: first, UNRELATED: lent(first, prompts, relation="other", answer="other", seed=seed)}
     tables = [
         effects_of_operations(model, prompts, table, kind=kind, candidates=candidates, before=before)
         for kind, table in kinds.items()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import ipywidgets as w
 import matplotlib.pyplot as plt
-import pandas as pd
 
 from .. import plots
 from ..base import ROOT
 from ..store.files import file_name
-from ..store.files import written as whole
+from ..store.tables import save_csv
 from .desk import Desk, css_names
 from .editing import edit_of, edited
 from .panels import SHOWN, layers_figure
@@ -57,10 +55,9 @@ class SlidersPanel:
 
     def _all(self, factor: float) -> Callable[[], str | None]:
         def act() -> str | None:
-            kept, self.desk.quiet = self.desk.quiet, True
-            for slider in self.sliders.children:
-                slider.value = factor
-            self.desk.quiet = kept
+            with self.desk.quietly():
+                for slider in self.sliders.children:
+                    slider.value = factor
             return self.act()
 
         return act
@@ -178,16 +175,9 @@ class CodePanel:
         paths = [plots.save(figure, folder, f"{stem}-neurons")]
         plt.close(figure)
         for name, table in desk.tables.items():
-            paths.append(write_csv(table, folder / f"{stem}-{name}.csv"))
+            paths.append(save_csv(table, folder / f"{stem}-{name}.csv"))
         names = ", ".join(path.name for path in paths)
         place = folder.resolve()
         shown = place.relative_to(ROOT) if place.is_relative_to(ROOT) else place
         self.files.value = line(f"In {shown}: {names}.")
         return ""
-
-
-def write_csv(table: pd.DataFrame, path: Path) -> Path:
-    """A table as UTF-8 CSV, written whole or not at all."""
-    with whole(path) as place:
-        table.to_csv(place, index=False, encoding="utf-8")
-    return path

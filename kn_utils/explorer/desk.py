@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets as w
@@ -87,6 +88,15 @@ class Desk:
         self.bar.layout.visibility = "visible" if done < of_all else "hidden"
         if done < of_all:
             self.say(f"{what}: {done} of {of_all}")
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Inside, widgets that are changed call nobody."""
+        kept, self.quiet = self.quiet, True
+        try:
+            yield
+        finally:
+            self.quiet = kept
 
     def guarded(self, act: Callable[[], str | None], place: w.HTML | None = None) -> Callable[..., None]:
         """A handler of events: what goes wrong is one line, in ``place`` or in the status line.

@@ -87,10 +87,9 @@ class AnswersPanel:
         """The picture of layers, and the table of neurons."""
         common = desk.is_common
         self.picture.value = as_png(layers_figure(desk))
-        shared = desk.neurons.merge(desk.common, on=["layer", "neuron"], how="left")["share_y"]
-        columns = {"score": "score", "share": "in wordings", "activation": "activation"}
-        table = desk.neurons.rename(columns=columns)
-        table["other answers"] = shared.to_numpy()
+        shared = desk.common.rename(columns={"share": "other answers"})
+        table = desk.neurons.rename(columns={"share": "in wordings"})
+        table = table.merge(shared, on=["layer", "neuron"], how="left")
         number = len(question.prompts)
         caption = f"The {len(table)} strongest, over {number} wording{'s' * (number != 1)}"
         digits: dict[str, int | str] = {"score": ".2g", "in wordings": 2, "activation": 2, "other answers": 2}
@@ -133,10 +132,9 @@ class NeuronPanel:
             (neuron_name(row.layer, row.neuron), (int(row.layer), int(row.neuron)))
             for row in desk.neurons.itertuples()
         ]
-        kept, desk.quiet = desk.quiet, True
-        self.choice.options = names
-        self.choice.value = names[0][1] if names else None
-        desk.quiet = kept
+        with desk.quietly():
+            self.choice.options = names
+            self.choice.value = names[0][1] if names else None
         for part in (self.written, self.served, self.sentences, self.error):
             part.value = ""
 

@@ -147,12 +147,11 @@ class ExplorerView:
         desk = self.desk
         found = desk.explorer.found(self.search.value, self.language.value, self.relation.value or None)
         shown = found.head(MOST_FOUND)
-        kept, desk.quiet = desk.quiet, True
-        self.results.options = list(zip(shown["label"], shown["fact"], strict=True))
         question = desk.question
         here = question is not None and question.fact in set(shown["fact"])
-        self.results.value = question.fact if here and question is not None else None
-        desk.quiet = kept
+        with desk.quietly():
+            self.results.options = list(zip(shown["label"], shown["fact"], strict=True))
+            self.results.value = question.fact if here and question is not None else None
         return len(found)
 
     def _picked(self) -> str | None:
@@ -203,11 +202,10 @@ class ExplorerView:
     def _show(self) -> None:
         """Every panel anew."""
         desk, question = self.desk, self.desk.question
-        kept, desk.quiet = desk.quiet, True
         texts = [] if question is None else [(text, i) for i, text in enumerate(question.prompts["text"])]
-        self.wording.options = texts
-        self.wording.value = None if question is None else question.number
-        desk.quiet = kept
+        with desk.quietly():
+            self.wording.options = texts
+            self.wording.value = None if question is None else question.number
         for panel in self.panels:
             panel.show(desk)
 

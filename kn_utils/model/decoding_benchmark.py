@@ -18,8 +18,7 @@ from ..base import StudyError
 from ..data.prompts import draw, make_prompts
 from .decoding import decode, frames_of
 from .language_model import LanguageModel
-from .loading import load_model
-from .measuring import SHAPES, peak, random_model
+from .measuring import SHAPES, model_to_measure, peak
 from .slots import banned_pieces
 
 SETTINGS = (
@@ -131,10 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     took = time.perf_counter() - start
     print(f"{asked.dataset}, {asked.language}: {len(every):,} prompts made in {took:.1f} s")
     prompts = one_by_relation(every).head(asked.prompts)
-    if asked.model in SHAPES:
-        model = random_model(asked.model, **({"tokenizer": asked.tokenizer} if asked.tokenizer else {}))
-    else:
-        model = load_model(asked.model)
+    model = model_to_measure(asked.model, tokenizer=asked.tokenizer)
     print(f"{model}, {len(prompts)} prompts, {torch.get_num_threads()} threads; seconds per 1,000 prompts")
     with peak(model.device) as most:
         table = seconds(model, prompts, masks=asked.masks)

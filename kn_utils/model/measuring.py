@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from ..base import DATA
+from ..data.downloads.identity import BUNDLED
 from .language_model import LanguageModel
+from .loading import choose_device, load_model
 
 _SMALL = {"hidden_size": 160, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 768}
 #: Shapes with random weights.
@@ -24,15 +25,15 @@ SHAPES = {
 
 
 def random_model(
-    shape: str, device: torch.device | None = None, tokenizer: str | Path = DATA / "mini" / "model"
+    shape: str, device: torch.device | None = None, tokenizer: str | Path | None = None
 ) -> LanguageModel:
     """A model of one of :data:`SHAPES` with random weights.
 
     Args:
         shape: its name.
         device: where it goes; ``None``: the processor.
-        tokenizer: a folder; that of mBERT itself makes texts as long as mBERT's. The bundled one's ids lie
-            inside every vocabulary.
+        tokenizer: a folder; that of mBERT itself makes texts as long as mBERT's. ``None``: the bundled one,
+            whose ids lie inside every vocabulary.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
@@ -40,8 +41,15 @@ def random_model(
     torch.manual_seed(0)
     auto = AutoModelForCausalLM if kind == "gpt2" else AutoModelForMaskedLM
     model = auto.from_config(AutoConfig.for_model(kind, **changes))
-    pieces = AutoTokenizer.from_pretrained(tokenizer)
+    pieces = AutoTokenizer.from_pretrained(tokenizer or BUNDLED["mini"])
     return LanguageModel(model.to(device or "cpu"), pieces, name=shape)
+
+
+def model_to_measure(name: str, device: str = "auto", tokenizer: str | Path | None = None) -> LanguageModel:
+    """One of :data:`SHAPES` with random weights, or what :func:`kn_utils.load_model` loads by that name."""
+    if name in SHAPES:
+        return random_model(name, choose_device(device), tokenizer)
+    return load_model(name, device=device)
 
 
 def timed(call: Callable[[], Any], device: torch.device) -> float:

@@ -54,10 +54,9 @@ def written_pieces(model: LanguageModel, neurons: Neurons, k: int = 10) -> pd.Da
         up, down = logits.topk(min(k, len(logits))), (-logits).topk(min(k, len(logits)))
         for rank in range(len(up.indices)):
             one = {"layer": layer, "neuron": neuron, "rank": rank + 1}
-            one |= {"raises": _piece(model, up.indices[rank]), "by": float(up.values[rank])}
-            rows.append(
-                one | {"lowers": _piece(model, down.indices[rank]), "by_lower": -float(down.values[rank])}
-            )
+            for moved, by, top, sign in (("raises", "by", up, 1), ("lowers", "by_lower", down, -1)):
+                one |= {moved: shown_piece(model, int(top.indices[rank])), by: sign * float(top.values[rank])}
+            rows.append(one)
     columns = ["layer", "neuron", "rank", "raises", "by", "lowers", "by_lower"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -87,10 +86,6 @@ def slot_logits(model: LanguageModel, neurons: Neurons) -> torch.Tensor:
     finally:
         handle.remove()
     return logits[1:] - logits[0]
-
-
-def _piece(model: LanguageModel, token: torch.Tensor) -> str:
-    return shown_piece(model, int(token))
 
 
 def shown_piece(model: LanguageModel, token: int) -> str:

@@ -59,6 +59,27 @@ def random_neurons(
     return neurons.assign(layer=chosen // width, neuron=chosen % width)
 
 
+def best_neurons(scores: np.ndarray, k: int = 3) -> pd.DataFrame:
+    """The neurons with the highest scores.
+
+    Args:
+        scores: of one prompt, (layer, neuron).
+        k: so many.
+
+    Returns:
+        ``layer, neuron, score``, from high to low; of equals the lower one first.
+
+    Example:
+        >>> best_neurons(np.array([[0.1, 0.0], [0.0, 0.4]]), k=1).to_dict("records")
+        [{'layer': 1, 'neuron': 1, 'score': 0.4}]
+    """
+    check_numbers(k=k)
+    scores = np.asarray(scores)
+    order = np.argsort(-scores, axis=None, kind="stable")[:k]
+    layer, neuron = np.unravel_index(order, scores.shape)
+    return pd.DataFrame({"layer": layer, "neuron": neuron, "score": scores[layer, neuron]})
+
+
 def check_shape(shape: tuple[int, int]) -> tuple[int, int]:
     """The same, or an error where it is no pair of layers and neurons per layer."""
     pair = list(shape) if isinstance(shape, Iterable) else []

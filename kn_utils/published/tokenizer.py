@@ -15,7 +15,8 @@ from ..data.prompts import make_prompts
 from ..data.sources import load_facts
 from ..model.tokenizer_report import shared_spellings, tokenizer_report
 from ..store.code import code_version
-from ..store.files import save_json, written
+from ..store.files import save_json
+from ..store.tables import save_csv
 
 STORED = DATA / "published" / "tokenizer_mbert_cased.csv"
 SPELLINGS = DATA / "published" / "shared_spellings.csv"
@@ -71,8 +72,7 @@ def store(tokenizer: Any, name: str, datasets: dict[str, str]) -> None:
         print(f"{dataset}: {len(facts.facts)} facts, {len(prompts)} prompts")
     for tables, path in ((reports, STORED), (spellings, SPELLINGS)):
         table = pd.concat(tables, ignore_index=True)
-        with written(path) as place:
-            table[["dataset", *table.columns.drop("dataset")]].to_csv(place, index=False, lineterminator="\n")
+        save_csv(table[["dataset", *table.columns.drop("dataset")]], path)
     what = {
         STORED.name: (
             "prompts by what the tokenizer makes of them, as "

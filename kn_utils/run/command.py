@@ -19,7 +19,7 @@ from ..data.sources import DATASETS
 from ..data.sources.own import is_place
 from .joined import NUMBERS
 from .plan import NotebookRun, Refused
-from .runner import Runner, duration, say, shown, stamp
+from .runner import Runner, check_profile, duration, say, shown, stamp
 from .studies import DEFAULTS, Studies, plans
 
 
@@ -151,6 +151,8 @@ def main(argv: list[str] | None = None) -> int:
         plan, asked = read_options(sys.argv[1:] if argv is None else argv)
         plan = plan.resolved()
         plan.check()
+        if asked.profile:
+            check_profile(asked.profile)
         return execute(plan, asked)
     except StudyError as error:
         print(f"run_all.sh: {error}", file=sys.stderr)

@@ -14,7 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..store.files import ArtifactError, written
+from ..store.files import ArtifactError
+from ..store.tables import save_csv
 from .numbers import NAME, VALUES
 
 #: The table's file in a folder of runs.
@@ -60,8 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     except ArtifactError as error:
         print(error, file=sys.stderr)
         return 1
-    with written(out) as place:
-        table.to_csv(place, index=False)
+    save_csv(table, out)
     print(f"{out}: {len(table)} numbers of {table['folder'].nunique()} runs")
     return 0
 

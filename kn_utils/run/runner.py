@@ -10,11 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
 import psutil
+import yaml
 from filelock import FileLock, Timeout
 
 from ..base import ROOT
@@ -25,7 +28,17 @@ from .plan import NotebookRun, Refused
 from .studies import Studies
 
 LITTLE = 2**18  # bytes: a disk with less is full
+#: Executors that are Snakemake's own.
+BUILT_IN = ("local", "dryrun", "touch")
 CALLING_BACK = 60  # seconds that a cluster has to end its jobs
+
+
+def check_profile(folder: Path) -> None:
+    """Refuse a profile whose executor's package is not here."""
+    executor = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")).get("executor", "local")
+    package = f"snakemake-executor-plugin-{executor}"
+    if executor not in BUILT_IN and find_spec(package.replace("-", "_")) is None:
+        raise Refused(f"profile {folder.name} needs a package that is not here: pip install {package}.")
 
 
 class Runner:
@@ -108,7 +121,30 @@ class Runner:
             self.place(job, kind).unlink(missing_ok=True)
         started: dict[NotebookRun, float] = {}
         ended: dict[NotebookRun, str] = {}
-        with attach(self.environment), self.log.open("w", encoding="utf-8") as log:
+        with attach(self.environment), self._snakemake_runs() as process:
+            while True:
+                over = process.poll() is not None
+                for job in (job for job in todo if job not in ended):
+                    running = self.place(job, ".running").exists()
+                    failed = self.place(job, ".failed").exists()
+                    done = not running and stamp(self.place(job)) not in (0, before[job])
+                    if (running or failed or done) and job not in started:
+                        started[job] = time.monotonic()
+                        say(f"[{len(started):>2}/{len(todo)}] {job.label}  started")
+                    if failed or done:
+                        ended[job] = "failed" if failed else "done"
+                        took = duration(time.monotonic() - started[job])
+                        say(f"        {job.label}  {ended[job]} in {took}, {len(todo) - len(ended)} left")
+                if over:
+                    break
+                time.sleep(0.2)
+        # One that was running when snakemake ended has no notebook that says why: its log does.
+        return {job: ended.get(job, "failed" if job in started else "skipped") for job in todo}
+
+    @contextmanager
+    def _snakemake_runs(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Snakemake at work on the plan; what a profile sent elsewhere is called back if need be."""
+        with self.log.open("w", encoding="utf-8") as log:
             process = subprocess.Popen(
                 self.snakemake(),
                 stdout=log,
@@ -117,30 +153,13 @@ class Runner:
                 start_new_session=True,
             )
             try:
-                while True:
-                    over = process.poll() is not None
-                    for job in (job for job in todo if job not in ended):
-                        running = self.place(job, ".running").exists()
-                        failed = self.place(job, ".failed").exists()
-                        done = not running and stamp(self.place(job)) not in (0, before[job])
-                        if (running or failed or done) and job not in started:
-                            started[job] = time.monotonic()
-                            say(f"[{len(started):>2}/{len(todo)}] {job.label}  started")
-                        if failed or done:
-                            ended[job] = "failed" if failed else "done"
-                            took = duration(time.monotonic() - started[job])
-                            say(f"        {job.label}  {ended[job]} in {took}, {len(todo) - len(ended)} left")
-                    if over:
-                        break
-                    time.sleep(0.2)
+                yield process
             except BaseException:
-                if self.profile:  # what runs elsewhere can be called back by snakemake alone
+                if self.profile:  # snakemake alone knows what runs elsewhere
                     process.send_signal(signal.SIGINT)
                     with suppress(subprocess.TimeoutExpired):
                         process.wait(CALLING_BACK)
                 raise
-        # One that was running when snakemake ended has no notebook that says why: its log does.
-        return {job: ended.get(job, "failed" if job in started else "skipped") for job in todo}
 
     def stop(self) -> int:
         """End every process of this folder's run, kernels included; how many there were."""

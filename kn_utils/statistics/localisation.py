@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.integrate import trapezoid
 
 from ..base import StudyError
 from ..neurons.shares import LEAST
@@ -29,6 +30,10 @@ LOGIT = "log-odds of P(answer)"
 #: Measure -> the column of the curves that it is of.
 MEASURES = {PLAIN: "p", TYPED: "typed", LOGIT: "p"}
 WAYS = ("silenced", "kept")
+#: Whose neurons act: the fact's, or those of another relation's fact with another answer.
+OWN, UNRELATED = "own", "another relation"
+#: Operation -> what it does to neurons, in words.
+ACTS = {"suppress": "silenced", "amplify": "amplified"}
 
 
 class AreaError(StudyError):
@@ -59,7 +64,7 @@ def mean_height(values: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     x = steps(sizes)
     if len(x) < 2:
         raise AreaError("an area needs curves of two numbers of neurons or more.")
-    return np.trapezoid(np.asarray(values, dtype=float), x, axis=-1) / (x[-1] - x[0])
+    return trapezoid(np.asarray(values, dtype=float), x, axis=-1) / (x[-1] - x[0])
 
 
 def areas(curves: pd.DataFrame, *, over: str | None = None, seed: int = 0) -> pd.DataFrame:
@@ -194,21 +199,21 @@ def success_rates(effects: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     for name, part in told.groupby("selection", sort=False):
         wide = part.groupby(["fact", "relation", "operation", "neurons"], sort=False)[["relative", "logit"]]
         wide = wide.mean().unstack(["operation", "neurons"]).dropna().sort_index(axis=1)
-        if wide.empty or ("relative", "suppress", "another relation") not in wide:  # there is one relation
+        if wide.empty or ("relative", "suppress", UNRELATED) not in wide:  # there is one relation
             continue
         drawn = draws(wide.index.get_level_values("relation").to_numpy(), seed)
         drawn = np.concatenate([np.ones((1, len(wide))), drawn]) / len(wide)
         rate = np.zeros(len(drawn))
         values: dict[str, np.ndarray] = {}
-        for operation, word in (("suppress", "silenced"), ("amplify", "amplified")):
+        for operation, word in ACTS.items():
             own, unrelated = (
-                drawn @ wide["relative", operation, kind].to_numpy() for kind in ("own", "another relation")
+                drawn @ wide["relative", operation, kind].to_numpy() for kind in (OWN, UNRELATED)
             )
             with np.errstate(divide="ignore", invalid="ignore"):
                 rate = rate + np.abs(own / unrelated)
             values |= {f"relative change, own, {word}": own, f"relative change, unrelated, {word}": unrelated}
             logit = wide["logit", operation]
-            values[f"selectivity, {word}"] = drawn @ (logit["own"] - logit["another relation"]).to_numpy()
+            values[f"selectivity, {word}"] = drawn @ (logit[OWN] - logit[UNRELATED]).to_numpy()
         for measure, found in ({"success rate": rate} | values).items():
             rows.append([measure, name, *with_percentiles(found[0], found[1:], len(wide)).values()])
     return pd.DataFrame(rows, columns=["measure", "selection", *COLUMNS])
@@ -230,11 +235,11 @@ def selectivity_gained(effects: pd.DataFrame, over: str, *, seed: int = 0) -> pd
     keys = ["operation", "selection", "fact", "relation"]
     wide = effects.assign(_logit=logit).groupby([*keys, "neurons"], sort=False)["_logit"].mean()
     wide = wide.unstack("neurons").dropna()
-    if "another relation" not in wide:
+    if UNRELATED not in wide:
         return pd.DataFrame(columns=["measure", "selection", *COLUMNS])
-    each = wide["own"] - wide["another relation"]
+    each = wide[OWN] - wide[UNRELATED]
     rows = []
-    for operation, word in (("suppress", "silenced"), ("amplify", "amplified")):
+    for operation, word in ACTS.items():
         here = each.loc[operation]
         for name in dict.fromkeys(effects["selection"]):
             if name == over:

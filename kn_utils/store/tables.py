@@ -35,6 +35,13 @@ def save_table(table: pd.DataFrame, path: str | Path, origin: dict[str, Any] | N
     return path
 
 
+def save_csv(table: pd.DataFrame, path: Path) -> Path:
+    """Write a table as CSV for people and other programs: UTF-8, whole or not at all."""
+    with written(path) as place:
+        table.to_csv(place, index=False, encoding="utf-8", lineterminator="\n")
+    return path
+
+
 def load_table(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A stored table and its origin.
 

@@ -10,8 +10,9 @@ from conftest import make_model
 
 from kn_utils import ask, make_prompts, suppress
 from kn_utils.checks import ParameterError
-from kn_utils.experiments.worked import before_and_silenced, best_neurons, with_writing
+from kn_utils.experiments.worked import before_and_silenced, with_writing
 from kn_utils.model.written import slot_logits
+from kn_utils.neurons.choose import best_neurons
 
 
 def test_best_neurons_are_those_of_the_sorted_scores():

@@ -33,6 +33,13 @@ def read(widget) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", shown)).split())
 
 
+def test_widgets_are_heard_again_after_an_error_inside_quietly(view):
+    with pytest.raises(ValueError, match="odd"), view.desk.quietly():
+        assert view.desk.quiet
+        raise ValueError("odd")
+    assert not view.desk.quiet
+
+
 def test_a_search_fills_the_list_and_a_choice_asks(view):
     view.search.value = "日本 capital"
     assert view.results.options == (("Japan, capital: Tokyo", JAPAN),)

@@ -313,6 +313,19 @@ def test_a_profile_says_how_many_run_and_where(place, tmp_path):
     assert asked.jobs == 3
 
 
+def test_a_profile_whose_executor_is_not_here_is_one_line(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest's own stay
+    own = tmp_path / "moon"
+    own.mkdir()
+    (own / "config.yaml").write_text("executor: moon-base\njobs: 2\n")
+    assert main(place.command("--profile", str(own), "--notebooks", "01")[3:]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.splitlines() == [
+        "run_all.sh: profile moon needs a package that is not here: pip install "
+        "snakemake-executor-plugin-moon-base."
+    ]
+
+
 def test_every_bundled_profile_says_what_runs(place):
     names = sorted(path.parent.name for path in (ROOT / "profiles").glob("*/config.yaml"))
     assert names == ["kubernetes", "multi_gpu", "slurm"]
