@@ -132,11 +132,6 @@ part() {
   if "$@"; then results+=("passed  $name ($((SECONDS - start)) s)"); else results+=("FAILED  $name ($((SECONDS - start)) s)"); status=1; fi
 }
 
-# Alone, since a page waits for a kernel that others keep busy; and once more where a click was lost all the same.
-in_browser() {
-  python -m pytest -q tests/explorer/test_browser.py || python -m pytest -q tests/explorer/test_browser.py
-}
-
 run_tests() {
   export HF_HUB_DISABLE_PROGRESS_BARS=1 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PREFER_ENV_PATH=1
   part "rules of style (ruff)" python -m ruff check .
@@ -144,9 +139,7 @@ run_tests() {
   part "types (mypy)" python -m mypy
   part "pages (mkdocs)" build_docs
   # The files that take longest come first, so that neither of the two processes is left alone with one.
-  part "pytest" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-    --ignore tests/explorer/test_browser.py tests/house tests/faults tests
-  [ "${KN_BROWSER:-0}" = 1 ] && part "explorer in a browser" in_browser
+  part "pytest" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/house tests/faults tests
   part "notebooks against their stored outputs (nbval)" env OMP_NUM_THREADS=1 PYTHONPATH="tests${PYTHONPATH:+:$PYTHONPATH}" \
     python -m pytest -p one_kernel_at_a_time -n 2 --dist loadfile --nbval \
     --nbval-current-env --nbval-cell-timeout 1200 --nbval-kernel-startup-timeout 180 \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import ipywidgets as w
@@ -49,7 +50,7 @@ class Desk:
         self.status = w.HTML(line("Pick a fact, or type one."))
         css_names(status=self.status)
         self.bar = w.IntProgress(min=0, layout=w.Layout(width="260px", visibility="hidden"))
-        self.quiet = False
+        self.quiet, self.lock = False, RLock()
         self.clear()
 
     def clear(self) -> None:
@@ -101,29 +102,34 @@ class Desk:
     def guarded(self, act: Callable[[], str | None], place: w.HTML | None = None) -> Callable[..., None]:
         """A handler of events: what goes wrong is one line, in ``place`` or in the status line.
 
+        Events may come in several threads (:mod:`kn_utils.explorer.alone`); one is handled after the other.
+
         Args:
             act: does the work and gives what is to be said when it is done; ``None``: nothing new.
             place: where errors are said; ``None``: the status line.
         """
 
         def handler(*_: Any) -> None:
-            if self.quiet:
-                return
-            if place is not None:
-                place.value = ""
-            try:
-                told = act()
-            except StudyError as error:
-                told = None
-                (place or self.status).value = line(str(error), "error")
-            except Exception as error:  # a person at a widget sees one line, whatever happened
-                told = None
-                (place or self.status).value = line(f"{type(error).__name__}: {error}", "error")
-            finally:
-                self.bar.layout.visibility = "hidden"
-            if told is not None:
-                self.say(told)
-            elif place is not None and place.value:
-                self.say("")
+            with self.lock:
+                if not self.quiet:
+                    self._handle(act, place)
 
         return handler
+
+    def _handle(self, act: Callable[[], str | None], place: w.HTML | None) -> None:
+        if place is not None:
+            place.value = ""
+        try:
+            told = act()
+        except StudyError as error:
+            told = None
+            (place or self.status).value = line(str(error), "error")
+        except Exception as error:  # a person at a widget sees one line, whatever happened
+            told = None
+            (place or self.status).value = line(f"{type(error).__name__}: {error}", "error")
+        finally:
+            self.bar.layout.visibility = "hidden"
+        if told is not None:
+            self.say(told)
+        elif place is not None and place.value:
+            self.say("")

@@ -69,20 +69,21 @@ def edited(
         raise QuestionError("choose a new answer that is not the old one.")
     if neurons.empty:
         raise QuestionError("choose neurons to edit.")
-    model, asked = explorer.model, question.asked
-    wanted = asked.assign(answer=new)
-    request = Request(as_pairs(neurons), question.answer, new, questions_of(model, wanted)[0])
-    (change,) = edit.changes(model, [request])
-    parts = {OLD: asked, NEW: wanted, **_around(explorer, question)}
-    prompts = pd.concat([part.assign(where=where) for where, part in parts.items()], ignore_index=True)
-    mine = prompts["where"].isin([OLD, NEW, WORDINGS])
-    right = prompts["answer"].mask(prompts["where"] == NEW, question.answer)
-    rivals = [
-        competitors(prompts.assign(answer=right).iloc[[row]], explorer.every) for row in range(len(right))
-    ]
-    names = [sorted({*own, new}) if asks else own for own, asks in zip(rivals, mine, strict=True)]
-    before = typed_answers(model, prompts, names, progress=False)
-    after = typed_answers(model, prompts, names, [change] * len(prompts), progress=False)
+    with explorer.lock:
+        model, asked = explorer.model, question.asked
+        wanted = asked.assign(answer=new)
+        request = Request(as_pairs(neurons), question.answer, new, questions_of(model, wanted)[0])
+        (change,) = edit.changes(model, [request])
+        parts = {OLD: asked, NEW: wanted, **_around(explorer, question)}
+        prompts = pd.concat([part.assign(where=where) for where, part in parts.items()], ignore_index=True)
+        mine = prompts["where"].isin([OLD, NEW, WORDINGS])
+        right = prompts["answer"].mask(prompts["where"] == NEW, question.answer)
+        rivals = [
+            competitors(prompts.assign(answer=right).iloc[[row]], explorer.every) for row in range(len(right))
+        ]
+        names = [sorted({*own, new}) if asks else own for own, asks in zip(rivals, mine, strict=True)]
+        before = typed_answers(model, prompts, names, progress=False)
+        after = typed_answers(model, prompts, names, [change] * len(prompts), progress=False)
     rows = pd.DataFrame(
         {
             "where": prompts["where"],

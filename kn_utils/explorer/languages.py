@@ -63,7 +63,8 @@ def side_by_side(
             absent[language] = str(error)
             continue
         bag = question.prompts.head(EACH_LANGUAGE)
-        told = typed_answers(explorer.model, question.asked, [question.candidates], progress=False)
+        with explorer.lock:
+            told = typed_answers(explorer.model, question.asked, [question.candidates], progress=False)
         rows.append({"language": language, "text": question.text, "answer": question.answer, **told.iloc[0]})
         sets[language] = strongest(explorer.scores(bag), bag, None, None, k)
     if not sets:

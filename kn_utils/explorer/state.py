@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
+from threading import RLock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ from ..neurons.refine import above_threshold
 from ..run.parameters import StudyParameters
 from ..run.studies import DEFAULTS
 from ..study import Study
+from .alone import one_at_a_time
 from .question import Question, of_fact, of_text, search, search_index
 
 #: (done, of all, what): told while something takes long.
@@ -71,8 +73,9 @@ class Answers(NamedTuple):
     typed: pd.DataFrame
 
 
+@one_at_a_time
 class Explorer:
-    """One model and data set, looked at question by question.
+    """One model and data set, looked at question by question; by one thread at a time.
 
     Example:
         >>> from kn_utils import StudyParameters
@@ -85,7 +88,7 @@ class Explorer:
     """
 
     def __init__(self, parameters: StudyParameters) -> None:
-        self.study = Study(parameters)
+        self.study, self.lock = Study(parameters), RLock()
         self.facts = self.study.everything
         self._scores: dict[str, pd.DataFrame] = {}
         self._others: dict[tuple[str, str | None], pd.DataFrame] = {}
@@ -111,10 +114,6 @@ class Explorer:
     @cached_property
     def _index(self) -> pd.DataFrame:
         return search_index(self.facts)
-
-    @cached_property
-    def _objects(self) -> pd.Series:
-        return self.facts.facts.set_index("fact")["object"]
 
     def found(self, typed: str, language: str, relation: str | None = None) -> pd.DataFrame:
         """Facts that hold what was typed, in any language: ``fact, label`` (in words of ``language``)."""
@@ -248,7 +247,7 @@ class Explorer:
                 scores = self.scores(asked, progress, f"other facts, {name}")
                 if len(asked):
                     sets[name] = strongest(scores, asked, None, None, k)
-            self._common[key] = generic_by_relation(sets, self._objects)
+            self._common[key] = generic_by_relation(sets, self.facts.facts.set_index("fact")["object"])
         return self._common[key]
 
     def shared_by_most(self, question: Question, k: int = 5, progress: Progress = silent) -> pd.DataFrame:

@@ -221,13 +221,15 @@ class ExplorerView:
 
     def ask_fact(self, fact: str) -> ExplorerView:
         """Ask for a fact of the data set, as if it were picked."""
-        self._put(self.desk.explorer.ask_fact(fact, self.language.value))
-        self._offer()
+        with self.desk.lock:
+            self.desk.say(self._put(self.desk.explorer.ask_fact(fact, self.language.value)))
+            self._offer()
         return self
 
     def figure(self) -> Figure:
         """The picture of layers of the question on the table."""
-        return layers_figure(self.desk)
+        with self.desk.lock:
+            return layers_figure(self.desk)
 
     def static(self) -> str:
         """The answers as HTML that needs no kernel."""

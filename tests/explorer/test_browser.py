@@ -117,19 +117,6 @@ def wait(page: Any, name: str, text: str) -> None:
     page.locator(f".kn-{name}", has_text=text).wait_for()
 
 
-def click(page: Any, button: str, name: str, text: str) -> None:
-    """Click, and again where the page moved under the mouse: a lost click is repeated, as people do."""
-    from playwright.sync_api import TimeoutError as TooLate
-
-    for patience in (PATIENCE / 4, PATIENCE / 4, PATIENCE):
-        page.locator(f"button.kn-{button}").click()
-        try:
-            return page.locator(f".kn-{name}", has_text=text).wait_for(timeout=1000 * patience)
-        except TooLate:
-            if patience == PATIENCE:
-                raise
-
-
 def tab(page: Any, title: str) -> None:
     page.locator(".kn-tabs").get_by_role("tab", name=title, exact=True).click()
 
@@ -157,7 +144,8 @@ def test_in_jupyterlab_facts_are_picked_typed_and_acted_on(browser, place):
         shot(page, "lab-answers")
 
         tab(page, "Sliders")
-        click(page, "silence", "status", "after")
+        page.locator("button.kn-silence").click()
+        wait(page, "status", "after")
         before, after = map(float, re.findall(r"([\d.]+) (?:before|after)", text_of(page, "status"))[:2])
         assert before == float(told[1]) and after < 0.7 * before
         assert "P before P after Tokyo" in text_of(page, "typed-after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from kn_utils import (
 from kn_utils.base import ROOT
 from kn_utils.data.prompts import from_texts
 from kn_utils.data.words import in_words, labels_in
+from kn_utils.explorer import state
 from kn_utils.explorer.editing import NEW, OLD, OTHER, SAME, edit_of, edited
 from kn_utils.explorer.languages import side_by_side
 from kn_utils.explorer.program import program
@@ -46,6 +48,34 @@ def every() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def question(explorer):
     return explorer.ask_fact(FRANCE, "en")
+
+
+def test_two_threads_do_not_see_each_others_silenced_neurons(explorer, question, monkeypatch):
+    plain = explorer.answers(question)
+    silent = {tuple(pair): 0.0 for pair in explorer.neurons(question)[["layer", "neuron"]].to_numpy()}
+    ask, inside, go, found = state.typed_distribution, threading.Event(), threading.Event(), {}
+
+    def held(*given):
+        if not inside.is_set():  # the first to come, its neurons silenced, waits here
+            inside.set()
+            assert go.wait(20)
+        return ask(*given)
+
+    def answer(name, factors):
+        found[name] = explorer.answers(question, factors)
+
+    monkeypatch.setattr(state, "typed_distribution", held)
+    threads = [threading.Thread(target=answer, args=one) for one in (("silent", silent), ("plain", None))]
+    threads[0].start()
+    assert inside.wait(20)
+    threads[1].start()
+    threads[1].join(0.5)
+    assert "plain" not in found, "it did not wait"
+    go.set()
+    for thread in threads:
+        thread.join(20)
+    pd.testing.assert_series_equal(found["plain"].row, plain.row)
+    assert found["silent"].row["probability"] < 0.7 * plain.row["probability"]
 
 
 def test_state_needs_no_widgets():

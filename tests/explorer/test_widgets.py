@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import threading
 from pathlib import Path
 
 import pandas as pd
@@ -31,6 +32,43 @@ def read(widget) -> str:
     """What a person reads in a widget of HTML."""
     shown = re.sub(r"<style.*?</style>", " ", widget.value, flags=re.S)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", shown)).split())
+
+
+def test_of_events_in_two_threads_the_later_one_is_handled_later_and_has_the_last_word(view):
+    """JupyterLab hands events over in threads: a click while a fact is being asked was done, then unsaid."""
+    done, first_is_at_work, go = [], threading.Event(), threading.Event()
+
+    def slow() -> str:
+        first_is_at_work.set()
+        assert go.wait(20)
+        done.append("first")
+        return "first"
+
+    def quick() -> str:
+        done.append("second")
+        return "second"
+
+    first, second = (threading.Thread(target=view.desk.guarded(act)) for act in (slow, quick))
+    first.start()
+    assert first_is_at_work.wait(20)
+    second.start()
+    second.join(0.3)
+    assert done == [], "the second did not wait"
+    go.set()
+    first.join(20)
+    second.join(20)
+    assert done == ["first", "second"] and read(view.desk.status) == "second"
+
+
+def test_a_change_inside_quietly_keeps_no_other_threads_event_from_being_heard(view):
+    heard, other = [], None
+    with view.desk.lock, view.desk.quietly():
+        other = threading.Thread(target=view.desk.guarded(lambda: heard.append("click")))
+        other.start()
+        other.join(0.3)
+        assert heard == []
+    other.join(20)
+    assert heard == ["click"]
 
 
 def test_widgets_are_heard_again_after_an_error_inside_quietly(view):
