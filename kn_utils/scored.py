@@ -114,9 +114,9 @@ class Scores(Asks):
         return prompts[competes].reset_index(drop=True)
 
     def _scores_by_language(
-        self, prompts: pd.DataFrame, target: str | None
+        self, prompts: pd.DataFrame, target: str | None, method: str = "integrated-gradients"
     ) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
         """Each language of these prompts, their scores there, and those of the prompts that have scores."""
         for language, own in prompts.groupby("language", sort=False):
-            asked = self._scored(own.reset_index(drop=True), "integrated-gradients", target)
-            yield str(language), self.scores(str(language), prompts=asked, target=target), asked
+            asked = self._scored(own.reset_index(drop=True), method, target)
+            yield str(language), self.scores(str(language), method, asked, target=target), asked

@@ -135,12 +135,19 @@ class Study(Scores):
         held = [draw(second, seed=self.parameters.seed) for _, second in halves if len(second)]
         return found, pd.concat([*held, found.iloc[:0]], ignore_index=True)
 
-    def ranked(self, prompts: pd.DataFrame, *, target: str | None = None, k: int = DEPTH) -> pd.DataFrame:
+    def ranked(
+        self,
+        prompts: pd.DataFrame,
+        *,
+        target: str | None = None,
+        method: str = "integrated-gradients",
+        k: int = DEPTH,
+    ) -> pd.DataFrame:
         """Each fact's ``k`` strongest neurons in every language of these prompts, as far as it has so many.
 
         Args:
             prompts: those that find them, of any languages.
-            target: as :meth:`score_tables` takes it.
+            target, method: as :meth:`score_tables` takes them.
             k: at most so many for a fact and language.
 
         Returns:
@@ -148,7 +155,7 @@ class Study(Scores):
         """
         parts = [
             strongest(scores, asked, None, None, k).assign(language=language)
-            for language, scores, asked in self._scores_by_language(prompts, target)
+            for language, scores, asked in self._scores_by_language(prompts, target, method)
         ]
         found = pd.concat(parts, ignore_index=True)
         return found[["language", *(name for name in found.columns if name != "language")]]

@@ -3,7 +3,8 @@
 The papers call scaling activations in two languages "cross-lingual editing". Here value slots are edited
 (:class:`kn_utils.model.edits.ValueEdit`, following the sign of the activation), in view of the source
 languages' prompts and with their names of the old and the new answer, and the new answer is asked for in a
-language that had no part in it. What it costs is read there, too; comparisons at one cost are
+language that had no part in it. For reference the same slots are trained in view of the same prompts
+(:class:`kn_utils.model.edits.FineTune`). What it costs is read there, too; comparisons at one cost are
 :mod:`kn_utils.statistics.edit_costs`.
 """
 
@@ -16,20 +17,23 @@ import numpy as np
 import pandas as pd
 
 from ..model.answers import questions_of
-from ..model.edits import PUBLISHED, Request, ValueEdit
+from ..model.edits import PUBLISHED, FineTune, Request, ValueEdit, length_of_move
 from ..model.hooks import SlotChange
 from ..model.language_model import LanguageModel
 from ..model.typed import candidates_of, typed_answers
 from ..neurons.language_independent import best_first, most_held
 from ..statistics.controls import spelling
 from .controls import RANDOM
-from .cross_lingual import CrossLingualError, OtherFacts, drawn_like, lists_of
+from .cross_lingual import CrossLingualError, OtherFacts, drawn_like
 from .effects import TOLD, TOLD_AMONG
+from .language_sources import lists_of
 
 OWN_LANGUAGE, ONE_OTHER, SEVERAL = "the same language", "one other language", "several other languages"
-LENT, CHANCE = "several other languages, another answer's", f"several other languages, {RANDOM}"
+LENT, CHANCE = f"{SEVERAL}, another answer's", f"{SEVERAL}, {RANDOM}"
+#: The same slots trained on the same questions: the best that they can do.
+TRAINED = {OWN_LANGUAGE: f"{OWN_LANGUAGE}, trained", SEVERAL: f"{SEVERAL}, trained"}
 #: Whose neurons are edited.
-EDITED = (OWN_LANGUAGE, ONE_OTHER, SEVERAL, LENT, CHANCE)
+EDITED = (OWN_LANGUAGE, TRAINED[OWN_LANGUAGE], ONE_OTHER, SEVERAL, TRAINED[SEVERAL], LENT, CHANCE)
 #: What is asked: the fact for its new answer, another fact for the same one, other facts for their own.
 FACT, ANOTHER_FACT, SAME_RELATION = "the fact", "another fact", "same relation"
 
@@ -69,7 +73,7 @@ def edited_across(
         asked: prompts of all facts, one per fact and language: who is asked what an edit costs.
         every: prompts that candidates are taken from.
         forces: lengths added along the new answer, in units of each slot's length; an eighth of that is
-            taken away along the old one, as published.
+            taken away along the old one, as published. A trained move is drawn out or cut to as many lengths.
         k: neurons that are edited.
         others: facts of the relation that are asked for their own answer.
         seed: of other facts, other languages and random neurons.
@@ -82,9 +86,8 @@ def edited_across(
     Raises:
         CrossLingualError: no fact can be edited from another language.
     """
-    questions, acting, labels = [], [], []
+    planned: list[tuple[pd.DataFrame, str, _Way]] = []
     lent = OtherFacts(facts, seed)
-    edit = ValueEdit(PUBLISHED.l1 / PUBLISHED.l2, 1.0, signed=True)
     by_language = {str(name): best_first(own) for name, own in found.groupby("language", sort=False)}
     for language in changes["language"].unique():
         here = changes[changes["language"] == language]
@@ -93,15 +96,18 @@ def edited_across(
             ways = list(_ways(row, changes, by_language, lent, model.n_neurons, k, seed))
             if not any(way.source == SEVERAL for way in ways):
                 continue
-            moves = _moves(model, edit, ways)
             put = _questions(row, around, facts, others, seed)
-            for way, move in zip(ways, moves, strict=True):
-                for force in forces:
-                    questions.append(put)
-                    acting += [SlotChange(move.neurons, force * move.added)] * len(put)
-                    labels += [(row.fact, way.source, float(force))] * len(put)
-    if not questions:
+            planned += [(put, row.fact, way) for way in ways]
+    if not planned:
         raise CrossLingualError("no fact can be edited from two other languages; ask for more facts.")
+    questions, acting, labels = [], [], []
+    for (put, fact, way), move in zip(planned, _moves(model, [way for *_, way in planned]), strict=True):
+        if move is None:
+            continue
+        for force in forces:
+            questions.append(put)
+            acting += [SlotChange(move.neurons, force * move.added)] * len(put)
+            labels += [(fact, way.source, float(force))] * len(put)
     table = pd.concat(questions, ignore_index=True)
     head = pd.DataFrame(labels, columns=["edited", "source", "force"])
     return _asked(model, table, head, acting, every)
@@ -132,7 +138,7 @@ def _ways(
     fits = [name for name in unlike if len(lists[name]) >= k]
     own = lists.get(language, nothing)
     if len(own) >= k:
-        yield _Way(OWN_LANGUAGE, own[:k], mine[mine["language"] == language])
+        yield from _both(OWN_LANGUAGE, own[:k], mine[mine["language"] == language])
     if fits:
         one = fits[random.integers(len(fits))]
         yield _Way(ONE_OTHER, lists[one][:k], mine[mine["language"] == one])
@@ -140,7 +146,7 @@ def _ways(
         seen = mine[mine["language"].isin(fits)]
         tables = {name: by_language[name] for name in fits}
         several = lists_of(most_held({n: t[t["fact"] == fact] for n, t in tables.items()}, k))[fact][:k]
-        yield _Way(SEVERAL, several, seen)
+        yield from _both(SEVERAL, several, seen)
         for other in lent.of(fact, "same", "other"):
             theirs = {n: t[t["fact"] == other] for n, t in tables.items()}
             theirs = {n: t for n, t in theirs.items() if len(t)}
@@ -151,14 +157,32 @@ def _ways(
         yield _Way(CHANCE, drawn_like(several, width, random), seen)
 
 
-def _moves(model: LanguageModel, edit: ValueEdit, ways: Sequence[_Way]) -> list[SlotChange]:
-    """What each way adds to its slots at force 1; names of several languages count as their mean."""
+def _both(source: str, neurons: np.ndarray, seen: pd.DataFrame) -> Iterator[_Way]:
+    """The published edit, and the trained one, of the same slots."""
+    yield _Way(source, neurons, seen)
+    yield _Way(TRAINED[source], neurons, seen)
+
+
+def _moves(model: LanguageModel, ways: Sequence[_Way]) -> list[SlotChange | None]:
+    """What each way adds to its slots at force 1; names of several languages count as their mean.
+
+    Training that has nothing to teach moves nothing, and is none.
+    """
     requests = []
     for way in ways:
         rows = [row for one in questions_of(model, way.seen.assign(answer=way.seen["new"])) for row in one]
         old, new = (way.seen[name].tolist() for name in ("answer", "new"))
         requests.append(Request(way.neurons, old, new, rows))
-    return edit.changes(model, requests)
+    trained = [way.source in TRAINED.values() for way in ways]
+    published = ValueEdit(PUBLISHED.l1 / PUBLISHED.l2, 1.0, signed=True)
+    made: list[SlotChange | None] = [None] * len(ways)
+    for edit, whose in ((published, False), (FineTune(), True)):
+        at = [i for i, one in enumerate(trained) if one == whose]
+        for i, move in zip(at, edit.changes(model, [requests[i] for i in at]), strict=True):
+            length = length_of_move(model, move) if whose else 1.0
+            if length > 0:
+                made[i] = SlotChange(move.neurons, move.added / length)
+    return made
 
 
 def _questions(

@@ -56,6 +56,22 @@ def effects_beyond(
     return pd.concat(tables, ignore_index=True)[["measure", *by, *COLUMNS]]
 
 
+def beyond_each(
+    effects: pd.DataFrame, by: Sequence[str], others: Sequence[str], *, seed: int = 0
+) -> pd.DataFrame:
+    """The logit effects of :func:`effects_beyond` each of several sets: ``over, measure, *by, ...``.
+
+    Sets that no prompt has are left out.
+    """
+    tables = [
+        effects_beyond(effects, by, over=other, seed=seed).assign(over=other)
+        for other in others
+        if (effects["neurons"] == other).any()
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    return table[table["measure"].isin(LOGITS)][["over", "measure", *by, *COLUMNS]]
+
+
 def paired(effects: pd.DataFrame, by: Sequence[str], *, over: str = "another answer") -> pd.DataFrame:
     """Logit effects of own sets less those of another fact's, prompt by prompt.
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import make_model
 
 from kn_utils.experiments import cross_lingual as cross
 from kn_utils.experiments import edits_across as abroad
+from kn_utils.experiments import language_sources as sources
+from kn_utils.model import edits
 from kn_utils.model.activity import TextsError, active_shares, as_arrays
 from kn_utils.model.answers import answers, questions_of
-from kn_utils.model.edits import Request, ValueEdit
+from kn_utils.model.edits import FineTune, Request, ValueEdit, length_of_move
 from kn_utils.model.hooks import SlotChange, read_at
 from kn_utils.model.interventions import amplify
 from kn_utils.model.rows import Row
@@ -49,35 +54,35 @@ def world(prompts) -> dict[str, pd.DataFrame]:
 
 def test_sources_of_neurons_and_who_is_left_out(world):
     found, every = world["found"], world["every"]
-    made = cross.sources_for(found, "en", every, k=2)
+    made = sources.sources_for(found, "en", every, k=2)
     fact = world["asked"]["fact"][1]
-    first = made[cross.INDEPENDENT].held(fact, fact)[0].tolist()
+    first = made[sources.INDEPENDENT].held(fact, fact)[0].tolist()
     assert first == [0, 6]  # what Dutch and Japanese share
-    assert set(made) == {"en", "nl", "ja", "ko", *cross.SOURCES}
+    assert set(made) == {"en", "nl", "ja", "ko", *sources.SOURCES}
     assert made["ko"].written[fact] == "alike" and made["nl"].written[fact] == "differently"
     own = found[(found["fact"] == fact) & (found["language"] == "en")].head(2)[["layer", "neuron"]].to_numpy()
     assert made["en"].held(fact, fact)[:2].tolist() == own.tolist()
     # the target's own neurons, and those of a language that writes alike, are in no set of others
     changed = found.copy()
     changed.loc[changed["language"].isin(["en", "ko"]), "neuron"] += 5
-    again = cross.sources_for(changed, "en", every, k=2)
-    for name in (cross.INDEPENDENT, cross.GRADED, cross.TOGETHER, cross.AS_MANY):
+    again = sources.sources_for(changed, "en", every, k=2)
+    for name in (sources.INDEPENDENT, sources.GRADED, sources.TOGETHER, sources.AS_MANY):
         assert made[name].size == again[name].size, name
         assert made[name].held(fact, fact).tolist() == again[name].held(fact, fact).tolist(), name
-    assert made[cross.ANY_SPELLING].written[fact] == "alike"
+    assert made[sources.ANY_SPELLING].written[fact] == "alike"
     assert (
-        again[cross.ANY_SPELLING].held(fact, fact).tolist()
-        != made[cross.ANY_SPELLING].held(fact, fact).tolist()
+        again[sources.ANY_SPELLING].held(fact, fact).tolist()
+        != made[sources.ANY_SPELLING].held(fact, fact).tolist()
     )
-    assert made[cross.TOGETHER].size[fact] == cross.WIDE * 2 == made[cross.AS_WIDE].size[fact]
-    assert made[cross.AS_MANY].size == made[cross.INDEPENDENT].size == made[cross.SAME_AS_MANY].size
+    assert made[sources.TOGETHER].size[fact] == sources.WIDE * 2 == made[sources.AS_WIDE].size[fact]
+    assert made[sources.AS_MANY].size == made[sources.INDEPENDENT].size == made[sources.SAME_AS_MANY].size
 
 
 def test_a_fact_of_one_other_language_has_no_neurons_of_several(world):
     found = world["found"]
     alone = found[found["language"].isin(["en", "nl"])]
-    made = cross.sources_for(alone, "en", world["every"], k=2)
-    for name in (cross.INDEPENDENT, cross.GRADED, cross.TOGETHER):
+    made = sources.sources_for(alone, "en", world["every"], k=2)
+    for name in (sources.INDEPENDENT, sources.GRADED, sources.TOGETHER):
         assert not made[name].size, name
     with pytest.raises(cross.CrossLingualError, match="no prompt has neurons"):
         cross.silenced_across(
@@ -86,7 +91,7 @@ def test_a_fact_of_one_other_language_has_no_neurons_of_several(world):
             alone,
             world["facts"],
             world["every"],
-            sources=[cross.INDEPENDENT],
+            sources=[sources.INDEPENDENT],
         )
 
 
@@ -97,11 +102,11 @@ def test_every_row_against_doing_it_by_hand(world, kind):
         {"relation": "P36", "layer": [0, 1, 2], "neuron": [41, 42, 43], "share": [0.9, 0.8, 0.7]}
     )
     table = cross.silenced_across(
-        model, asked, world["found"], world["facts"], world["every"], generic=generic, k=2
+        model, asked, world["found"], world["facts"], world["every"], more={"generic": generic}, k=2
     )
     names = candidates_of(asked, world["every"])
     before = typed_answers(model, asked, names).set_index("prompt")
-    made = cross.sources_for(world["found"], "en", world["every"], k=2)
+    made = sources.sources_for(world["found"], "en", world["every"], k=2)
     donors = cross.OtherFacts(world["facts"], 0)
     checked = 0
     for row in table.itertuples():
@@ -125,7 +130,45 @@ def test_every_row_against_doing_it_by_hand(world, kind):
     pairs = table.groupby(["prompt", "source"])["size"].nunique()
     assert (pairs == 1).all()  # what is compared has one size
     random = table[table["neurons"] == "random, same layers"]
-    assert len(random) == 3 and (random["source"] == cross.INDEPENDENT).all()
+    assert len(random) == 3 and (random["source"] == sources.INDEPENDENT).all()
+
+
+def test_what_independent_neurons_are_compared_with(world):
+    """The relation's: those of most other answers, the fact's own left out; the most active, chosen alike."""
+    found, every, facts = world["found"], world["every"], world["facts"]
+    fact, *rest = world["asked"]["fact"]
+    planted = pd.DataFrame(
+        [
+            (language, owner, "P36", 1, neuron, 2.0)
+            for language in ("nl", "ja")
+            for owner, neuron in [(rest[0], 45), (rest[1], 45), (rest[0], 5)]
+        ],
+        columns=found.columns,
+    )
+    active = found.assign(neuron=found["neuron"].where(found["fact"] != fact, 47 - found["neuron"]))
+    made = sources.sources_for(pd.concat([planted, found], ignore_index=True), "en", every, k=3)
+    source = made[sources.INDEPENDENT]
+    compared = cross._Compared(cross.OtherFacts(facts, 0), 48, 0)
+    compared.active = sources.agreed_on(active, "en", every, k=3)
+    sets = dict(compared.sets(sources.INDEPENDENT, source, fact, "P36"))
+    size = source.size[fact]
+    own = set(map(tuple, sets["own"].tolist()))
+    counts: dict[tuple[int, int], int] = {}
+    for other in rest:
+        for pair in map(tuple, source.held(other, other)[: source.size[other]].tolist()):
+            counts[pair] = counts.get(pair, 0) + 1
+    shared = [tuple(pair) for pair in sets[cross.SHARED].tolist()]
+    assert shared[0] == (1, 45) and counts[1, 45] == 2  # the one that both other answers hold comes first
+    assert not own & set(shared) and len(shared) == size
+    assert all(counts[a] >= counts[b] for a, b in pairwise(shared))
+    theirs = sources.sources_for(active, "en", every, k=3)[sources.INDEPENDENT].held(fact, fact)
+    assert sets["most active"].tolist() == theirs[:size].tolist() != sets["own"].tolist()
+    assert {len(one) for one in sets.values()} == {size}
+    # a fact of the same answer counts with its answer, once
+    twins = facts.assign(answer=["Q1", "Q2", "Q2"])
+    compared = cross._Compared(cross.OtherFacts(twins, 0), 48, 0)
+    alone = dict(compared.sets(sources.INDEPENDENT, source, fact, "P36"))[cross.SHARED]
+    assert alone.tolist() == sorted(alone.tolist())  # one answer: all as often, so by layer and neuron
 
 
 def test_random_neurons_lie_in_the_same_layers():
@@ -150,7 +193,7 @@ def test_edits_from_other_languages_by_hand(world, kind):
     }
     # English: several other languages are Dutch and Japanese, their names and prompts
     seen = changes[changes["language"].isin(["nl", "ja"])]
-    pairs = cross.sources_for(world["found"], "en", every, k=2)[cross.INDEPENDENT].held(
+    pairs = sources.sources_for(world["found"], "en", every, k=2)[sources.INDEPENDENT].held(
         changes["fact"][0], changes["fact"][0]
     )[:2]
     rows = [row for one in questions_of(model, seen.assign(answer=seen["new"])) for row in one]
@@ -169,6 +212,47 @@ def test_edits_from_other_languages_by_hand(world, kind):
         assert isinstance(change, SlotChange) and row["after"] != pytest.approx(
             row["before"], rel=1e-6, abs=0
         )
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_trained_slots_go_as_far_as_the_force_says(world, kind):
+    model, every = make_model(kind), world["every"]
+    changes = every[every["fact"] == every["fact"][0]].reset_index(drop=True)
+    new = every[every["fact"] == every["fact"][1]].set_index("language")["answer"]
+    changes = changes.assign(new=changes["language"].map(new))
+    whole = (model, changes, world["found"], world["facts"], every, every)
+    table = abroad.edited_across(*whole, forces=(1.0, 3.0), k=2, others=1)
+    asked = changes[changes["language"] == "en"]
+    mine = table[(table["language"] == "en") & (table["where"] == abroad.FACT)]
+    for source, languages in {abroad.OWN_LANGUAGE: ["en"], abroad.SEVERAL: ["nl", "ja"]}.items():
+        seen = changes[changes["language"].isin(languages)]
+        made = sources.sources_for(world["found"], "en", every, k=2)
+        name = "en" if source == abroad.OWN_LANGUAGE else sources.INDEPENDENT
+        pairs = made[name].held(changes["fact"][0], changes["fact"][0])[:2]
+        rows = [row for one in questions_of(model, seen.assign(answer=seen["new"])) for row in one]
+        request = Request(pairs, "", "", rows)
+        (move,) = FineTune().changes(model, [request])
+        rows_of = mine[mine["source"] == abroad.TRAINED[source]].set_index("force")
+        for force in (1.0, 3.0):
+            scaled = SlotChange(move.neurons, force * move.added / length_of_move(model, move))
+            assert length_of_move(model, scaled) == pytest.approx(force)
+            after = answers(model, questions_of(model, asked.assign(answer=asked["new"])), [scaled])
+            assert rows_of.loc[force, "after"] == pytest.approx(after["p"][0], rel=1e-5, abs=0)
+
+
+def test_training_takes_no_more_questions_at_once_than_their_logits_allow(world, monkeypatch):
+    model = make_model("bert")
+    asked = world["asked"].assign(answer="Berlin")
+    pairs = np.array([[0, 1], [2, 3]])
+    requests = [Request(pairs, "", "", rows) for rows in questions_of(model, asked)]
+    whole = FineTune(steps=3).changes(model, requests)
+    sizes, train = [], FineTune._train
+    monkeypatch.setattr(FineTune, "_train", lambda *a: sizes.append(len(a[2])) or train(*a))
+    monkeypatch.setattr(edits, "LOGITS", model.embeddings.shape[0] * model.dtype.itemsize)
+    apart = FineTune(steps=3).changes(model, requests)
+    assert sizes == [1] * len(requests)
+    for one, other in zip(whole, apart, strict=True):
+        assert torch.allclose(one.added, other.added, rtol=1e-4, atol=1e-7)
 
 
 def test_an_edit_needs_two_other_languages(world):
@@ -206,11 +290,12 @@ def test_shares_of_active_tokens_by_hand(kind):
 def test_texts_without_answers_and_the_order_of_rows():
     prompts = pd.DataFrame({"language": ["en", "en", "zh"], "text": ["[Y] is it.", "[Y] is it.", "[X]"]})
     assert cross.without_answers(prompts).values.tolist() == [["en", "is it."]]
-    table = pd.DataFrame({"source": [cross.GRADED, "zh", cross.INDEPENDENT, "zh"], "found_for": list("baab")})
+    names = [sources.GRADED, "zh", sources.INDEPENDENT, "zh"]
+    table = pd.DataFrame({"source": names, "found_for": list("baab")})
     ordered = cross.in_order(table)
     assert ordered.values.tolist() == [
         ["zh", "a"],
-        [cross.INDEPENDENT, "a"],
+        [sources.INDEPENDENT, "a"],
         ["zh", "b"],
-        [cross.GRADED, "b"],
+        [sources.GRADED, "b"],
     ]

@@ -67,6 +67,22 @@ def test_effects_beyond_another_answer_by_a_plain_loop():
     assert set(found.index.get_level_values(0)) == {PLAIN, TYPED, transfer.LOGIT, transfer.TYPED_LOGIT}
 
 
+def test_beyond_each_of_several_sets():
+    table = effects()
+    more = table[table["neurons"] == "another answer"].assign(neurons="generic")
+    more["logit"] /= 2
+    both = pd.concat([table, more], ignore_index=True)
+    found = transfer.beyond_each(both, ["source"], ["another answer", "same answer", "generic"])
+    assert list(dict.fromkeys(found["over"])) == ["another answer", "generic"]  # nobody has the same answer
+    assert set(found["measure"]) == set(transfer.LOGITS)
+    for over, part in found.groupby("over"):
+        wanted = transfer.effects_beyond(both, ["source"], over=over)
+        wanted = wanted[wanted["measure"].isin(transfer.LOGITS)]
+        assert part["value"].tolist() == wanted["value"].tolist()
+    values = found[found["measure"] == transfer.LOGIT].set_index(["over", "source"])["value"]
+    assert (values["another answer"] != values["generic"]).all()
+
+
 def test_sources_are_paired_apart_where_they_are_pooled():
     table = effects().assign(side="both")
     pooled = transfer.effects_beyond(table, ["side"]).set_index("measure")["value"]
