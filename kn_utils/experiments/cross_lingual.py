@@ -63,8 +63,8 @@ def silenced_across(
             language; generic ones are taken out before (:mod:`kn_utils.neurons.language_independent`).
         facts: ``fact, relation, answer``, the answer the same in all languages (the object's id).
         every: prompts of all facts in all languages: how these write each answer, and what it competes with.
-        more: tables of further controls: ``generic``, what was taken out (``relation, layer, neuron, share``);
-            ``most active``, columns as ``found``, by activation.
+        more: tables of further controls: ``generic``, what was taken out (``relation, layer, neuron,
+            share``); ``most active``, columns as ``found``, by activation.
         k: neurons of a set, at most.
         factor: that they are multiplied by.
         sources: those wanted; ``None``: all.
