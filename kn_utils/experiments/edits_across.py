@@ -32,10 +32,13 @@ OWN_LANGUAGE, ONE_OTHER, SEVERAL = "the same language", "one other language", "s
 LENT, CHANCE = f"{SEVERAL}, another answer's", f"{SEVERAL}, {RANDOM}"
 #: The same slots trained on the same questions: the best that they can do.
 TRAINED = {OWN_LANGUAGE: f"{OWN_LANGUAGE}, trained", SEVERAL: f"{SEVERAL}, trained"}
+AFTER = set(TRAINED.values())
 #: Whose neurons are edited.
 EDITED = (OWN_LANGUAGE, TRAINED[OWN_LANGUAGE], ONE_OTHER, SEVERAL, TRAINED[SEVERAL], LENT, CHANCE)
 #: What is asked: the fact for its new answer, another fact for the same one, other facts for their own.
 FACT, ANOTHER_FACT, SAME_RELATION = "the fact", "another fact", "same relation"
+#: How many facts of the relation are asked for their own answer.
+AROUND = 3
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def edited_across(
     *,
     forces: Sequence[float] = (1.0, 2.0, 4.0, 8.0),
     k: int = 5,
-    others: int = 3,
+    trained: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Edit each fact for each of its languages in several ways and with several forces, and ask there.
@@ -75,7 +78,8 @@ def edited_across(
         forces: lengths added along the new answer, in units of each slot's length; an eighth of that is
             taken away along the old one, as published. A trained move is drawn out or cut to as many lengths.
         k: neurons that are edited.
-        others: facts of the relation that are asked for their own answer.
+        trained: so many facts' slots are also trained, drawn; ``None``: all. Each step of each question
+            costs a pass forward and one back, over the whole vocabulary.
         seed: of other facts, other languages and random neurons.
 
     Returns:
@@ -88,6 +92,8 @@ def edited_across(
     """
     planned: list[tuple[pd.DataFrame, str, _Way]] = []
     lent = OtherFacts(facts, seed)
+    drawn = np.random.default_rng([seed, 5]).permutation(changes["fact"].unique())
+    also_trained = set(drawn if trained is None else drawn[:trained])
     by_language = {str(name): best_first(own) for name, own in found.groupby("language", sort=False)}
     for language in changes["language"].unique():
         here = changes[changes["language"] == language]
@@ -96,8 +102,9 @@ def edited_across(
             ways = list(_ways(row, changes, by_language, lent, model.n_neurons, k, seed))
             if not any(way.source == SEVERAL for way in ways):
                 continue
-            put = _questions(row, around, facts, others, seed)
-            planned += [(put, row.fact, way) for way in ways]
+            put = _questions(row, around, seed)
+            learning = row.fact in also_trained
+            planned += [(put, row.fact, way) for way in ways if learning or way.source not in AFTER]
     if not planned:
         raise CrossLingualError("no fact can be edited from two other languages; ask for more facts.")
     questions, acting, labels = [], [], []
@@ -173,11 +180,11 @@ def _moves(model: LanguageModel, ways: Sequence[_Way]) -> list[SlotChange | None
         rows = [row for one in questions_of(model, way.seen.assign(answer=way.seen["new"])) for row in one]
         old, new = (way.seen[name].tolist() for name in ("answer", "new"))
         requests.append(Request(way.neurons, old, new, rows))
-    trained = [way.source in TRAINED.values() for way in ways]
+    after = [way.source in AFTER for way in ways]
     published = ValueEdit(PUBLISHED.l1 / PUBLISHED.l2, 1.0, signed=True)
     made: list[SlotChange | None] = [None] * len(ways)
     for edit, whose in ((published, False), (FineTune(), True)):
-        at = [i for i, one in enumerate(trained) if one == whose]
+        at = [i for i, one in enumerate(after) if one == whose]
         for i, move in zip(at, edit.changes(model, [requests[i] for i in at]), strict=True):
             length = length_of_move(model, move) if whose else 1.0
             if length > 0:
@@ -185,15 +192,13 @@ def _moves(model: LanguageModel, ways: Sequence[_Way]) -> list[SlotChange | None
     return made
 
 
-def _questions(
-    row: object, around: pd.DataFrame, facts: pd.DataFrame, others: int, seed: int
-) -> pd.DataFrame:
+def _questions(row: object, around: pd.DataFrame, seed: int) -> pd.DataFrame:
     """What is asked after each edit of one fact, in the language it is made for."""
     fact, relation = str(row.fact), str(row.relation)  # type: ignore[attr-defined]
     answer, new = row.answer, row.new  # type: ignore[attr-defined]
     own = around[around["fact"] == fact]
     pool = around[(around["relation"] == relation) & ~around["answer"].isin([answer, new])]
-    pool = pool.iloc[np.random.default_rng([seed, 4, *fact.encode()]).permutation(len(pool))].head(others)
+    pool = pool.iloc[np.random.default_rng([seed, 4, *fact.encode()]).permutation(len(pool))].head(AROUND)
     parts = [own.assign(where=FACT, right=own["answer"], answer=new)]
     parts.append(pool.head(1).assign(where=ANOTHER_FACT, right=pool["answer"].head(1), answer=new))
     parts.append(pool.assign(where=SAME_RELATION, right=pool["answer"]))

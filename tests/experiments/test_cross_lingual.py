@@ -184,7 +184,7 @@ def test_edits_from_other_languages_by_hand(world, kind):
     new = every[every["fact"] == every["fact"][1]].set_index("language")["answer"]
     changes = changes.assign(new=changes["language"].map(new))
     table = abroad.edited_across(
-        model, changes, world["found"], world["facts"], every, every, forces=(0.5, 2.0), k=2, others=1
+        model, changes, world["found"], world["facts"], every, every, forces=(0.5, 2.0), k=2
     )
     assert set(table["source"]) == set(abroad.EDITED) and set(table["where"]) == {
         abroad.FACT,
@@ -221,7 +221,7 @@ def test_trained_slots_go_as_far_as_the_force_says(world, kind):
     new = every[every["fact"] == every["fact"][1]].set_index("language")["answer"]
     changes = changes.assign(new=changes["language"].map(new))
     whole = (model, changes, world["found"], world["facts"], every, every)
-    table = abroad.edited_across(*whole, forces=(1.0, 3.0), k=2, others=1)
+    table = abroad.edited_across(*whole, forces=(1.0, 3.0), k=2)
     asked = changes[changes["language"] == "en"]
     mine = table[(table["language"] == "en") & (table["where"] == abroad.FACT)]
     for source, languages in {abroad.OWN_LANGUAGE: ["en"], abroad.SEVERAL: ["nl", "ja"]}.items():
@@ -238,6 +238,9 @@ def test_trained_slots_go_as_far_as_the_force_says(world, kind):
             assert length_of_move(model, scaled) == pytest.approx(force)
             after = answers(model, questions_of(model, asked.assign(answer=asked["new"])), [scaled])
             assert rows_of.loc[force, "after"] == pytest.approx(after["p"][0], rel=1e-5, abs=0)
+    without = abroad.edited_across(*whole, forces=(1.0, 3.0), k=2, trained=0)
+    wanted = table[~table["source"].isin(abroad.TRAINED.values())].reset_index(drop=True)
+    pd.testing.assert_frame_equal(without, wanted)
 
 
 def test_training_takes_no_more_questions_at_once_than_their_logits_allow(world, monkeypatch):
