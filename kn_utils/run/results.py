@@ -133,6 +133,16 @@ def _as_numbers(model: str, notebooks: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*NOTHING.columns])
 
 
+def with_stored(found: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+    """What a run gave, and what is stored of notebooks that it left out, if of the same weights and facts."""
+    kept = {} if found["origin"] != stored["origin"] else stored["notebooks"]
+    kept = {number: one for number, one in kept.items() if number not in found["notebooks"]}
+    if not kept:
+        return found
+    codes = sorted({*found["code"], *stored["code"]})
+    return {**found, "code": codes, "notebooks": dict(sorted((kept | found["notebooks"]).items()))}
+
+
 def differences(found: dict[str, Any], wanted: dict[str, Any], tolerance: float = 2e-3) -> list[str]:
     """Where two gathered results differ by more than rounding: a line each."""
     lines = []
@@ -215,13 +225,16 @@ def main(arguments: list[str]) -> int:
 
 
 def _one(check: bool, model: str) -> int:
-    found = gather(RUNS, model=model)
+    found, place = gather(RUNS, model=model), stored_file(model)
     if not check:
         pictures = copy_pictures(RUNS, model=model)
-        place = save_json(found, stored_file(model))
+        whole = with_stored(found, stored_results(place)) if place.is_file() else found
+        if left := sorted({*whole["notebooks"]} - {*found["notebooks"]}):
+            print("Not run again, kept as stored:", *left)
+        save_json(whole, place)
         print(f"Stored in {place}; {pictures} pictures beside it: look at them before you commit.")
         return 0
-    lines = differences(found, stored_results(stored_file(model)))
+    lines = differences(found, stored_results(place))
     number = sum(len(one["rows"]) for one in found["notebooks"].values())
     print("\n".join(lines) or f"{number} numbers are as stored.")
     return 1 if lines else 0

@@ -124,6 +124,18 @@ def headlines(*lines: tuple[str, ...]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["notebook", "measure", "neurons", "where", "label", "unit"])
 
 
+def test_notebooks_that_did_not_run_again_stay_stored_for_the_same_model_and_facts(runs):
+    found = results.gather(runs)
+    part = {**found, "code": ["new"], "notebooks": {"03": {"rows": []}}}
+    whole = results.with_stored(part, found)
+    assert whole["notebooks"] == {**found["notebooks"], "03": {"rows": []}}
+    assert list(whole["notebooks"]) == sorted(whole["notebooks"]) and {"new"} < {*whole["code"]}
+    other = {**part, "origin": {**found["origin"], "identity": "other weights"}}
+    assert results.with_stored(other, found) == other
+    again = {**found, "code": ["new"]}
+    assert results.with_stored(again, found) == again  # nothing is kept, so nothing of the old code
+
+
 def test_headlines_are_shown_with_interval_and_number(runs):
     chosen = headlines(
         ("06", "success", "knowledge", "", "edits that succeed", "%"),
