@@ -14,6 +14,7 @@ def study(folder, **more) -> Study:
     return Study(StudyParameters(**{"relation": "P36", "facts_per_relation": 3, "out": str(folder), **more}))
 
 
+@pytest.mark.slow
 def test_wordings_are_the_first_that_can_be_asked(tmp_path):
     few = study(tmp_path, wordings=2)
     every = make_prompts(few.facts, "en")
@@ -25,6 +26,7 @@ def test_wordings_are_the_first_that_can_be_asked(tmp_path):
     assert few.prompts()["template"].tolist()[:2] == every["template"].tolist()[1:3]
 
 
+@pytest.mark.slow
 def test_halves_take_turns_and_share_no_wording(tmp_path):
     found, held = study(tmp_path, wordings=2).halves()
     every = make_prompts(study(tmp_path).facts, "en")
@@ -33,6 +35,7 @@ def test_halves_take_turns_and_share_no_wording(tmp_path):
     assert held["prompt"].tolist() == every.loc[place.isin([1, 3]), "prompt"].tolist()
 
 
+@pytest.mark.slow
 def test_known_facts_are_those_right_in_enough_wordings_by_hand(tmp_path):
     asked = study(tmp_path, known=3)
     told = asked.every_prompt
@@ -50,6 +53,7 @@ def test_known_facts_are_those_right_in_enough_wordings_by_hand(tmp_path):
         assert not set(prompts["prompt"]) & set(told.loc[told["copied"], "prompt"])
 
 
+@pytest.mark.slow
 def test_only_the_languages_that_are_named_are_there(tmp_path):
     two = study(tmp_path, languages="en,nl")
     assert two.languages == ["en", "nl"] and set(two.every_prompt["language"]) == {"en", "nl"}
@@ -66,6 +70,7 @@ def test_prompts_set_aside_are_counted_with_their_reason(tmp_path):
     assert counts.sum() == len(told)
 
 
+@pytest.mark.slow
 def test_knowing_nothing_is_one_line(tmp_path):
     asked = study(tmp_path, known=99)
     with pytest.raises(StudyError, match="mini knows none of the 3 facts drawn, asked in en: ask for more"):

@@ -225,6 +225,7 @@ def test_what_is_stored_is_read_while_another_process_adds_to_it(tmp_path, capsy
     assert "waiting" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_halves_are_other_wordings_of_the_same_facts(tmp_path):
     one = study(tmp_path)
     found, held = one.halves()
@@ -242,6 +243,7 @@ def test_halves_are_other_wordings_of_the_same_facts(tmp_path):
     assert set(few["template"]) == {wordings[0]} and set(other["template"]) == {wordings[1]}
 
 
+@pytest.mark.slow
 def test_neurons_of_a_half_come_from_its_prompts_alone(stored):
     one = study(stored)
     found, held = one.halves()
@@ -251,6 +253,7 @@ def test_neurons_of_a_half_come_from_its_prompts_alone(stored):
     assert ((here["share"] * here["fact"].map(sizes)).round(6) % 1 == 0).all()
 
 
+@pytest.mark.slow
 def test_bags_name_every_fact_asked_about_and_how_the_share_settled(stored):
     one = study(stored, facts_per_relation=4)
     refined = one.refined()
@@ -264,11 +267,13 @@ def test_bags_name_every_fact_asked_about_and_how_the_share_settled(stored):
     assert mean == pytest.approx(len(refined.neurons) / 4, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_threshold_below_what_the_study_keeps_is_refused(tmp_path):
     with pytest.raises(RefinementError, match=r"threshold 0.2 is below the stored scores' keep=0.3"):
         study(tmp_path, keep=0.3, facts_per_relation=1, wordings=1).neurons()
 
 
+@pytest.mark.slow
 def test_only_the_kinds_asked_for_are_computed(tmp_path, stored, asked):
     every = study(stored).kinds()
     before = len(asked)
@@ -278,6 +283,7 @@ def test_only_the_kinds_asked_for_are_computed(tmp_path, stored, asked):
         pd.testing.assert_frame_equal(neurons, every[kind])
 
 
+@pytest.mark.slow
 def test_strongest_neurons_of_a_fact_do_not_depend_on_the_others_asked_for(stored):
     one = study(stored, facts_per_relation=4)
     every = one.strongest(2)
@@ -289,6 +295,7 @@ def test_strongest_neurons_of_a_fact_do_not_depend_on_the_others_asked_for(store
     assert not one.strongest(2, method="activation").equals(every)
 
 
+@pytest.mark.slow
 def test_kinds_have_as_many_random_neurons_as_knowledge_neurons(stored):
     kinds = study(stored).kinds()
     assert list(kinds) == ["knowledge", "activation", "random", "same-layer"]
@@ -300,6 +307,7 @@ def test_kinds_have_as_many_random_neurons_as_knowledge_neurons(stored):
     assert layers[0].equals(layers[1])
 
 
+@pytest.mark.slow
 def test_a_case_is_computed_once_and_again_when_what_it_is_made_from_changes(tmp_path):
     calls = []
 
@@ -330,6 +338,7 @@ def stand_in(function):
     return function
 
 
+@pytest.mark.slow
 def test_cases_are_kept_one_by_one_and_go_on_after_an_interruption(tmp_path):
     calls, failing = [], {"b"}
 
@@ -406,6 +415,7 @@ def test_located_neurons_come_from_other_wordings_than_the_one_that_is_asked(sto
     assert len(typed["prompts"]) == 1 == len(typed["candidates"])
 
 
+@pytest.mark.slow
 def test_where_no_fact_is_known_nothing_is_located(tmp_path, monkeypatch):
     one = study(tmp_path)
     nothing = one.knowledge("en").assign(known=False)
@@ -413,6 +423,7 @@ def test_where_no_fact_is_known_nothing_is_located(tmp_path, monkeypatch):
     assert one.located_sets(4, "en")["kinds"] == {}
 
 
+@pytest.mark.slow
 def test_rankings_and_thresholds_of_several_languages_are_those_of_each(tmp_path):
     one = study(tmp_path, rule="gradient", language="all")
     every = pd.concat([one.prompts(name).groupby("fact").head(2) for name in ("en", "zh")], ignore_index=True)
@@ -436,6 +447,7 @@ def test_rankings_and_thresholds_of_several_languages_are_those_of_each(tmp_path
     assert not (tmp_path / "zh" / "tables" / "scores.parquet").exists()
 
 
+@pytest.mark.slow
 def test_wordings_that_find_and_one_held_out_of_every_language(tmp_path):
     one = study(tmp_path, language="all", wordings=2)
     found, held = one.found_and_held()

@@ -80,7 +80,7 @@ def sources_for(
     """The sources of neurons for prompts of one language, which is left out of all but its own.
 
     Args:
-        found, k, seed: as :func:`silenced_across` takes them.
+        found, k, seed: as :func:`kn_utils.experiments.cross_lingual.silenced_across` takes them.
         target: the language of the prompts.
         names: ``fact, language, answer``: how each language writes it.
 

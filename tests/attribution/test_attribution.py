@@ -113,6 +113,7 @@ def test_gradient_agrees_with_finite_differences(bert, prompts):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
 def test_a_fine_rule_is_complete(kind, prompts):
     model = make_model(kind)
@@ -133,12 +134,14 @@ def test_a_fine_rule_is_complete(kind, prompts):
     assert found.gap.abs().max() < 1e-6
 
 
+@pytest.mark.slow
 def test_a_coarse_rule_reports_its_gap(bert, prompts):
     rows = bert.encode(prompts)
     coarse, fine = (integrate(bert, rows, rule="right", steps=n, gap=True).gap.abs().max() for n in (2, 32))
     assert coarse > 10 * fine > 0
 
 
+@pytest.mark.slow
 def test_batching_and_padding_change_nothing(bert, prompts):
     long = prompts.iloc[[0]].assign(prompt="long", text="France, " * 9 + "that is, has [Y] as its capital.")
     mixed = pd.concat([prompts, long], ignore_index=True)
@@ -151,6 +154,7 @@ def test_batching_and_padding_change_nothing(bert, prompts):
     pd.testing.assert_frame_equal(a, b, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_layer_subset_gives_those_layers(bert, prompts):
     whole = attribution_map(bert, prompts)
     part = attribution_map(bert, prompts, layers=[2, 0])
@@ -159,6 +163,7 @@ def test_a_layer_subset_gives_those_layers(bert, prompts):
     assert set(kept["layer"]) == {2}
 
 
+@pytest.mark.slow
 def test_attribute_keeps_what_reaches_the_fraction(bert, prompts):
     full = attribution_map(bert, prompts).double()
     table = attribute(bert, prompts, keep=0.3, progress=False)
@@ -173,6 +178,7 @@ def test_attribute_keeps_what_reaches_the_fraction(bert, prompts):
     assert note["prompt"].tolist() == prompts["prompt"].tolist() and note["gap"].notna().all()
 
 
+@pytest.mark.slow
 def test_the_activation_baseline_is_the_activation(bert, prompts):
     rows = bert.encode(prompts)
     values, p = read_neurons(bert, rows)
@@ -198,6 +204,7 @@ def test_quadrature_rules_are_exact_where_theory_says():
         assert (weights * nodes**power).sum() == pytest.approx(1 / (power + 1))
 
 
+@pytest.mark.slow
 def test_convergence_report(bert, prompts):
     table = convergence(bert, prompts, [("right", 4), ("gauss-legendre", 8)], reference=24)
     error = table.groupby("rule")["error"].max()
@@ -238,6 +245,7 @@ def test_nan_is_reported_not_averaged_away(bert, prompts):
         attribute(bert, prompts, progress=False)
 
 
+@pytest.mark.slow
 def test_attribution_inside_an_intervention_is_refused(bert, prompts):
     before = attribution_map(bert, prompts)
     with suppress(bert, [(1, 0)]), pytest.raises(AttributionError, match="suppressed or amplified"):
@@ -245,6 +253,7 @@ def test_attribution_inside_an_intervention_is_refused(bert, prompts):
     assert torch.equal(attribution_map(bert, prompts), before)
 
 
+@pytest.mark.slow
 def test_no_hook_is_left_behind(bert, prompts):
     rows = bert.encode(prompts)
     with pytest.raises(IndexError):

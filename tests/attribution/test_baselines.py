@@ -47,6 +47,7 @@ def rows_by_hand(model, text: str, answer: str) -> list[tuple[list[int], int, in
     return [(*place_of(model, before, after, pieces, j), piece) for j, piece in enumerate(pieces)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_content_leaves_out_special_tokens_and_the_blank(kind, asked):
     model = make_model(kind)
@@ -79,6 +80,7 @@ def test_a_text_of_special_tokens_alone_has_no_content(bert):
         attribution_map(bert, text, baseline="replacement-content")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_relation_s_mean_is_that_of_its_other_facts(kind, asked):
     model = make_model(kind)
@@ -114,6 +116,7 @@ def test_a_fact_alone_in_its_relation_has_no_mean(bert, asked):
         integrate(bert, bert.encode(asked), baseline="relation-mean")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_of_the_logarithm_add_up_to_that_of_the_whole_answer(kind, asked):
     """Sum over pieces and neurons of a layer: ln P(answer) less ln P with that layer silenced."""
@@ -144,6 +147,7 @@ def test_scores_of_the_logarithm_add_up_to_that_of_the_whole_answer(kind, asked)
     assert several, "an answer of several pieces is wanted here"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_scores_of_the_logarithm_keep_their_tolerance_and_tell_p(kind, asked):
     model = make_model(kind)
@@ -153,6 +157,7 @@ def test_scores_of_the_logarithm_keep_their_tolerance_and_tell_p(kind, asked):
     assert found["probability"].tolist() == pytest.approx(plain["probability"].tolist(), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["zero", "replacement"])
 def test_sums_of_layers_are_those_of_all_scores(bert, asked, baseline, tmp_path):
     options = {"baseline": baseline, "rule": "right", "steps": 2}

@@ -91,6 +91,7 @@ def test_only_one_window_is_encoded_at_a_time(small, monkeypatch):
     assert encoded == [5, 5, 5, 5, 5, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2", "bloom", "llama", "opt"])
 def test_texts_of_6_to_60_tokens_together_score_as_each_alone(kind):
     model = make_model(kind)
@@ -155,6 +156,7 @@ def rows(small) -> list[Row]:
     return sorted(small.encode(random_prompts(6, 1, most=3)), key=lambda row: len(row.ids))[:11]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("most", "error"), [*((most, None) for most in (33, 32, 12, 3, 2, 1)), *((12, error) for error in ERRORS)]
 )
@@ -214,6 +216,7 @@ def test_other_errors_pass_unchanged(error, small, rows):
     assert caught.value is error and len(score.calls) == 1
 
 
+@pytest.mark.slow
 def test_the_tensors_of_a_failed_pass_are_gone_before_the_next(small, rows):
     """Else the second try has less room than the first."""
     import weakref
@@ -240,6 +243,7 @@ def test_the_processor_s_own_words_are_recognised():
     assert not is_out_of_memory(RuntimeError("index out of range in self"))
 
 
+@pytest.mark.slow
 def test_attribute_recovers_from_a_small_memory(bert, prompts, monkeypatch, capsys, quick):
     fixed = {"rule": "gauss-legendre", "steps": 4}
     whole = attribute(bert, prompts, batch_size=64, progress=False, **fixed)
@@ -330,6 +334,7 @@ def _used() -> float:
     return int(status.split("VmRSS:")[1].split()[0]) * 1024.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "number", "length"), [("bert", 8, 20), ("gpt2", 60, 20)])
 def test_a_pass_needs_what_the_budget_says_within_a_factor_of_three(kind, number, length, monkeypatch):
     clear = Path("/proc/self/clear_refs")

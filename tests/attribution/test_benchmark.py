@@ -27,6 +27,7 @@ TINY = {
 COLUMNS = ["method", "seconds", "ratio", "memory", "error", "jaccard", "gflop", "share"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["right", "gauss-legendre"])
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2", "opt", "llama"])
 def test_the_published_procedure_is_the_plain_loop(kind, rule, prompts):

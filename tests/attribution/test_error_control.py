@@ -63,6 +63,7 @@ def test_scores_keep_to_the_tolerance_on_random_models(kind, by):
         assert (points > 4).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [0.1, 0.001, 1e-5])
 def test_a_tolerance_is_met_whatever_it_is(tolerance):
     model = sharpened("llama", 1.5)
@@ -235,6 +236,7 @@ def test_a_jump_in_one_layer(width):
     assert (points[:, 2] == 4).double().mean() > 0.9
 
 
+@pytest.mark.slow
 def test_what_does_not_converge_is_said(prompts, capsys, monkeypatch, tmp_path):
     model = sharpened("bert", 2.5)
     monkeypatch.setattr(error_control, "LEVELS", (9,))
@@ -253,6 +255,7 @@ def test_what_does_not_converge_is_said(prompts, capsys, monkeypatch, tmp_path):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_the_table_per_prompt(prompts):
     model = sharpened("bert", 2.0)
     notes = score_tables(model, prompts, gap=True, progress=False).prompts
@@ -264,6 +267,7 @@ def test_the_table_per_prompt(prompts):
     assert (gradient["points"] == 1).all() and gradient["gap"].isna().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["zero", "replacement", "replacement-each"])
 @pytest.mark.parametrize("multiplier", ["difference", "activation"])
 def test_every_path_is_controlled(baseline, multiplier):
@@ -274,6 +278,7 @@ def test_every_path_is_controlled(baseline, multiplier):
     assert (points > 4).any() == (baseline == "zero")  # the other paths are short
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_batching_changes_nothing(kind, prompts):
     model = sharpened(kind, 2.0)
@@ -303,6 +308,7 @@ def test_a_small_memory_changes_nothing(prompts, monkeypatch, capsys):
     assert "out of memory" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_taken_up_in_the_middle_it_ends_with_the_same_files(prompts, tmp_path, monkeypatch):
     model = sharpened("bert", 2.0)
     options = {"batch_size": 1, "progress": False}
@@ -322,6 +328,7 @@ def test_taken_up_in_the_middle_it_ends_with_the_same_files(prompts, tmp_path, m
     same_files(out, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 def test_rounded_products(precision, prompts):
     model = make_model("bert", torch.float32)
@@ -336,6 +343,7 @@ def test_rounded_products(precision, prompts):
 # What auto means
 
 
+@pytest.mark.slow
 def test_without_refinement_auto_is_gauss_legendre_with_four_points(bert, prompts):
     auto, four = (attribution_map(bert, prompts, **options) for options in ({}, {"steps": 4}))
     torch.testing.assert_close(auto, four, rtol=1e-6, atol=1e-12)
@@ -344,6 +352,7 @@ def test_without_refinement_auto_is_gauss_legendre_with_four_points(bert, prompt
     torch.testing.assert_close(first.scores, fixed.scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gemma3_text", "olmo2"])
 def test_where_the_output_is_normed_auto_is_the_gradient(kind, prompts):
     model = make_model(kind, rms_norm_eps=1e-12)

@@ -94,6 +94,7 @@ def replacement_token(model: LanguageModel) -> int:
     return model.tokenizer.eos_token_id if model.causal else model.tokenizer.mask_token_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["zero", "replacement", "replacement-each"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_baselines_multipliers_and_gaps_equal_the_loop(kind, baseline):
@@ -148,6 +149,7 @@ def test_answers_of_several_pieces_average_their_rows(kind, baseline, prompts):
         torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=1e-6 * wanted.abs().max().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["replacement", "replacement-each"])
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_a_fine_rule_is_complete_from_either_baseline(kind, baseline):
@@ -189,6 +191,7 @@ WITHOUT_SDPA = (
 )  # transformers has no such attention for them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "attention"),
     [
@@ -203,6 +206,7 @@ def test_float32_equals_the_double_loop(variant, attention):
     assert_equals_the_loop(kind, [3, 6, 5], {"attn_implementation": attention, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", core_first(CAUSAL))
 def test_texts_of_one_token(variant):
     kind, changes = VARIANTS[variant]
@@ -210,6 +214,7 @@ def test_texts_of_one_token(variant):
     assert_equals_the_loop(kind, [1, 4], changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [3, 4, 5, 9])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("kind", ["mistral", "gemma3_text", "olmo3"])
@@ -269,6 +274,7 @@ def test_a_right_rule_of_m_points_is_h_m_times_the_gradient_where_the_output_is_
     assert (gradient.sum(-1).abs() < 1e-4 * gradient.abs().amax(-1)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NORMED)
 def test_held_norms_are_complete_with_four_points(kind):
     model = make_model(kind)
@@ -348,6 +354,7 @@ def test_a_local_window_sees_what_the_model_sees(lengths):
     assert_equals_the_loop("gpt_neo", lengths, {"window_size": 3})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["bert", "distilbert", "gpt2", "llama", "opt-350m", "bloom"])
 def test_layers_on_their_own_and_in_any_order(variant):
     kind, changes = VARIANTS[variant]
@@ -365,6 +372,7 @@ def test_layers_on_their_own_and_in_any_order(variant):
     torch.testing.assert_close(last.probability, whole.probability)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", core_first(ARCHITECTURES))
 @pytest.mark.parametrize("scale", SCALES)
 def test_one_pass_without_copies_gives_the_gradients_at_the_ends_of_the_walk(kind, scale, prompts):

@@ -87,6 +87,7 @@ def test_what_is_behind_is_done_when_the_block_ends():
     assert done == list(range(9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windows", [1024, 3])
 def test_threads_change_no_score_and_no_file(bert, prompts, tmp_path, monkeypatch, windows):
     monkeypatch.setattr("kn_utils.attribution.batching.WINDOW", windows)
@@ -108,6 +109,7 @@ def test_threads_change_no_score_and_no_file(bert, prompts, tmp_path, monkeypatc
     assert files[0] == files[2]
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_written_is_missing_and_made_again(bert, prompts, tmp_path, monkeypatch):
     """Were the window closed over the gap, its prompts would be lost without a word."""
     whole = attribute(bert, prompts, batch_size=2, progress=False, out=tmp_path / "whole.parquet")

@@ -55,6 +55,7 @@ def near(found: torch.Tensor, truth: torch.Tensor) -> None:
     torch.testing.assert_close(found, truth, rtol=1e-5, atol=1e-6 * truth.abs().max().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_pieces_equal_a_plain_loop(kind, asked):
     model = make_model(kind)
@@ -77,6 +78,7 @@ def test_pieces_equal_a_plain_loop(kind, asked):
     assert start == len(each) and some, "an answer only some of whose pieces decide is wanted here"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_tables_say_which_piece_and_are_stored_alike(kind, asked, tmp_path):
     model = make_model(kind)
@@ -95,6 +97,7 @@ def test_tables_say_which_piece_and_are_stored_alike(kind, asked, tmp_path):
     assert "piece" not in one.scores and "piece" not in one.prompts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_log_scores_of_the_pieces_add_up_to_ln_p(kind, asked):
     """Completeness of the whole answer, piece by piece: each layer's sums are what ln P loses with it."""
@@ -157,6 +160,7 @@ def test_decoded_answers_are_what_the_model_says(kind, prompts):
             attribution_map(model, one, answer="decoded", **PATH)
 
 
+@pytest.mark.slow
 def test_decoded_answers_of_a_model_that_knows(mini):
     model, asked = mini
     found = score_tables(model, asked, answer="decoded", progress=False, **PATH)

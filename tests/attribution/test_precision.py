@@ -52,6 +52,7 @@ def asked(model: LanguageModel, prompts):
     return model.encode(prompts[prompts["text"].str.endswith("[Y].")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_is_close_and_is_not_float32(kind, prompts):
     model = make_model(kind, torch.float32)
@@ -192,6 +193,7 @@ def _fresh(model: LanguageModel, rows) -> torch.Tensor:
     ).scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_next_call_sees_an_edit(kind, prompts):
     model = make_model(kind, torch.float32)
@@ -270,6 +272,7 @@ def test_bundled_model_in_bfloat16_against_the_exact_integral():
     assert 0.001 < figures["error"][0] <= figures["error"][1], figures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [None, "bfloat16"])
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2", "llama", "gemma3_text"])
 def test_a_head_filled_up_with_rows_changes_no_probability(kind, precision, prompts, monkeypatch):

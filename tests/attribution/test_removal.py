@@ -50,6 +50,7 @@ def mean_p(model, rows, pairs, odds: bool = False) -> float:
     return float(np.mean(found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odds", [False, True])
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "gemma2", "granite"])
 def test_removals_are_those_of_suppressed_neurons(kind, odds, asked):
@@ -82,6 +83,7 @@ def test_scores_that_are_the_losses_agree_with_them():
     assert turned["rank"] == pytest.approx(-1) and turned["found"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gemma2"])
 def test_rules_are_judged_by_what_removal_does(kind, asked):
     model = make_model(kind)
@@ -145,6 +147,7 @@ def test_what_is_sure_is_judged_by_its_log_odds(bert, asked):
     assert table.set_index("measure").loc["loss of 5", "value"] == pytest.approx(loss, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
 def test_scores_of_log_odds_equal_a_plain_loop(kind, asked):
     model, asked = make_model(kind), asked.iloc[[0, -1]]

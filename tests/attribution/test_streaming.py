@@ -96,6 +96,7 @@ def break_off(model, asked, out, monkeypatch, passes=3, **changes) -> None:
         attribute(model, asked, out=out, **{**SETTINGS, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 6, None])
 @pytest.mark.parametrize("method", ["integrated-gradients", "activation"])
 def test_the_streamed_table_is_the_one_in_memory(bert, asked, tmp_path, batch_size, method):
@@ -128,6 +129,7 @@ def _rising(table: pd.DataFrame) -> bool:
     return (np.diff(table["layer"].to_numpy() * 1000 + table["neuron"].to_numpy()) > 0).all()
 
 
+@pytest.mark.slow
 def test_windows_leave_no_trace_but_in_the_file_s_groups(bert, asked, unbroken, monkeypatch, tmp_path):
     for module in (batching, streaming):
         monkeypatch.setattr(module, "WINDOW", 100)
@@ -279,6 +281,7 @@ def _rows_by_batch(model, prompts, size) -> list[list]:
     return [[row for rows in batch.rows for row in rows] for batch in found]
 
 
+@pytest.mark.slow
 def test_an_interruption_says_where_the_parts_are_and_nothing_is_computed_twice(
     bert, asked, unbroken, tmp_path, monkeypatch, capsys
 ):
@@ -324,6 +327,7 @@ def _other_prompt(model, asked, monkeypatch):
     asked.loc[asked.index[0], "answer"] = "Berlin"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "options", "said"),
     [
@@ -351,6 +355,7 @@ def test_stale_parts_are_not_used(spoil, options, said, bert, asked, tmp_path, m
     assert prompts_file(out).read_bytes() == prompts_file(whole).read_bytes()
 
 
+@pytest.mark.slow
 def test_parts_survive_a_change_that_changes_no_score(bert, asked, unbroken, tmp_path, monkeypatch, capsys):
     """Where the result's origin differs, or a copy of the model is used, the parts still hold."""
     out = tmp_path / "scores.parquet"
@@ -362,6 +367,7 @@ def test_parts_survive_a_change_that_changes_no_score(bert, asked, unbroken, tmp
     same_files(out, unbroken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", ["", "{half", None])
 def test_parts_without_a_plan_are_not_used(bert, asked, unbroken, tmp_path, monkeypatch, plan):
     out = tmp_path / "scores.parquet"
@@ -386,6 +392,7 @@ def test_stale_parts_that_cannot_be_removed_stop_the_run(bert, asked, tmp_path, 
         attribute(bert, asked, out=out, **{**SETTINGS, "steps": 3})
 
 
+@pytest.mark.slow
 def test_batches_are_cut_as_in_the_run_that_is_taken_up(bert, asked, tmp_path, monkeypatch):
     """Free memory differs from day to day; other batches would round differently."""
     options = {**SETTINGS, "batch_size": None}
@@ -408,6 +415,7 @@ def test_batches_are_cut_as_in_the_run_that_is_taken_up(bert, asked, tmp_path, m
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", ["write_table", "ParquetWriter"])
 def test_a_full_disk_is_one_clear_error_and_keeps_the_parts(
     bert, asked, unbroken, tmp_path, monkeypatch, write

@@ -67,6 +67,7 @@ def places(model, text: str, answer: str):
         yield ids, at, among(ways, own[depth] if depth < len(own) else None, ends)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rule", ["right", "gauss-legendre"])
 def test_it_equals_a_plain_loop(kind, rule, asked, typed):
@@ -88,6 +89,7 @@ def test_it_equals_a_plain_loop(kind, rule, asked, typed):
         assert {-1} < {row.target for row in targets}, "a name that ends where others go on is wanted here"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_complete_and_its_product_is_the_typed_probability(kind, asked, typed):
     model = make_model(kind)
@@ -107,6 +109,7 @@ def test_it_is_complete_and_its_product_is_the_typed_probability(kind, asked, ty
         np.testing.assert_allclose(notes["probability"], truth, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["replacement", "replacement-each"])
 def test_from_other_baselines_it_is_complete_as_well(baseline, asked, typed):
     found = score_tables(
@@ -115,6 +118,7 @@ def test_from_other_baselines_it_is_complete_as_well(baseline, asked, typed):
     assert found.prompts["gap"].max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_a_tolerance_is_met(kind, asked, typed):
     model = make_model(kind)
@@ -165,6 +169,7 @@ def test_after_an_error_the_head_is_whole_again(bert, asked, typed):
     assert all(head._parameters[name] is values for name, values in own.items()) and bert.checksum() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_neither_order_nor_batches_nor_memory_change_anything(kind, asked, typed, monkeypatch):
     model = make_model(kind)
@@ -185,6 +190,7 @@ def _forgetful(integrate, model, rows, *, layers, **options):
     return integrate(model, rows, layers=layers, **options)
 
 
+@pytest.mark.slow
 def test_plain_and_typed_rows_share_a_batch(bert, asked, typed):
     rows = [
         *bert.encode(asked),
@@ -198,6 +204,7 @@ def test_plain_and_typed_rows_share_a_batch(bert, asked, typed):
     torch.testing.assert_close(together.probability, torch.cat([one.probability for one in alone]))
 
 
+@pytest.mark.slow
 def test_products_in_bfloat16_are_close_and_are_not_float32(asked, typed):
     model = make_model("llama", torch.float32)
     head = model.model.get_output_embeddings().weight
@@ -208,6 +215,7 @@ def test_products_in_bfloat16_are_close_and_are_not_float32(asked, typed):
     assert model.model.get_output_embeddings().weight is head
 
 
+@pytest.mark.slow
 def test_only_the_same_call_goes_on_where_a_run_broke_off(bert, asked, typed, tmp_path, monkeypatch, capsys):
     options = {"batch_size": 1, "steps": 2, "progress": False, "target": "typed"}
     whole = load_table(attribute(bert, asked, out=tmp_path / "whole.parquet", **options, **_only(typed)))[0]
@@ -241,6 +249,7 @@ def _only(typed: dict) -> dict:
     return {"candidates": typed["candidates"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_what_has_no_competitor_is_refused_in_one_line(kind, asked, typed):
     model = make_model(kind)
@@ -263,6 +272,7 @@ def test_a_masked_model_s_competitors_have_as_many_pieces(bert, asked):
     assert has_competitor(bert, pair, [["Paris", "is the", "the", "is country"]] * len(pair)).all()
 
 
+@pytest.mark.slow
 def test_the_candidates_are_those_of_the_prompts_unless_given(bert, asked, typed):
     # Texts of their own: of one text all answers would be right, and none would compete.
     own = asked.assign(text=[f"{text[:-1]} {i}." for i, text in enumerate(asked["text"])])
@@ -288,6 +298,7 @@ def test_bad_targets(bert, asked, options, message):
     assert ScoreSettings().target == "answer"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_log_odds_of_typed_rows(kind, asked, typed):
     """Both at once, from their definitions: the log-odds of each share."""

@@ -29,6 +29,7 @@ def members(relation: str) -> set[str]:
     return {*part["subject"], *part["object"]}
 
 
+@pytest.mark.slow
 def test_the_checker_finds_nothing():
     from kn_utils.data.facts import Facts, find_problems
     from kn_utils.data.sources import load_facts
@@ -168,6 +169,7 @@ def says(text: str, label: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(label)}(?!\w)", text) is not None
 
 
+@pytest.mark.slow
 def test_passages_hold_what_their_kind_says():
     facts = FACTS.set_index("fact")
     wrong = []

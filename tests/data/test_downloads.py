@@ -245,6 +245,7 @@ BROKEN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_download_that_breaks_once_or_twice_ends_whole(server, cache, publish, how):
     once = publish("owner/repo/once", plan=[how, "whole"])
@@ -253,6 +254,7 @@ def test_a_download_that_breaks_once_or_twice_ends_whole(server, cache, publish,
     assert held(cache) == {once.path, twice.path}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_download_that_breaks_for_ever_ends_in_one_line(server, cache, publish, how):
     file = publish(plan=[how])
@@ -265,6 +267,7 @@ def test_a_download_that_breaks_for_ever_ends_in_one_line(server, cache, publish
     assert len(server.asked) == TRIES or how == "redirects for ever"
 
 
+@pytest.mark.slow
 def test_the_line_names_the_innermost_cause(cache, publish):
     for how, why in {
         "ends early": "IncompleteRead",
@@ -438,6 +441,7 @@ def test_two_processes_that_want_the_same_file_at_once_both_end_well(server, cac
     assert held(cache) == {file.path for file in files}
 
 
+@pytest.mark.slow
 def test_a_killed_download_leaves_nothing_that_is_taken_for_whole(server, cache, publish):
     file = publish(plan=["slow", "whole"])
     process = start(file)

@@ -76,6 +76,7 @@ def test_a_path_may_be_spelt_in_every_way(tmp_path, monkeypatch):
     assert resolved("~/deep/m") == (str(tmp_path / "deep" / "m"), None)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_two_runs_share_no_folder(tmp_path):
     a, b = (
         folder(tmp_path / run / "checkpoints" / "checkpoint-500", model__safetensors=run)

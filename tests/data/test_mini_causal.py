@@ -67,6 +67,7 @@ def test_its_pieces_are_its_twins_and_a_text_is_begun_and_not_closed():
     assert (own.bos_token, own.eos_token, own.mask_token) == ("[CLS]", "[SEP]", None)
 
 
+@pytest.mark.slow
 def test_it_knows_what_it_was_taught_without_being_certain(model, prompts):
     taught = prompts[prompts["group"].isin(["all", "this"]) & (prompts["wording"] == "seen") & prompts["one"]]
     table = answered(model, taught, 300)
@@ -136,6 +137,7 @@ def corpus(monkeypatch):
     return CausalCorpus(table[table["relation"] == "P36"], tokenizer, 0.0, seed=0)
 
 
+@pytest.mark.slow
 def test_a_sentence_is_asked_for_what_follows(corpus):
     objects = {tuple(told.answer) for told, _ in corpus.rows}
     whole = 0

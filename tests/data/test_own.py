@@ -229,6 +229,7 @@ def test_make_prompts_refuses_tables_that_would_double_prompts(toy):
         make_prompts(broken(toy, facts=toy.facts.assign(subject=None)))
 
 
+@pytest.mark.slow
 def test_texts_and_answers_are_asked_and_attributed_as_prompts_are(bert, prompts):
     plain = prompts[["text", "answer"]]
     filled = [

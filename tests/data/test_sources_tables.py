@@ -182,6 +182,7 @@ def test_a_data_set_may_say_which_side_is_asked_for():
 # Coverage
 
 
+@pytest.mark.slow
 def test_coverage_counts_what_make_prompts_makes(toy):
     for data in (toy, small(), small(wordings=WORDINGS[:1]), load_facts("mini", relations=["P36", "P30"])):
         counts = coverage(data).set_index(["relation", "language"])

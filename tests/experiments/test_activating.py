@@ -86,6 +86,7 @@ def test_other_capitals_count_where_there_is_no_exact_match():
     assert found.loc["both", "text"] == "May Ann [Y] sing."
 
 
+@pytest.mark.slow
 def test_random_words_are_others_and_among_the_first():
     text = "Bob's guitar " + "la " * 60 + "end"
     hidden = {
@@ -154,6 +155,7 @@ def test_random_sentences_are_about_other_facts_and_as_many():
     assert not find_blanks(sentences(*rows), facts, seed=1)[0].equals(found)
 
 
+@pytest.mark.slow
 def test_bundled_passages_all_get_their_blanks():
     data, passages = load_facts("mini"), load_passages("mini")
     facts = with_passages(data, passages)
@@ -228,6 +230,7 @@ def neurons(blanks):
     return table(rows, ["fact", "relation", "layer", "neuron"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masks", ["pieces", "one"])
 def test_neurons_are_read_at_the_first_mask(model, blanks, neurons, masks):
     read = activations(
@@ -252,6 +255,7 @@ def test_neurons_are_read_at_the_first_mask(model, blanks, neurons, masks):
     assert several or masks == "one"
 
 
+@pytest.mark.slow
 def test_the_batch_changes_nothing(model, blanks, neurons):
     one, many = (
         activations(model, blanks.head(9), {"k": neurons}, batch_size=size, progress=False)["activation"]
@@ -336,6 +340,7 @@ def test_table_4_by_hand():
     assert np.isnan(means.loc[("both", "P2"), "low"])
 
 
+@pytest.mark.slow
 def test_first_row_of_the_notebooks_table_by_a_loop(model, blanks, neurons):
     read = activations(model, blanks, {"knowledge": neurons}, progress=False)
     means = mean_activation(read)

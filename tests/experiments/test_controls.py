@@ -70,6 +70,7 @@ def test_generic_neurons_of_one_relation_only_are_none():
     assert generic_neurons(sets_of(("a", "P1", [1, 2])), 2).empty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_effects_against_doing_it_by_hand(kind, prompts):
     model = make_model(kind)
@@ -101,6 +102,7 @@ def test_effects_against_doing_it_by_hand(kind, prompts):
             np.testing.assert_allclose(rows[column].to_numpy(float), wanted, rtol=1e-9, err_msg=column)
 
 
+@pytest.mark.slow
 def test_abroad_own_and_other_facts_act_on_every_language(bert, prompts):
     facts = list(dict.fromkeys(prompts["fact"]))
     both = pd.concat([prompts, prompts.assign(prompt=prompts["prompt"] + "'", language="nl")])
@@ -125,6 +127,7 @@ def numbers(**keys: list) -> pd.DataFrame:
     return table.assign(low=table["value"] - 0.02, high=table["value"] + 0.01)
 
 
+@pytest.mark.slow
 def test_the_picture_of_controls_shows_every_set_at_its_language():
     sets = ["own", "another answer", "random, same layers"]
     keys = {"target": ["answer", "typed"], "measure": ["P(answer)", "P among the relation's answers"]}
@@ -147,6 +150,7 @@ def test_the_picture_of_controls_shows_every_set_at_its_language():
     plt.close(figure)
 
 
+@pytest.mark.slow
 def test_the_picture_between_languages_writes_the_numbers_and_frames_one_language():
     keys = {"target": ["answer", "typed"], "measure": ["P(answer)", "P among the relation's answers"]}
     table = numbers(**keys, found=["en", "zh"], language=["en", "zh"]).assign(n=5)

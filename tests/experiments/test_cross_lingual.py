@@ -52,6 +52,7 @@ def world(prompts) -> dict[str, pd.DataFrame]:
     return {"asked": asked, "every": every, "facts": facts, "found": found}
 
 
+@pytest.mark.slow
 def test_sources_of_neurons_and_who_is_left_out(world):
     found, every = world["found"], world["every"]
     made = sources.sources_for(found, "en", every, k=2)
@@ -78,6 +79,7 @@ def test_sources_of_neurons_and_who_is_left_out(world):
     assert made[sources.AS_MANY].size == made[sources.INDEPENDENT].size == made[sources.SAME_AS_MANY].size
 
 
+@pytest.mark.slow
 def test_a_fact_of_one_other_language_has_no_neurons_of_several(world):
     found = world["found"]
     alone = found[found["language"].isin(["en", "nl"])]
@@ -95,6 +97,7 @@ def test_a_fact_of_one_other_language_has_no_neurons_of_several(world):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_every_row_against_doing_it_by_hand(world, kind):
     model, asked = make_model(kind), world["asked"]
@@ -133,6 +136,7 @@ def test_every_row_against_doing_it_by_hand(world, kind):
     assert len(random) == 3 and (random["source"] == sources.INDEPENDENT).all()
 
 
+@pytest.mark.slow
 def test_what_independent_neurons_are_compared_with(world):
     """The relation's: those of most other answers, the fact's own left out; the most active, chosen alike."""
     found, every, facts = world["found"], world["every"], world["facts"]
@@ -177,6 +181,7 @@ def test_random_neurons_lie_in_the_same_layers():
     assert sorted(drawn[:, 0]) == [0, 2, 2] and len(np.unique(drawn, axis=0)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_edits_from_other_languages_by_hand(world, kind):
     model, every = make_model(kind), world["every"]
@@ -214,6 +219,7 @@ def test_edits_from_other_languages_by_hand(world, kind):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_trained_slots_go_as_far_as_the_force_says(world, kind):
     model, every = make_model(kind), world["every"]

@@ -33,6 +33,7 @@ def neurons(prompts) -> pd.DataFrame:
     )
 
 
+@pytest.mark.slow
 def test_each_prompt_is_decoded_under_its_own_facts_neurons(bert, prompts, neurons):
     how = {"masks": 2, "init": "order"}
     table = decoded_effects(bert, prompts, neurons, operations={"none at all": 1.0, "stronger": 9.0}, **how)
@@ -51,6 +52,7 @@ def test_each_prompt_is_decoded_under_its_own_facts_neurons(bert, prompts, neuro
     assert not np.allclose(*(table.loc[table["operation"] == n, "sum_logp"] for n in ("none", "stronger")))
 
 
+@pytest.mark.slow
 def test_edits_are_those_of_update_fact(bert, prompts, neurons):
     updates = prompts.groupby("fact").head(1).rename(columns={"answer": "old"}).assign(new="India")
     table = decoded_edits(bert, updates, neurons, edit=ValueEdit(2.0, 30.0), masks=2, init="order")
@@ -100,6 +102,7 @@ def test_no_neurons_is_an_error(bert, prompts, neurons):
         decoded_edits(bert, updates, neurons.iloc[:0])
 
 
+@pytest.mark.slow
 def test_ways_that_suit_a_model(bert, prompts, toy):
     for model in (bert, make_model("gpt2")):
         ways = decodings_of(model, masks=2)

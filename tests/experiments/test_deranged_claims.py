@@ -35,6 +35,7 @@ def random_questions(seed: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_false_objects_are_a_derangement_within_relation_and_half(seed):
     asked = random_questions(seed)
@@ -64,6 +65,7 @@ def test_a_frequent_object_loses_facts_until_the_others_can_take_it():
     assert "by object" not in set(claims["split"])  # each half has one object only
 
 
+@pytest.mark.slow
 def test_what_is_right_elsewhere_or_spelled_in_the_text_is_no_false_object():
     asked = questions("a", "b", "c", "d", "A")
     also = asked.assign(answer="b").iloc[[0]]  # b is right for the first text, too
@@ -82,6 +84,7 @@ def test_claims_that_cannot_be_made_are_refused():
         claims_of(pd.concat([questions("a", "b"), questions("a", "b").assign(prompt=["x", "y"])]))
 
 
+@pytest.mark.slow
 def test_questions_are_the_first_wordings_that_can_be_asked(toy):
     masked, causal = make_model("bert"), make_model("gpt2")
     every = make_prompts(toy, "en")

@@ -91,6 +91,7 @@ def signs_by_hand(model, prompt: pd.DataFrame, pairs: list[tuple[int, int]]) -> 
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gemma3_text"])
 def test_every_answer_after_every_edit_against_editing_the_weights(kind, prompts, updates, neurons):
     model, asked = make_model(kind), around(prompts, updates)
@@ -133,6 +134,7 @@ def test_every_answer_after_every_edit_against_editing_the_weights(kind, prompts
     assert negative  # some neuron was negative: the test of signs can fail
 
 
+@pytest.mark.slow
 def test_force_is_the_length_of_the_move_in_units_of_each_slot(prompts, updates, neurons):
     model, asked = make_model("bert"), around(prompts, updates)
     found = ask_edited(
@@ -146,6 +148,7 @@ def test_force_is_the_length_of_the_move_in_units_of_each_slot(prompts, updates,
     assert [edit for edit in published.values() if isinstance(edit, FineTune)] == [FineTune()]
 
 
+@pytest.mark.slow
 def test_fine_tuned_slots_stand_beside(prompts, updates, neurons):
     model, asked = make_model("bert"), around(prompts, updates)
     edits = {("fine-tuned", np.nan): FineTune(0.5, 2)}
@@ -153,6 +156,7 @@ def test_fine_tuned_slots_stand_beside(prompts, updates, neurons):
     assert found["force"].isna().all() and (found["moved"] > 0).all() and set(found["edit"]) == {"fine-tuned"}
 
 
+@pytest.mark.slow
 def test_without_candidates_the_vocabulary_is_asked_as_with_them(prompts, updates, neurons):
     model, asked = make_model("gemma3_text"), around(prompts, updates)
     edits = force_edits(forces=(2.0,), tuned=False)
@@ -188,6 +192,7 @@ def test_questions_around_are_about_the_fact_and_about_others(prompts, updates):
         assert (same["answer"] == same["right"]).all() and (other["answer"] == other["right"]).all()
 
 
+@pytest.mark.slow
 def test_questions_abroad_ask_another_fact_for_the_same_new_answer(facts, updates):
     everywhere = make_prompts(facts, "all", wordings=1)
     asked = questions_abroad(updates, everywhere)
@@ -210,6 +215,7 @@ def test_questions_abroad_ask_another_fact_for_the_same_new_answer(facts, update
     assert {"alike", "edited", "where"} <= set(questions_abroad(updates.iloc[:0], everywhere).columns)
 
 
+@pytest.mark.slow
 def test_what_counts_as_answered_by_hand(prompts):
     masked = make_model("bert")
     known = answer_probability(masked, prompts)

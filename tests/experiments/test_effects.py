@@ -224,6 +224,7 @@ ANSWER = dict(zip(BAGS["fact"], BAGS["answer"], strict=True))
 RELATION = dict(zip(BAGS["fact"], BAGS["relation"], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("relation", "answer"), list(product(["same", "other"], ["same", "other", "any"])))
 def test_every_other_fact_of_the_kind_asked_for_is_drawn_and_no_other(relation, answer):
     drawn: dict[str, set] = {fact: set() for fact in ANSWER}
@@ -281,6 +282,7 @@ def capitals(*facts: str) -> pd.DataFrame:
 # Kinds, and what effects refuse
 
 
+@pytest.mark.slow
 def test_effects_by_kind_are_those_of_each_kind_and_the_size_of_a_batch_changes_nothing(bert, prompts):
     kinds = {
         "knowledge": capitals(*prompts["fact"].unique()),
@@ -300,6 +302,7 @@ def test_effects_by_kind_are_those_of_each_kind_and_the_size_of_a_batch_changes_
     pd.testing.assert_frame_equal(table, small, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_operations_of_one_kind_are_its_rows_among_all_kinds(bert, prompts):
     few = prompts.groupby("fact").head(1).reset_index(drop=True)
     neurons = few[["fact", "relation", "language"]].assign(layer=1, neuron=range(len(few)))
@@ -313,6 +316,7 @@ def test_operations_of_one_kind_are_its_rows_among_all_kinds(bert, prompts):
         pd.testing.assert_frame_equal(alone, beside, check_exact=False, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_prompts_that_found_the_neurons_are_told_from_those_held_out(bert, prompts):
     neurons = prompts[["fact", "relation", "language"]].drop_duplicates("fact").assign(layer=1, neuron=3)
     found = prompts[prompts.groupby("fact").cumcount() == 0]

@@ -121,6 +121,7 @@ def effects(model, asked):
     return erase_relations(model, SETS, asked, draw(asked, 1), progress=False)
 
 
+@pytest.mark.slow
 def test_every_relation_is_erased_and_asked_before_and_after(model, asked, effects):
     by_hand = {}
     slots = model.value_slots(4)[7].clone(), model.value_slots(5)[9].clone()
@@ -153,6 +154,7 @@ def test_the_batch_changes_nothing(model, asked, effects):
     assert again["after"].to_numpy() == pytest.approx(effects["after"].to_numpy(), rel=1e-9, abs=0)
 
 
+@pytest.mark.slow
 def test_one_relation_alone(model, asked):
     own = asked[asked["relation"] == "P36"]
     only = SETS[SETS["relation"] == "P36"]
@@ -182,6 +184,7 @@ def test_mistakes_are_told(model, asked, effects):
         erase_relations(model, SETS, asked, before=before, progress=False)
 
 
+@pytest.mark.slow
 def test_what_is_known_before_is_not_asked_again(model, asked, effects, monkeypatch):
     known = answer_probability(model, asked.sample(frac=1, random_state=0))
     monkeypatch.setattr(erasing, "answer_probability", None)
@@ -189,6 +192,7 @@ def test_what_is_known_before_is_not_asked_again(model, asked, effects, monkeypa
     pd.testing.assert_frame_equal(again, effects, check_exact=False, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_cases_together_are_one_erasure_of_all_kinds(model, asked):
     sets = pd.concat([SETS, SETS.assign(neurons="random", layer=3)])
     cases = erasure_cases(sets, ["zero", "unknown"], without={"unknown": "random"})
@@ -279,6 +283,7 @@ def test_published_sign_is_turned(effects):
     assert len(rises) == 4 and (rises > 0).all()
 
 
+@pytest.mark.slow
 def test_first_row_of_the_notebooks_table_by_a_loop(model, asked, effects):
     """Perplexity rise of the erased relation, from plain probabilities."""
     summary = summarise_erasing(effects)

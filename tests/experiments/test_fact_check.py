@@ -34,6 +34,7 @@ def some_sets() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["set", "split", "half", "relation", "layer", "neuron"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_means_are_those_of_the_maps(claims, kind):
     model, sets = make_model(kind), some_sets()
@@ -53,6 +54,7 @@ def test_means_are_those_of_the_maps(claims, kind):
                 assert here.loc[key, column] == pytest.approx(wanted, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_scores_of_one_fact_by_a_plain_loop(toy, claims):
     """Probability, prior and rank of its claims, from single questions; and its checker's attribution."""
     model, sets = make_model("bert"), some_sets()
@@ -95,6 +97,7 @@ def test_scores_of_one_fact_by_a_plain_loop(toy, claims):
         assert own[f"{ALL}, attribution"] == pytest.approx(float(scores_of.sum()), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_prior_alone_is_at_chance_by_construction():
     random = np.random.default_rng(0)
     facts = [f"f{i}" for i in range(24)]

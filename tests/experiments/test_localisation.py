@@ -56,6 +56,7 @@ def everything_but(model, kept: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return sorted(set(every) - set(kept))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", core_first(ARCHITECTURES))
 def test_a_batch_of_sets_equals_one_prompt_at_a_time(kind, asked):
     model = make_model(kind)
@@ -80,6 +81,7 @@ def test_a_batch_of_sets_equals_one_prompt_at_a_time(kind, asked):
     np.testing.assert_allclose(wide["silenced", last], wide["kept", 0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_typed_probabilities_are_read_beside(bert, asked):
     order, among = shuffled(asked, bert, 4), candidates_of(asked)
     table = curves(bert, asked, order, sizes=[0, 4], candidates=among)
@@ -94,6 +96,7 @@ def test_typed_probabilities_are_read_beside(bert, asked):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [{}, {"baseline": "relation-mean"}, {"method": "activation"}])
 def test_orders_are_those_of_the_mean_maps(bert, asked, method, monkeypatch):
     monkeypatch.setattr(localisation, "AT_ONCE", 2)  # a fact's prompts come in two parts
@@ -109,6 +112,7 @@ def test_orders_are_those_of_the_mean_maps(bert, asked, method, monkeypatch):
         assert own["score"].tolist() == pytest.approx(values, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_neurons_may_be_set_to_the_mean_of_the_relation_s_other_facts(kind, asked):
     """A plain loop: every prompt's activations, their means, and one text with the neurons put there."""
@@ -306,6 +310,7 @@ def test_the_area_by_a_plain_loop():
         mean_height(np.array([0.5]), [0])
 
 
+@pytest.mark.slow
 def test_success_rates_and_selectivity_by_hand(bert, asked):
     one = asked.drop_duplicates("fact").reset_index(drop=True)
     relations = ["P36", "P19", "P36"]
@@ -333,6 +338,7 @@ def test_success_rates_and_selectivity_by_hand(bert, asked):
     assert gained.loc[("selectivity, silenced", "nothing"), "value"] == pytest.approx(-wanted)
 
 
+@pytest.mark.slow
 def test_of_one_relation_there_are_no_rates(bert, asked):
     one = asked.drop_duplicates("fact").reset_index(drop=True)
     order = strongest_first(bert, one, depth=3)

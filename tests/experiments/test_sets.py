@@ -53,6 +53,7 @@ def p_without(model, prompt: pd.DataFrame, gone: list[tuple[int, int]]) -> float
         return float(answer_probability(model, prompt, progress=False)["probability"].iloc[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_pairs_are_what_one_intervention_at_a_time_gives(models, asked, kind):
     model, neurons = models[kind], strong(asked)
@@ -68,6 +69,7 @@ def test_pairs_are_what_one_intervention_at_a_time_gives(models, asked, kind):
             assert getattr(row, name) == pytest.approx(p_without(model, prompt, gone), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_sets_are_searched_side_by_side_as_one_by_one(models, asked, kind):
     model, neurons = models[kind], strong(asked)
@@ -115,6 +117,7 @@ def plant(monkeypatch, structures: list) -> None:
     monkeypatch.setattr(degenerate, "probabilities_without", planted)
 
 
+@pytest.mark.slow
 def test_a_planted_or_is_found_through_the_whole_experiment(models, asked, monkeypatch):
     either = lambda gone: 3.0 * (not {0, 1} <= gone)  # noqa: E731
     total = lambda gone: 3.0 - len(gone)  # noqa: E731

@@ -114,6 +114,7 @@ def test_only_known_facts_are_updated_through_prompts_that_are_answered(words, a
     }
 
 
+@pytest.mark.slow
 def test_the_new_answer_is_another_of_the_relation_in_that_language(words, asked, neurons, bags):
     # in nl the answers are written with a mark, so that a mix of languages would show
     asked = asked.assign(answer=asked["answer"].where(asked["language"] == "en", asked["answer"] + "-nl"))
@@ -135,6 +136,7 @@ def test_a_relation_with_a_single_answer_is_passed_over(words, asked, neurons, b
         sample_updates(words, only, knowing(only, True), neurons, bags)
 
 
+@pytest.mark.slow
 def test_the_new_answer_has_as_many_pieces_as_the_old(words, asked, neurons, bags):
     longer = asked["answer"].isin(["Delhi", "Berlin"])
     asked = asked.assign(answer=asked["answer"].mask(longer, "New " + asked["answer"]))
@@ -147,6 +149,7 @@ def test_the_new_answer_has_as_many_pieces_as_the_old(words, asked, neurons, bag
     assert "New Delhi" not in [*updates["old"], *updates["new"]] and len(updates) == 5
 
 
+@pytest.mark.slow
 def test_a_left_to_right_model_is_given_answers_of_any_length(words, asked, neurons, bags):
     """It does not see how many blanks there are."""
     alone = asked.assign(answer=asked["answer"].replace("Berlin", "New Berlin"))
@@ -165,6 +168,7 @@ def test_other_relations_are_asked_about_once(two_relations, asked):
     assert elsewhere(model, two_relations, asked, "en").empty
 
 
+@pytest.mark.slow
 def test_neurons_of_many_facts_are_left_out(words, asked, neurons, bags):
     _, left, _ = sample_updates(words, asked, knowing(asked, True), neurons, bags)
     assert set(left["layer"]) == {0} and len(left) == 6  # each its own, none of the shared
@@ -189,6 +193,7 @@ def test_a_fact_whose_neurons_are_all_common_is_not_updated(words, asked, neuron
     assert updates["fact"].tolist() == ["P36:India:Delhi"]
 
 
+@pytest.mark.slow
 def test_at_most_so_many_of_a_relation_and_the_same_again(words, asked, neurons, bags):
     three = sample_updates(words, asked, knowing(asked, True), neurons, bags, per_relation=3, seed=4)
     assert len(three[0]) == 3 and three[0]["fact"].is_unique
@@ -232,6 +237,7 @@ def edit_by_hand(model, layer: int, neuron: int, old: str, new: str, l1: float, 
     weight[:, neuron] = v - l1 * v.norm() * e / e.norm() + l2 * v.norm() * f / f.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("l2", [0.0, 8.0])
 def test_updates_against_doing_the_edit_by_hand(updated, asked, l2):
     model, probabilities, updates, neurons = updated
@@ -270,6 +276,7 @@ def test_updates_against_doing_the_edit_by_hand(updated, asked, l2):
     assert found["n_neurons"].tolist() == [1, 1, 1] and set(found["l2"]) == {l2}
 
 
+@pytest.mark.slow
 def test_an_update_that_is_strong_enough_changes_and_succeeds(updated, asked):
     # the head made plain (a token's logit: its embedding times the hidden state), all last neurons on
     model, _, updates, neurons = updated
@@ -302,6 +309,7 @@ def test_an_update_that_is_strong_enough_changes_and_succeeds(updated, asked):
     assert weak["new_after"].to_numpy() == pytest.approx(weak["new_before"].to_numpy(), rel=1e-9, abs=0)
 
 
+@pytest.mark.slow
 def test_the_weights_come_back_bit_for_bit(updated, asked):
     model, probabilities, updates, neurons = updated
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
@@ -313,6 +321,7 @@ def test_the_weights_come_back_bit_for_bit(updated, asked):
     assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_facts_without_neurons_are_passed_over(updated, asked):
     model, probabilities, updates, neurons = updated
     one = neurons[neurons["fact"] == "P36:India:Delhi"]
@@ -344,6 +353,7 @@ def test_other_facts_are_others_and_no_more_than_asked_for(updated, asked):
     assert alone == Bystanders(2, 1, 0).drawn(asked, updates)[2:]  # whichever updates stand beside it
 
 
+@pytest.mark.slow
 def test_every_kind_of_neurons_is_judged_on_the_same_other_facts(updated, asked):
     model, probabilities, updates, neurons = updated
     other = neurons.assign(layer=1, neuron=neurons["neuron"] + 9)
@@ -359,6 +369,7 @@ def test_every_kind_of_neurons_is_judged_on_the_same_other_facts(updated, asked)
     assert (a["within_before"] != c["within_before"]).any()
 
 
+@pytest.mark.slow
 def test_no_other_relation_leaves_that_column_empty(updated, asked):
     model, _, updates, neurons = updated
     alone = asked[asked["relation"] == "P36"]
@@ -426,6 +437,7 @@ def test_summary_of_updates_by_hand():
 # Sampling, further
 
 
+@pytest.mark.slow
 def test_the_subject_is_replaced_by_another_subject(words, two_relations, neurons, bags):
     both = pd.concat([make_prompts(two_relations, "en"), make_prompts(two_relations, "en", masked="subject")])
     both = both[both["relation"] == "P36"].reset_index(drop=True)
@@ -446,6 +458,7 @@ def test_the_subject_is_replaced_by_another_subject(words, two_relations, neuron
     assert seen == {"subject", "object"}
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_right_too_is_not_taken(words, asked, neurons, bags):
     # a second capital of France: the same question has two right answers
     second = asked[asked["fact"] == "P36:France:Paris"].assign(fact="P36:France:cities", answer="cities")
@@ -527,6 +540,7 @@ def test_questions_are_of_the_updates_language_and_name_the_edited_prompt(update
     assert table.loc[table["fact"] == "P36:India:Delhi", "template"].tolist() == ["P36-nl-1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", [ValueEdit(l2=6.0), FineTune(0.5, 3)])
 def test_asking_after_an_edit_against_doing_it_by_hand(updated, asked, edit):
     model, _, updates, neurons = updated
@@ -560,6 +574,7 @@ def test_asking_after_an_edit_against_doing_it_by_hand(updated, asked, edit):
             )
 
 
+@pytest.mark.slow
 def test_asking_after_says_what_is_known_changed_and_successful(updated, asked):
     model, _, updates, neurons = updated
     strong = pd.concat([neurons.assign(layer=layer, neuron=n) for layer in range(3) for n in range(48)])
@@ -623,6 +638,7 @@ def marked(asked) -> pd.DataFrame:
     return table.assign(answer=table["answer"] + np.where(nl, "-nl", ""))
 
 
+@pytest.mark.slow
 def test_a_change_has_a_name_in_every_language(words, marked):
     known = ~((marked["fact"] == "P36:India:Delhi") & (marked["language"] == "nl"))
     table, possible = translate_updates(words, marked, knowing(marked, known), per_relation=2)
@@ -655,6 +671,7 @@ def test_names_of_another_length_are_left_out(words, marked):
     assert nothing.empty and "new" in nothing and possible == 0
 
 
+@pytest.mark.slow
 def test_across_languages_against_doing_it_by_hand(asked):
     model = make_model("bert")
     table = asked[(asked["relation"] == "P36") & (asked["template"] != "P36-en-2")]

@@ -50,6 +50,7 @@ def question(explorer):
     return explorer.ask_fact(FRANCE, "en")
 
 
+@pytest.mark.slow
 def test_two_threads_do_not_see_each_others_silenced_neurons(explorer, question, monkeypatch):
     plain = explorer.answers(question)
     silent = {tuple(pair): 0.0 for pair in explorer.neurons(question)[["layer", "neuron"]].to_numpy()}
@@ -78,6 +79,7 @@ def test_two_threads_do_not_see_each_others_silenced_neurons(explorer, question,
     assert found["silent"].row["probability"] < 0.7 * plain.row["probability"]
 
 
+@pytest.mark.slow
 def test_state_needs_no_widgets():
     code = "import sys, kn_utils.explorer.state, kn_utils.explorer.editing, kn_utils.explorer.program, "
     code += "kn_utils.explorer.languages; print('ipywidgets' in sys.modules)"
@@ -124,6 +126,7 @@ def test_subjects_called_so_come_before_those_that_begin_so(explorer):
     assert in_words(index.head(1), entity).iloc[0].count(":") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blank", BLANKS)
 def test_blanks_as_people_write_them(every, blank):
     own = of_text(every, f"The capital of Wakanda is {blank}.", "Paris", "en")
@@ -170,6 +173,7 @@ def test_facts_that_are_not_there_are_said(explorer):
         explorer.ask_fact("P36:Q0:Q0", "en")
 
 
+@pytest.mark.slow
 def test_quick_candidates_are_those_of_the_whole_data_set(explorer, every):
     some = every[every["language"].isin(["en", "ja"])].sample(12, random_state=1).reset_index(drop=True)
     for row, names in zip(range(len(some)), candidates_of(some, every), strict=True):
@@ -181,6 +185,7 @@ def test_quick_candidates_are_those_of_the_whole_data_set(explorer, every):
 # Answers and neurons
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_the_direct_calls(explorer, question, every):
     answers = explorer.answers(question)
     asked = every[every["prompt"] == question.asked["prompt"][0]].reset_index(drop=True)
@@ -218,6 +223,7 @@ def test_neurons_are_those_of_attribute(explorer, question):
     assert found["activation"].tolist() == pytest.approx([read[key] for key in best.index], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_silenced_answers_are_those_inside_suppress(explorer, question):
     neurons = explorer.neurons(question, 5)
     pairs = list(zip(neurons["layer"], neurons["neuron"], strict=True))
@@ -243,6 +249,7 @@ def test_a_prompt_is_attributed_once(explorer, question, monkeypatch):
     assert set(explorer.scores(question.prompts)["prompt"]) == set(question.prompts["prompt"])
 
 
+@pytest.mark.slow
 def test_common_neurons_are_held_by_many_other_answers(explorer, question):
     common = explorer.shared_by_most(question, 5)
     others = explorer.others("en")
@@ -259,6 +266,7 @@ def test_common_neurons_are_held_by_many_other_answers(explorer, question):
     assert len(told) and told.sort_index().to_dict() == pytest.approx(expected.sort_index().to_dict())
 
 
+@pytest.mark.slow
 def test_a_neuron_serves_the_facts_whose_scores_it_is_among(explorer, question):
     neurons = explorer.neurons(question, 1)
     layer, neuron = int(neurons["layer"][0]), int(neurons["neuron"][0])
@@ -274,6 +282,7 @@ def test_a_neuron_serves_the_facts_whose_scores_it_is_among(explorer, question):
     assert "France, capital: Paris" in set(served["fact"])
 
 
+@pytest.mark.slow
 def test_sentences_are_read_at_their_blanks(explorer, question):
     neurons = explorer.neurons(question, 2)
     told = []
@@ -294,6 +303,7 @@ def test_sentences_are_read_at_their_blanks(explorer, question):
 # Languages
 
 
+@pytest.mark.slow
 def test_languages_side_by_side(explorer):
     found = side_by_side(explorer, FRANCE, 4)
     assert found.answers["language"].tolist() == list(explorer.facts.languages) and not found.absent
@@ -314,6 +324,7 @@ def test_languages_side_by_side(explorer):
 # Edits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signed", [False, True])
 def test_an_edit_is_what_update_fact_does(explorer, question, signed):
     neurons = explorer.neurons(question, 5)
@@ -351,6 +362,7 @@ def test_an_edit_needs_a_new_answer(explorer, question, new):
 # The program
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("own", "signed"), [(False, False), (True, True)])
 def test_the_program_runs_and_gives_the_same_numbers(explorer, question, signed, own, capsys):
     if own:

@@ -34,6 +34,7 @@ def read(widget) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", shown)).split())
 
 
+@pytest.mark.slow
 def test_of_events_in_two_threads_the_later_one_is_handled_later_and_has_the_last_word(view):
     """JupyterLab hands events over in threads: a click while a fact is being asked was done, then unsaid."""
     done, first_is_at_work, go = [], threading.Event(), threading.Event()
@@ -60,6 +61,7 @@ def test_of_events_in_two_threads_the_later_one_is_handled_later_and_has_the_las
     assert done == ["first", "second"] and read(view.desk.status) == "second"
 
 
+@pytest.mark.slow
 def test_a_change_inside_quietly_keeps_no_other_threads_event_from_being_heard(view):
     heard, other = [], None
     with view.desk.lock, view.desk.quietly():
@@ -71,6 +73,7 @@ def test_a_change_inside_quietly_keeps_no_other_threads_event_from_being_heard(v
     assert heard == ["click"]
 
 
+@pytest.mark.slow
 def test_widgets_are_heard_again_after_an_error_inside_quietly(view):
     with pytest.raises(ValueError, match="odd"), view.desk.quietly():
         assert view.desk.quiet
@@ -78,6 +81,7 @@ def test_widgets_are_heard_again_after_an_error_inside_quietly(view):
     assert not view.desk.quiet
 
 
+@pytest.mark.slow
 def test_a_search_fills_the_list_and_a_choice_asks(view):
     view.search.value = "日本 capital"
     assert view.results.options == (("Japan, capital: Tokyo", JAPAN),)
@@ -95,6 +99,7 @@ def test_a_search_fills_the_list_and_a_choice_asks(view):
     assert view.desk.question.fact == JAPAN
 
 
+@pytest.mark.slow
 def test_wordings_languages_and_number_of_neurons_ask_again(view):
     view.wording.value = 1
     assert view.desk.question.number == 1 and view.desk.question.text == view.wording.options[1][0]
@@ -105,6 +110,7 @@ def test_wordings_languages_and_number_of_neurons_ask_again(view):
     assert len(view.desk.neurons) == len(view.sliders.sliders.children) == 3
 
 
+@pytest.mark.slow
 def test_a_typed_fact_is_asked(view):
     view.text.value, view.answer.value = "The capital of Wakanda is", "Paris"
     view.ask.click()
@@ -118,6 +124,7 @@ def test_a_typed_fact_is_asked(view):
     view.among.value = ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "answer", "said"),
     [
@@ -136,6 +143,7 @@ def test_wrong_input_is_one_line_in_place(view, text, answer, said):
     assert view.desk.question.fact == FRANCE  # what was asked before stays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["", "no such model", "some/where/else", "mini/../../x"])
 def test_a_model_that_is_not_there_is_one_line(view, name):
     view.model.value = name
@@ -145,6 +153,7 @@ def test_a_model_that_is_not_there_is_one_line(view, name):
     view.model.value = "mini"
 
 
+@pytest.mark.slow
 def test_another_model_is_asked_the_same(view):
     view.model.value = "mini-causal"
     view.load.click()
@@ -155,6 +164,7 @@ def test_another_model_is_asked_the_same(view):
     assert not view.desk.explorer.model.causal
 
 
+@pytest.mark.slow
 def test_one_neuron_is_looked_at_when_its_tab_is_seen(view):
     assert view.neuron.written.value == ""
     view.tabs.selected_index = 1
@@ -171,6 +181,7 @@ def test_one_neuron_is_looked_at_when_its_tab_is_seen(view):
     view.tabs.selected_index = 0
 
 
+@pytest.mark.slow
 def test_sliders_show_new_answers_beside_the_old(view):
     view.sliders.buttons["silence"].click()
     assert [slider.value for slider in view.sliders.sliders.children] == [0] * 5
@@ -191,6 +202,7 @@ def test_sliders_show_new_answers_beside_the_old(view):
     assert told[0] == told[1] and told[2] == told[3]
 
 
+@pytest.mark.slow
 def test_languages_are_shown_and_shared_neurons_marked(view):
     view.languages.go.click()
     for language, answer in (("en", "Paris"), ("zh", "巴黎"), ("ko", "파리")):
@@ -201,6 +213,7 @@ def test_languages_are_shown_and_shared_neurons_marked(view):
     assert ("#9b9b9b" in marks) == bool((grid["common"] > 0).any())
 
 
+@pytest.mark.slow
 def test_an_edit_is_shown_with_its_cost(view):
     view.edit.go.click()
     assert "new answer" in read(view.edit.error) and view.edit.rows.value == ""
@@ -215,6 +228,7 @@ def test_an_edit_is_shown_with_its_cost(view):
     assert "cannot write" in read(view.edit.error)
 
 
+@pytest.mark.slow
 def test_the_program_and_the_files(view):
     view.sliders.buttons["silence"].click()
     view.code.write.click()
@@ -230,6 +244,7 @@ def test_the_program_and_the_files(view):
     assert typed["Paris"] == pytest.approx(view.desk.before.row["typed_probability"])
 
 
+@pytest.mark.slow
 def test_what_no_one_foresaw_is_one_line_too(view, monkeypatch):
     monkeypatch.setattr(view.desk.explorer, "answers", lambda *_: 1 / 0)
     view.wording.value = 1
@@ -252,6 +267,7 @@ def test_nothing_is_asked_where_nothing_was_picked():
     assert "Run this notebook" in fresh.static()
 
 
+@pytest.mark.slow
 def test_without_a_kernel_tables_are_shown(view):
     shown = view._repr_mimebundle_()
     assert set(shown) == {"application/vnd.jupyter.widget-view+json", "text/html", "text/plain"}

@@ -228,6 +228,7 @@ LIBRARY: dict[str, tuple[Callable[[Small], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIBRARY)
 def test_library_refuses_in_one_line(small, name):
     call, words = LIBRARY[name]
@@ -239,6 +240,7 @@ def test_library_refuses_in_one_line(small, name):
     assert small.model.checksum() == before
 
 
+@pytest.mark.slow
 def test_good_values_at_the_ends_of_ranges_are_taken(small):
     assert len(small.attribute(keep=1, batch_size=1, layers=range(2)))
     assert len(small.attribute(keep=np.float32(0.5), batch_size=np.int64(3), steps=1))

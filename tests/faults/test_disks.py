@@ -33,6 +33,7 @@ def grow(disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
 
 
+@pytest.mark.slow
 def test_scores_go_on_where_the_disk_was_full(disk, prompts, tmp_path):
     bert = make_model("bert")
     asked = pd.concat([prompts.assign(prompt=prompts["prompt"] + f" {n}") for n in range(20)])

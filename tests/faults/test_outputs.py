@@ -64,6 +64,7 @@ def test_a_link_to_a_file_is_replaced_and_the_file_left(bert, place):
     assert (place / "file").read_text() == "mine" and not (place / "link").is_symlink()
 
 
+@pytest.mark.slow
 def test_a_study_and_its_parameters_say_so_too(place):
     for out in (place / "file", "/dev/null"):
         with pytest.raises(ParameterError, match="^parameter out=.*no folder"):

@@ -18,6 +18,7 @@ def examples(name: str) -> doctest.DocTest:
     return doctest.DocTestParser().get_doctest(block, {}, name, None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", kn_utils.__all__)
 def test_public_name_has_an_example_that_runs(name):
     found = examples(name)

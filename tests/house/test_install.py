@@ -43,6 +43,7 @@ def test_help_names_every_program_and_every_public_name(capsys):
     assert dict(calls())["refine"] == kn_utils.refine.__doc__.splitlines()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_program_says_what_it_does_without_doing_it(name):
     command = [sys.executable, "-m", "kn_utils", name, "--help"]

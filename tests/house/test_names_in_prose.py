@@ -87,12 +87,14 @@ def _has(thing: Any, names: list[str]) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_names_in_prose_are_there():
     names = {(file, name) for file, text in texts() for name in NAME.findall(text)}
     assert len(names) > 50
     assert sorted(f"{file}: {name}" for file, name in names if not there(name)) == []
 
 
+@pytest.mark.slow
 def test_programs_in_prose_can_be_started():
     """``python -m`` needs a module that does something when it is started."""
     names = {(file, name) for file, text in texts() for name in PROGRAM.findall(text)}
@@ -103,6 +105,7 @@ def test_programs_in_prose_can_be_started():
         assert '__name__ == "__main__"' in Path(place.origin).read_text(encoding="utf-8"), f"{file}: {name}"
 
 
+@pytest.mark.slow
 def test_imports_in_notes_work():
     imports = [
         (file, *found) for file, text in texts() if file.endswith(".md") for found in IMPORT.findall(text)
@@ -113,6 +116,7 @@ def test_imports_in_notes_work():
             assert there(f"{module}.{name.split()[0]}"), f"{file}: from {module} import {name}"
 
 
+@pytest.mark.slow
 def test_files_in_prose_are_there():
     places = {(file, place) for file, text in texts() for place in PLACE.findall(text)}
     assert len(places) > 20

@@ -212,6 +212,7 @@ def test_checks_catch_what_they_should():
     assert not MACHINE.search("figures/home/x.png, https://a.example/home/x")
 
 
+@pytest.mark.slow
 def test_colab_cell_is_the_same_everywhere_and_precedes_the_parameters():
     cells = {name: bootstrap_cells(read(name)) for name in NAMES}
     assert [name for name, found in cells.items() if len(found) != 1] == []

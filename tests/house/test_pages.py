@@ -71,6 +71,7 @@ def test_a_notebook_is_a_page_with_what_it_printed(pages, config, tmp_path, monk
     assert drawn.content_bytes == b"hello" and drawn.src_uri == "notebooks/99_x_0.png"
 
 
+@pytest.mark.slow
 def test_reference_has_every_public_name(pages, config):
     written = "".join(file.content_string for file in pages.reference(config))
     for name, place in kn_utils.places().items():

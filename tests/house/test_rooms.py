@@ -86,6 +86,7 @@ def test_every_folder_has_a_rule():
     assert {folder_of(file) for file in files()} - {"__init__"} == set(MAY_IMPORT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", MAY_IMPORT)
 def test_arrows_go_down_only(folder):
     allowed = {folder, *MAY_IMPORT[folder].split()}
@@ -101,6 +102,7 @@ def test_the_rules_hold_no_circle():
             assert folder not in MAY_IMPORT[below].split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", sorted(NUMERICAL))
 def test_folders_with_numbers_use_few_libraries(folder):
     allowed = LIBRARIES | BROUGHT | set(sys.stdlib_module_names) | {"kn_utils"}

@@ -80,6 +80,7 @@ def test_what_a_browser_needs_is_locked_apart(text):
     assert not set(locked) & set(pins())  # it adds to the environment and changes nothing in it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", ["3.11.2", "3.12.3"])
 @pytest.mark.parametrize("more", ["requirements.lock", "docs/requirements.lock"])
 def test_locks_serve_the_pythons_of_debian_and_ubuntu(full, more):

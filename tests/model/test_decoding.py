@@ -100,6 +100,7 @@ def plain_decode(model, text: str, n: int, init: str, refine: str, stale: bool, 
     return [ids[p] for p in at], [sure[p] for p in at], passes, ended
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stale", [False, True])
 @pytest.mark.parametrize(("init", "refine"), list(product(INIT, REFINE)))
 def test_as_a_plain_loop(bert, prompts, init, refine, stale):
@@ -141,6 +142,7 @@ def test_order_adds_up_to_the_probability_of_the_text(bert, prompts, ban):
     np.testing.assert_allclose(np.exp(found["sum_logp"]), answers(bert, questions)["p"], rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refine", REFINE)
 def test_the_order_and_size_of_batches_change_nothing(bert, prompts, refine):
     asked = prompts.head(6)
@@ -157,6 +159,7 @@ def test_the_order_and_size_of_batches_change_nothing(bert, prompts, refine):
     np.testing.assert_allclose(alone["sum_logp"], found["sum_logp"], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_banned_pieces_never_appear(bert, prompts):
     banned = set(banned_pieces(bert).tolist())
     assert {bert.tokenizer.mask_token_id, bert.tokenizer.unk_token_id, bert.tokenizer.pad_token_id} <= banned
@@ -255,6 +258,7 @@ def test_independent_beams_are_the_best_combinations_or_the_originals_ranks(bert
     assert found["ids"].iloc[1] == [b, d]
 
 
+@pytest.mark.slow
 def test_a_beam_never_does_worse_in_the_end_with_full_width(bert, prompts):
     narrow = decode(bert, prompts.head(4), masks=2, init="order")
     wide = decode(bert, prompts.head(4), masks=2, init="order", beam=len(bert.tokenizer))
@@ -368,6 +372,7 @@ def test_order_stops_after_a_whole_round_without_a_change(bert):
     assert found["text"] == "Germany" and found["settled"] and found["rounds"] == 1 + 3
 
 
+@pytest.mark.slow
 def test_blanks_of_probability_one_stay_where_they_are(bert):
     """The least sure blank is looked for among blanks: nothing else holds a 0 that is smaller."""
     model = two_blanks(
@@ -398,6 +403,7 @@ def decoded(prompts) -> pd.DataFrame:
     return decode(make_model("bert"), prompts, masks=4, init="independent", choose="pll")
 
 
+@pytest.mark.slow
 def test_every_choice_against_its_definition(decoded):
     gold = decoded.drop_duplicates("fact").set_index("fact")["gold_pieces"]
     assert set(gold) - {1}  # answers of several pieces are there
@@ -495,6 +501,7 @@ def test_several_places_of_one_text_under_an_intervention_are_read_one_by_one(be
 # Left-to-right models
 
 
+@pytest.mark.slow
 def test_greedy_is_a_plain_loop_and_adds_up(prompts):
     model = make_model("gpt2")
     asked = prompts[~prompts["text"].str.startswith("[Y]")].reset_index(drop=True)
@@ -520,6 +527,7 @@ def test_greedy_is_a_plain_loop_and_adds_up(prompts):
         assert row.sum_logp == pytest.approx(total, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [kind for kind, row in ARCHITECTURES.items() if row.causal and kind in KINDS]
 )

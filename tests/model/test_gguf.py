@@ -74,6 +74,7 @@ def refused(name: object, **more) -> str:
 # Equal to the safetensors twin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_file_equals_its_safetensors_twin(kind, tmp_path):
     model = random_model(kind, VOCABULARY[kind])
@@ -93,6 +94,7 @@ def test_file_equals_its_safetensors_twin(kind, tmp_path):
     assert not hasattr(read.model.config, "quantization_config")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_texts_come_back_and_begin_as_the_file_says(kind, tmp_path):
     model = random_model(kind, VOCABULARY[kind])
@@ -114,6 +116,7 @@ def test_a_tokenizer_that_begins_texts_otherwise_is_mended():
         assert tokenizer("The capital")["input_ids"] == ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_take_their_leading_blank(kind, tmp_path, prompts):
     read = load_model(str(write(tmp_path / "file.gguf", random_model(kind, VOCABULARY[kind]), kind)))
@@ -128,6 +131,7 @@ def test_answers_take_their_leading_blank(kind, tmp_path, prompts):
     assert tokens.convert_ids_to_tokens(first.target).startswith(("Ġ", "▁"))
 
 
+@pytest.mark.slow
 def test_folder_that_holds_one_file(file, tmp_path, reads):
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -186,6 +190,7 @@ def test_architecture_that_is_not_supported(architecture, tmp_path, small):
     assert architecture in line and "not supported" in line
 
 
+@pytest.mark.slow
 def test_weights_that_are_missing_or_not_read(tmp_path, small):
     lacking = write(tmp_path / "lacking.gguf", small, "llama", drop="blk.1.ffn_down.weight")
     assert "lacks model.layers.1.mlp.down_proj.weight" in refused(lacking)
@@ -247,6 +252,7 @@ def package(tmp_path, monkeypatch, file) -> Packaged:
     return made
 
 
+@pytest.mark.slow
 def test_pieces_are_joined_and_nothing_is_imported(package, file, cache):
     joined = load_model("smollm2", device="cpu")
     assert joined.checksum() == load_model(str(file), device="cpu").checksum()
@@ -255,6 +261,7 @@ def test_pieces_are_joined_and_nothing_is_imported(package, file, cache):
     assert at_hand().set_index("model").loc["smollm2", "at hand"]
 
 
+@pytest.mark.slow
 def test_conversion_needs_no_package_any_more(package, tmp_path):
     before = load_model("smollm2").checksum()
     shutil.rmtree(tmp_path / "site")
@@ -291,6 +298,7 @@ def test_package_that_is_not_installed(name, monkeypatch, cache):
 # Converted once, whole, by one process
 
 
+@pytest.mark.slow
 def test_conversion_is_made_once_and_again_when_it_is_not_as_it_was(file, cache, reads, small, tmp_path):
     before = load_model(str(file)).checksum()
     (folder,) = (place for place in cache.iterdir() if place.is_dir())
@@ -325,6 +333,7 @@ def test_conversion_is_made_once_and_again_when_it_is_not_as_it_was(file, cache,
     assert load_model(str(file)).checksum() == before and len(reads) == len(damages) + 1
 
 
+@pytest.mark.slow
 def test_another_file_of_the_same_name_has_its_own_conversion(file, small):
     before = load_model(str(file)).checksum()
     with torch.no_grad():
@@ -333,6 +342,7 @@ def test_another_file_of_the_same_name_has_its_own_conversion(file, small):
     assert load_model(str(file)).checksum() != before
 
 
+@pytest.mark.slow
 def test_folder_is_read_where_it_cannot_be_written(file, cache):
     before = load_model(str(file)).checksum()
     (cache / next(place.name for place in cache.glob(".*.lock"))).unlink()
@@ -354,6 +364,7 @@ def in_processes(*works) -> list[int]:
     return [process.exitcode for process in processes]
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_converts_and_the_other_waits(file, cache, tmp_path, monkeypatch):
     log, real = tmp_path / "log", gguf._read
 
@@ -377,6 +388,7 @@ def test_of_two_processes_one_converts_and_the_other_waits(file, cache, tmp_path
     assert sorted("waiting for it" in text for text in told) == [False, True]
 
 
+@pytest.mark.slow
 def test_conversion_that_was_killed_leaves_nothing_that_is_taken_for_whole(file, cache, monkeypatch):
     real = gguf._write
 
@@ -395,6 +407,7 @@ def test_conversion_that_was_killed_leaves_nothing_that_is_taken_for_whole(file,
     assert gguf.is_whole(source) and not list(cache.glob(".*.part"))
 
 
+@pytest.mark.slow
 def test_full_disk_is_said_in_one_line(file, cache, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -407,6 +420,7 @@ def test_full_disk_is_said_in_one_line(file, cache, monkeypatch):
     load_model(str(file))
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_written_are_said_in_one_line(file, cache, tmp_path):
     def work() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

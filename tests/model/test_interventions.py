@@ -30,6 +30,7 @@ def same(model, before) -> bool:
     return all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", core_first(ARCHITECTURES))
 def test_scaling_equals_setting_the_neuron_by_hand(kind, prompts):
     model = make_model(kind)
@@ -149,6 +150,7 @@ def test_effects_act_with_each_facts_own_neurons(bert, prompts):
 SLOTS = [(0, 3), (2, 7), (2, 11)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["bert", "gpt2", "distilbert", "opt"]
 )  # llama norms in float32, too coarse here
@@ -283,6 +285,7 @@ def test_edits_row_by_row_equal_edits_of_the_weights(kind, prompts):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "opt"])
 def test_learning_many_facts_at_once_equals_one_by_one(kind, prompts):
     model = make_model(kind)
@@ -326,6 +329,7 @@ def test_different_interventions_share_a_batch(bert, prompts):
         answers(bert, questions, [None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", core_first(ARCHITECTURES))
 def test_rows_of_one_text_share_its_lower_layers(kind, prompts, monkeypatch):
     model = make_model(kind)
@@ -465,6 +469,7 @@ def p_of_kept(model, row, kept: np.ndarray) -> float:
     return logits.softmax(-1)[row.target].item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", core_first(ARCHITECTURES))
 def test_all_but_some_neurons_silenced_equals_a_plain_loop(kind, prompts):
     model = make_model(kind)

@@ -65,6 +65,7 @@ def test_value_slots_are_what_a_neuron_adds_and_writing_to_them_edits_the_model(
     assert (model.value_slots(0)[7] != 0.5).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", core_first(ARCHITECTURES))
 def test_batches_are_padded_right_and_logits_are_those_of_a_full_pass(kind, prompts):
     model = make_model(kind)

@@ -32,6 +32,7 @@ def plain_score(model, text: str, label: str, parallel: bool) -> float:
     return float(np.mean(logp))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "way"), [("bert", "parallel"), ("bert", "in order"), ("gpt2", "in order")])
 def test_scores_against_a_plain_loop(prompts, kind, way):
     model = make_model(kind)

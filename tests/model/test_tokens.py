@@ -114,6 +114,7 @@ def test_shares_weigh_prompts_alike():
     assert as_shares(report, ["relation"]).loc["P1", "unwritable"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 def test_shared_spellings_against_a_loop():
     data = load_facts("mini", relations=["P36", "P103"])
     prompts = make_prompts(data, "all", wordings=2)
@@ -159,6 +160,7 @@ def test_stored_figures_add_up_and_say_where_they_come_from():
     assert not re.search(r"/(root|home|tmp)/", figures.STORED.with_suffix(".json").read_text())
 
 
+@pytest.mark.slow
 def test_what_is_stored_is_read_again(vocabulary, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(figures, "STORED", tmp_path / "report.csv")
     monkeypatch.setattr(figures, "SPELLINGS", tmp_path / "spellings.csv")

@@ -82,6 +82,7 @@ def test_typed_answers_under_an_intervention(kind, asked):
             assert row.typed_probability == pytest.approx(wanted[question.answer], rel=1e-9, abs=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_rows_on_the_answers_way_multiply_to_its_typed_probability(kind, asked):
     model = make_model(kind)

@@ -87,6 +87,7 @@ def test_recalled_numbers_are_not_called_printed():
     assert "printed" not in set(room.claims("Jiang et al. 2020")["status"])
 
 
+@pytest.mark.slow
 def test_verdicts_change_with_a_stored_number(numbers):
     by_claim, _ = room.judged(numbers)
     found = by_claim.set_index(["id", "model"])["verdict"]
@@ -115,6 +116,7 @@ def test_a_model_without_numbers_is_not_run_and_a_taught_one_says_nothing_of_tex
     assert list(counts.index) == list(VERDICTS) and (counts.sum() == len(every)).all()
 
 
+@pytest.mark.slow
 def test_the_picture_has_a_cell_for_each_verdict(numbers):
     by_claim, _ = room.judged(numbers)
     figure = plots.verdicts(by_claim, room.claims(), room.MODELS)

@@ -342,6 +342,7 @@ def plain_table_2(refined: Refined) -> tuple[float, float, float]:
     return float(np.mean([len(one) for one in own.values()])), float(np.mean(within)), float(np.mean(between))
 
 
+@pytest.mark.slow
 def test_table_two_against_plain_loops(small):
     tables = reanalysis.compute()
     whole = tables["table_2"].query("relation == 'all'").set_index(["dataset", "measure"])["value"]
@@ -381,6 +382,7 @@ def test_without_the_files_the_stored_figures_are_shown_and_no_network_is_asked(
         published.recomputed(download=True)
 
 
+@pytest.mark.slow
 def test_with_the_files_everything_is_computed(small, tmp_path):
     found = published.recomputed()
     assert found.source.startswith("Computed now")

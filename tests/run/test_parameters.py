@@ -111,6 +111,7 @@ def test_an_error_is_shown_as_one_line(kind):
     assert isinstance(error, ValueError)
 
 
+@pytest.mark.slow
 def test_ipython_really_shows_one_line():
     code = "from kn_utils.run.parameters import ParameterError\nraise ParameterError('steps is wrong.')"
     show = (
@@ -141,6 +142,7 @@ def test_out_is_where_a_run_goes(tmp_path, monkeypatch):
     assert StudyParameters.check(relation="P36").folder == RUNS / "mini" / "mini" / "en" / "P36"
 
 
+@pytest.mark.slow
 def test_kn_runs_moves_all_runs(tmp_path):
     code = "from kn_utils.run.parameters import run_folder; print(run_folder('mini', 'mini', 'en'))"
     env = {"KN_RUNS": str(tmp_path), "PATH": "/usr/bin"}

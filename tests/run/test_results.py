@@ -94,6 +94,7 @@ def test_nothing_or_a_mixture_is_refused(runs, tmp_path):
         results.gather(runs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "line"),
     [

@@ -79,6 +79,7 @@ def test_counts_and_layers_of_several_refinements_are_those_of_each(found):
     assert len(counts) == 12 + 12 + 11 and (counts["neurons"] == 0).sum() == 3
 
 
+@pytest.mark.slow
 def test_differences_and_keys_of_several_refinements_are_those_of_each(found):
     pairs = {(name, "knowledge"): one for name, one in found.items()}
     rows = sharing.differences_of_sharing(pairs, name=["bag", "neurons"], seed=1)
@@ -94,6 +95,7 @@ def test_differences_and_keys_of_several_refinements_are_those_of_each(found):
     assert table.groupby(["bag", "by"]).ngroups == 6
 
 
+@pytest.mark.slow
 def test_table_2_takes_names_of_several_parts(found):
     pairs = {(name, "knowledge"): one for name, one in found.items()}
     table, plain = sharing.table_2(pairs, name=["bag", "neurons"]), sharing.table_2(found)
@@ -132,6 +134,7 @@ def test_spelling_is_marked_by_the_answers_of_both_languages(found):
     assert set(marked["answer"]) == {"spelled alike", "spelled differently"}
 
 
+@pytest.mark.slow
 def test_the_same_fact_is_tested_as_the_mean_of_all_pairs_is(found):
     answer = pd.Series({f"f{i}": f"answer {i % 3}" for i in range(12)})
     per_fact = languages.shared_per_fact(found)
@@ -151,6 +154,7 @@ def test_the_same_fact_is_tested_as_the_mean_of_all_pairs_is(found):
     assert languages.same_fact_against({"en": found["en"]}, SHAPE, per_fact, answer).empty
 
 
+@pytest.mark.slow
 def test_pairs_of_different_languages_and_their_mean_are_kept(found):
     pairs = languages.different_languages(languages.shared_between_languages(found, SHAPE))
     assert list(pairs.index) == [("en", "nl"), ("en", "ja"), ("nl", "ja"), ("all pairs", "all pairs")]

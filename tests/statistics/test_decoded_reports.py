@@ -154,6 +154,7 @@ def random_report(seed: int = 0) -> pd.DataFrame:
     return table.assign(right_given_length=table["right_given_length"].astype("boolean"))
 
 
+@pytest.mark.slow
 def test_recall_against_a_plain_loop(monkeypatch):
     monkeypatch.setattr(intervals, "RESAMPLES", 50)
     report = random_report()

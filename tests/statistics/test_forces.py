@@ -37,6 +37,7 @@ def answers() -> pd.DataFrame:
     return table.assign(neurons="knowledge", edit="signed", force=2.0, moved=2.5)
 
 
+@pytest.mark.slow
 def test_outcomes_by_hand():
     found = outcomes(answers()).set_index(["edited", "measure"])["value"]
     assert found["a", "new answer first"] == 0.5 and found["a", "new answer first, typed"] == 1

@@ -75,6 +75,7 @@ def test_nothing_shared_gives_nothing():
     assert table.loc[1, "value"] == pytest.approx(9, abs=0.3)
 
 
+@pytest.mark.slow
 def test_every_number_of_one_row_by_a_plain_loop(monkeypatch):
     monkeypatch.setattr(intervals, "RESAMPLES", 300)
     sets, asked, answer = study("answer", relations=2, each=4)
@@ -146,6 +147,7 @@ def test_how_languages_write_a_name_counts_the_nearest_pair():
     assert written_in(names, ["en", "zh"]).to_dict() == {"a": "differently", "b": "differently"}
 
 
+@pytest.mark.slow
 def test_cases_groups_and_layers_are_those_of_each():
     sets, asked, answer = study("fact", relations=2, each=4)
     names = pd.DataFrame(

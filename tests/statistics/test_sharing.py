@@ -118,6 +118,7 @@ def test_the_mean_of_all_pairs_is_over_facts_asked_about_in_every_language(by_la
     assert found["jaccard"] == pytest.approx(shared / either)
 
 
+@pytest.mark.slow
 def test_p_is_adjusted_for_the_number_of_pairs(by_language):
     table = shared_between_languages(by_language, SHAPE)
     pairs = table[table["p"].notna() & (table["first"] != ALL_PAIRS)].sort_values("p")
@@ -255,6 +256,7 @@ def test_p_is_even_where_facts_of_a_relation_are_alike(relation_of):
     assert np.mean(small) < 0.45 and np.mean(any_fact) > 0.9
 
 
+@pytest.mark.slow
 def test_chance_is_the_mean_of_drawn_neurons(by_language):
     # the random control of the interventions, drawn again and again, layer by layer
     first, second = (
@@ -314,6 +316,7 @@ def test_p_of_the_difference_lists_the_ways_to_name_relations(monkeypatch):
     assert found["p"] == pytest.approx(wanted, abs=0.03) and 0.05 < wanted < 0.95
 
 
+@pytest.mark.slow
 def test_resamples_in_small_parts_are_the_same_resamples(by_language, monkeypatch):
     def numbers() -> tuple[pd.DataFrame, dict[str, float]]:
         return shared_between_languages(by_language, SHAPE), difference_of_sharing(*parts(by_language["en"]))
@@ -345,6 +348,7 @@ def test_relations_that_share_are_told_apart():
     assert (found["value"], found["p"]) == pytest.approx((1, 1 / 2001))
 
 
+@pytest.mark.slow
 def test_one_relation_one_fact_or_no_neuron_at_all(by_language):
     only = dict.fromkeys("ab", "P1")
     table = refined_of({"a": {(0, 1)}, "b": {(0, 1)}}, only)
@@ -365,6 +369,7 @@ def test_one_relation_one_fact_or_no_neuron_at_all(by_language):
     assert rows["shared within a relation"] == 1 and np.isnan(rows["shared between relations"])
 
 
+@pytest.mark.slow
 def test_table_2_puts_the_measures_together(by_language):
     table = table_2(by_language, width=10)
     assert list(table) == ["bag", "measure", "relation", "value", "low", "high", "n", "chance"]
@@ -401,6 +406,7 @@ def held_by_prompt(scores: pd.DataFrame, prompts: pd.DataFrame, threshold: float
     return found
 
 
+@pytest.mark.slow
 def test_the_grid_from_stored_scores_by_hand(small):
     scores, prompts = small
     table = settings_grid(scores, prompts, thresholds=(0.1, 0.3), shares=(0.5, 0.75))
@@ -532,6 +538,7 @@ def test_first_row_of_sharing_between_languages_from_stored_scores(two):
     ]
 
 
+@pytest.mark.slow
 def test_first_rows_of_the_differences_from_stored_scores(two):
     by_language, held = two
     facts = list(held["en"])
@@ -571,6 +578,7 @@ def texts_of(axes) -> list[list[float | None]]:
     return grid
 
 
+@pytest.mark.slow
 def test_figure_of_languages_shows_the_table(by_language):
     table = shared_between_languages(by_language, SHAPE)
     figure = plots.between_languages(table)
@@ -624,6 +632,7 @@ def test_figure_of_settings_shows_the_grid_and_frames_the_start():
     plt.close("all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("panels", "columns", "shape"), [(2, None, (1, 2)), (5, 3, (2, 3)), (1, 3, (1, 1))])
 def test_figure_of_layers_has_a_panel_each(by_language, panels, columns, shape):
     histogram = layer_histogram(*parts(by_language["en"]), n_layers=4)

@@ -313,6 +313,7 @@ def test_the_width_of_an_interval_is_the_normal_one_for_many_values(of):
     assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mean", "ratio"])
 def test_coverage_is_about_95_percent(kind, monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 300)

@@ -67,6 +67,7 @@ def test_effects_beyond_another_answer_by_a_plain_loop():
     assert set(found.index.get_level_values(0)) == {PLAIN, TYPED, transfer.LOGIT, transfer.TYPED_LOGIT}
 
 
+@pytest.mark.slow
 def test_beyond_each_of_several_sets():
     table = effects()
     more = table[table["neurons"] == "another answer"].assign(neurons="generic")
@@ -273,6 +274,7 @@ def test_pictures_show_what_tables_say():
     plt.close(figure)
 
 
+@pytest.mark.slow
 def test_tables_of_several_groups_are_those_of_each():
     two = [effects(seed).assign(found_for=name) for seed, name in ((0, "answer"), (1, "typed"))]
     both = pd.concat(two, ignore_index=True)
@@ -299,6 +301,7 @@ def test_tables_of_several_groups_are_those_of_each():
     }
 
 
+@pytest.mark.slow
 def test_edits_of_several_groups_are_those_of_each():
     one, two = edits({"dear": 0.4, "cheap": 0.1}), edits({"dear": 0.8, "cheap": 0.1})
     both = pd.concat([one.assign(found_for="answer"), two.assign(found_for="typed")], ignore_index=True)

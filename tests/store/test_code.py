@@ -129,6 +129,7 @@ def test_better_sentences_leave_every_table_and_notebook_valid(whole):
     assert {name for name in before if before[name] != after[name]} == {"neurons", "notebook"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "old", "new", "stale"),
     [
@@ -162,6 +163,7 @@ def test_a_definition_that_moves_to_another_module_changes_nothing(small, unchan
     assert version(small) == unchanged
 
 
+@pytest.mark.slow
 def test_a_function_called_through_its_module_counts_and_its_neighbours_do_not(small):
     change(
         small,
