@@ -39,6 +39,8 @@ EDITED = (OWN_LANGUAGE, TRAINED[OWN_LANGUAGE], ONE_OTHER, SEVERAL, TRAINED[SEVER
 FACT, ANOTHER_FACT, SAME_RELATION = "the fact", "another fact", "same relation"
 #: How many facts of the relation are asked for their own answer.
 AROUND = 3
+#: Bytes of the logits that training holds at once.
+LOGITS = 2**28
 
 
 @dataclass(frozen=True)
@@ -182,14 +184,23 @@ def _moves(model: LanguageModel, ways: Sequence[_Way]) -> list[SlotChange | None
         requests.append(Request(way.neurons, old, new, rows))
     after = [way.source in AFTER for way in ways]
     published = ValueEdit(PUBLISHED.l1 / PUBLISHED.l2, 1.0, signed=True)
-    made: list[SlotChange | None] = [None] * len(ways)
-    for edit, whose in ((published, False), (FineTune(), True)):
-        at = [i for i, one in enumerate(after) if one == whose]
-        for i, move in zip(at, edit.changes(model, [requests[i] for i in at]), strict=True):
-            length = length_of_move(model, move) if whose else 1.0
-            if length > 0:
-                made[i] = SlotChange(move.neurons, move.added / length)
-    return made
+    formula = published.changes(model, [one for one, late in zip(requests, after, strict=True) if not late])
+    learnt = _trained(model, [one for one, late in zip(requests, after, strict=True) if late])
+    plain, late = iter(formula), iter(learnt)
+    return [next(late) if trained else next(plain) for trained in after]
+
+
+def _trained(model: LanguageModel, requests: Sequence[Request]) -> list[SlotChange | None]:
+    """Training's moves, each of one slot's length; so many requests at once as their logits allow."""
+    rows = LOGITS // (model.embeddings.shape[0] * model.dtype.itemsize)
+    most = max((len(request.rows) for request in requests), default=1)
+    at_once = max(1, rows // max(most, 1))
+    moves: list[SlotChange | None] = []
+    for start in range(0, len(requests), at_once):
+        for move in FineTune().changes(model, requests[start : start + at_once]):
+            length = length_of_move(model, move)
+            moves.append(SlotChange(move.neurons, move.added / length) if length > 0 else None)
+    return moves
 
 
 def _questions(row: object, around: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -13,7 +13,6 @@ from conftest import make_model
 from kn_utils.experiments import cross_lingual as cross
 from kn_utils.experiments import edits_across as abroad
 from kn_utils.experiments import language_sources as sources
-from kn_utils.model import edits
 from kn_utils.model.activity import TextsError, active_shares, as_arrays
 from kn_utils.model.answers import answers, questions_of
 from kn_utils.model.edits import FineTune, Request, ValueEdit, length_of_move
@@ -254,14 +253,17 @@ def test_training_takes_no_more_questions_at_once_than_their_logits_allow(world,
     asked = world["asked"].assign(answer="Berlin")
     pairs = np.array([[0, 1], [2, 3]])
     requests = [Request(pairs, "", "", rows) for rows in questions_of(model, asked)]
-    whole = FineTune(steps=3).changes(model, requests)
-    sizes, train = [], FineTune._train
-    monkeypatch.setattr(FineTune, "_train", lambda *a: sizes.append(len(a[2])) or train(*a))
-    monkeypatch.setattr(edits, "LOGITS", model.embeddings.shape[0] * model.dtype.itemsize)
-    apart = FineTune(steps=3).changes(model, requests)
+    whole = abroad._trained(model, requests)
+    sizes, train = [], FineTune.changes
+    monkeypatch.setattr(FineTune, "changes", lambda *a: sizes.append(len(a[2])) or train(*a))
+    monkeypatch.setattr(abroad, "LOGITS", model.embeddings.shape[0] * model.dtype.itemsize)
+    apart = abroad._trained(model, requests)
     assert sizes == [1] * len(requests)
     for one, other in zip(whole, apart, strict=True):
         assert torch.allclose(one.added, other.added, rtol=1e-4, atol=1e-7)
+        assert length_of_move(model, one) == pytest.approx(1)
+    nothing = Request(pairs[:0], "", "", requests[0].rows)
+    assert abroad._trained(model, [nothing, requests[0]])[0] is None
 
 
 def test_an_edit_needs_two_other_languages(world):
