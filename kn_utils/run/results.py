@@ -36,8 +36,16 @@ def headlines(path: Path = HEADLINES) -> pd.DataFrame:
     return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
 
 
-def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks", model: str = "mini") -> dict[str, Any]:
+def gather(
+    runs: Path = RUNS, notebooks: Path = ROOT / "notebooks", model: str = "mini", *, whole: bool | None = None
+) -> dict[str, Any]:
     """The summaries that the notebooks wrote when they ran with their own defaults, or those of the model.
+
+    Args:
+        runs, notebooks: folders.
+        model: whose.
+        whole: refuse if a notebook has not run; ``None``: of the bundled model, of others a part may be
+            studied.
 
     Returns:
         ``origin`` (model, weights, facts), ``code`` and ``notebooks``: per number its ``title, language,
@@ -48,7 +56,7 @@ def gather(runs: Path = RUNS, notebooks: Path = ROOT / "notebooks", model: str =
     """
     found: dict[str, Any] = {}
     origins, codes = [], set()
-    whole = model == "mini"  # of others a part may be studied
+    whole = model == "mini" if whole is None else whole
     for name in GRID:
         number, notebook = name.partition("_")[0], notebooks / f"{name}.ipynb"
         if not any(
@@ -225,10 +233,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _one(check: bool, model: str) -> int:
-    found, place = gather(RUNS, model=model), stored_file(model)
+    place = stored_file(model)
+    more = place.is_file() and not check  # what has not run stays as it is stored
+    found = gather(RUNS, model=model, whole=False if more else None)
     if not check:
         pictures = copy_pictures(RUNS, model=model)
-        whole = with_stored(found, stored_results(place)) if place.is_file() else found
+        whole = with_stored(found, stored_results(place)) if more else found
         if left := sorted({*whole["notebooks"]} - {*found["notebooks"]}):
             print("Not run again, kept as stored:", *left)
         save_json(whole, place)

@@ -83,6 +83,22 @@ def test_a_notebook_that_did_not_run_is_named(runs):
         results.gather(runs)
 
 
+def test_a_part_is_stored_beside_what_is_stored_and_never_checked_as_the_whole(runs, monkeypatch, capsys):
+    place = runs / "stored.json"
+    place.write_text(json.dumps(results.gather(runs)))
+    gather = results.gather
+    monkeypatch.setattr(results, "gather", lambda _, **options: gather(runs, **options))
+    monkeypatch.setattr(results, "STORED", place)
+    monkeypatch.setattr(results, "copy_pictures", lambda *_, **__: 0)
+    (gone,) = runs.rglob("summary_06.json")
+    gone.unlink()
+    assert results.main([]) == 0 and "Not run again, kept as stored: 06" in capsys.readouterr().out
+    assert json.loads(place.read_text())["notebooks"]["06"]["rows"] == ROWS
+    assert results.main(["--check"]) == 1 and "notebook 06" in capsys.readouterr().err
+    place.unlink()
+    assert results.main([]) == 1 and not place.exists()  # nothing is stored that could fill the gap
+
+
 def test_nothing_or_a_mixture_is_refused(runs, tmp_path):
     (path,) = runs.rglob("summary_07.json")
     note = json.loads(path.read_text())
