@@ -15,7 +15,6 @@ The sources of neurons are those of :mod:`kn_utils.experiments.language_sources`
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -28,11 +27,12 @@ from ..data.facts import OBJECT, SUBJECT
 from ..model.acting import Scaling
 from ..model.language_model import LanguageModel
 from ..model.typed import candidates_of, typed_answers
-from ..neurons.language_independent import WHERE
+from ..neurons.choose import relation_neurons
+from ..neurons.language_independent import WHERE, without
 from ..statistics.changes import log_odds
 from .controls import ACTIVE, GENERIC, OTHERS, OWN, RANDOM
 from .effects import TOLD, TOLD_AMONG
-from .language_sources import GRADED, INDEPENDENT, SOURCES, Source, agreed_on, sources_for
+from .language_sources import GRADED, INDEPENDENT, SOURCES, Lists, Source, agreed_on, lists_of, sources_for
 
 ANOTHER, SAME, RELATION, SHARED = "another answer", "same answer", "another relation", "the relation's"
 
@@ -82,12 +82,15 @@ def silenced_across(
     check_numbers(k=k, factor=factor)
     rows, acting = [], []
     more = more or {}
-    compared = _Compared(OtherFacts(facts, seed), model.n_neurons, seed, more.get(GENERIC))
+    others, generic = OtherFacts(facts, seed), {}
+    if GENERIC in more:
+        by_share = more[GENERIC].sort_values(["share", *WHERE], ascending=[False, True, True])
+        generic = lists_of(by_share, "relation")
     place = {prompt: i for i, prompt in enumerate(prompts["prompt"])}
     for target, asked in prompts.groupby("language", sort=False):
         made = sources_for(found, str(target), every, k=k, seed=seed)
-        if ACTIVE in more:
-            compared.active = agreed_on(more[ACTIVE], str(target), every, k=k)
+        active = agreed_on(more[ACTIVE], str(target), every, k=k) if ACTIVE in more else None
+        compared = _Compared(others, model.n_neurons, seed, generic, active)
         for name, source in made.items():
             if sources is not None and name not in sources:
                 continue
@@ -134,16 +137,23 @@ def without_answers(prompts: pd.DataFrame) -> pd.DataFrame:
     return texts[texts["text"] != ""].drop_duplicates().reset_index(drop=True)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Compared:
-    """What a fact's own set is compared with; of the sources whose claim is judged, with more."""
+    """What a fact's own set is compared with; of the sources whose claim is judged, with more.
+
+    Attributes:
+        others: who lends sets.
+        width: neurons of a layer.
+        seed: of random ones.
+        generic: relation -> its generic neurons in order.
+        active: where the most active ones come from.
+    """
 
     others: OtherFacts
     width: int
     seed: int
-    generic: pd.DataFrame | None = None
+    generic: Lists = field(default_factory=dict)
     active: Source | None = None
-    ordered: dict[str, np.ndarray] = field(default_factory=dict)
 
     def sets(self, name: str, source: Source, fact: str, relation: str) -> Iterator[tuple[str, np.ndarray]]:
         """The sets of one size that are compared for one fact, by name."""
@@ -155,36 +165,26 @@ class _Compared:
             if (full := next((one for one in lent if len(one) >= size), None)) is not None:
                 yield kind, full[:size]
         if name == INDEPENDENT:
-            more = {
-                SHARED: self._shared(source, fact, own),
-                GENERIC: self._generic(relation),
-                ACTIVE: own[:0] if self.active is None else self.active.held(fact, fact),
-            }
+            more = {SHARED: self._shared(source, fact, relation, own)}
+            if relation in self.generic:
+                more[GENERIC] = self.generic[relation]
+            if self.active is not None:
+                more[ACTIVE] = self.active.held(fact, fact)
             yield from ((kind, one[:size]) for kind, one in more.items() if len(one) >= size)
             random = np.random.default_rng([self.seed, *fact.encode()])
             yield RANDOM, drawn_like(own, self.width, random)
 
-    def _shared(self, source: Source, fact: str, own: np.ndarray) -> np.ndarray:
+    def _shared(self, source: Source, fact: str, relation: str, own: np.ndarray) -> np.ndarray:
         """Neurons by how many other answers of the relation have them in this source, without the own."""
-        answers, mine = self.others.facts["answer"], set(map(tuple, own.tolist()))
-        held = {
-            (answers[other], (layer, neuron))
+        answer = self.others.facts["answer"]
+        held = [
+            (relation, answer[other], *pair)
             for other in self.others.of(fact, "same", "other")
-            for layer, neuron in source.held(fact, other)[: source.size.get(other, 0)].tolist()
-        }
-        count = Counter(pair for _, pair in held if pair not in mine)
-        best = sorted(count, key=lambda pair: (-count[pair], pair))
-        return np.array(best, int).reshape(-1, 2)
-
-    def _generic(self, relation: str) -> np.ndarray:
-        """Those of most answers of other relations, in order."""
-        if self.generic is None:
-            return np.zeros((0, 2), int)
-        if relation not in self.ordered:
-            here = self.generic[self.generic["relation"] == relation]
-            here = here.sort_values(["share", *WHERE], ascending=[False, True, True])
-            self.ordered[relation] = here[WHERE].to_numpy(int)
-        return self.ordered[relation]
+            for pair in source.held(fact, other)[: source.size.get(other, 0)].tolist()
+        ]
+        table = pd.DataFrame(held, columns=["relation", "answer", *WHERE]).drop_duplicates()
+        rest = without(table, pd.DataFrame(own, columns=WHERE))
+        return relation_neurons(rest, len(own))[WHERE].to_numpy(int)
 
 
 def drawn_like(own: np.ndarray, width: int, random: np.random.Generator) -> np.ndarray:

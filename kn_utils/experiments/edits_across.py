@@ -32,15 +32,13 @@ OWN_LANGUAGE, ONE_OTHER, SEVERAL = "the same language", "one other language", "s
 LENT, CHANCE = f"{SEVERAL}, another answer's", f"{SEVERAL}, {RANDOM}"
 #: The same slots trained on the same questions: the best that they can do.
 TRAINED = {OWN_LANGUAGE: f"{OWN_LANGUAGE}, trained", SEVERAL: f"{SEVERAL}, trained"}
-AFTER = set(TRAINED.values())
+LEARNT = set(TRAINED.values())
 #: Whose neurons are edited.
 EDITED = (OWN_LANGUAGE, TRAINED[OWN_LANGUAGE], ONE_OTHER, SEVERAL, TRAINED[SEVERAL], LENT, CHANCE)
 #: What is asked: the fact for its new answer, another fact for the same one, other facts for their own.
 FACT, ANOTHER_FACT, SAME_RELATION = "the fact", "another fact", "same relation"
 #: How many facts of the relation are asked for their own answer.
 AROUND = 3
-#: Bytes of the logits that training holds at once.
-LOGITS = 2**28
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def edited_across(
                 continue
             put = _questions(row, around, seed)
             learning = row.fact in also_trained
-            planned += [(put, row.fact, way) for way in ways if learning or way.source not in AFTER]
+            planned += [(put, row.fact, way) for way in ways if learning or way.source not in LEARNT]
     if not planned:
         raise CrossLingualError("no fact can be edited from two other languages; ask for more facts.")
     questions, acting, labels = [], [], []
@@ -182,25 +180,20 @@ def _moves(model: LanguageModel, ways: Sequence[_Way]) -> list[SlotChange | None
         rows = [row for one in questions_of(model, way.seen.assign(answer=way.seen["new"])) for row in one]
         old, new = (way.seen[name].tolist() for name in ("answer", "new"))
         requests.append(Request(way.neurons, old, new, rows))
-    after = [way.source in AFTER for way in ways]
     published = ValueEdit(PUBLISHED.l1 / PUBLISHED.l2, 1.0, signed=True)
-    formula = published.changes(model, [one for one, late in zip(requests, after, strict=True) if not late])
-    learnt = _trained(model, [one for one, late in zip(requests, after, strict=True) if late])
-    plain, late = iter(formula), iter(learnt)
-    return [next(late) if trained else next(plain) for trained in after]
+    learnt = [way.source in LEARNT for way in ways]
+    moves: dict[int, SlotChange | None] = {}
+    for edit, trained in ((published, False), (FineTune(), True)):
+        at = [i for i, one in enumerate(learnt) if one == trained]
+        made = edit.changes(model, [requests[i] for i in at])
+        moves |= zip(at, [_of_one_length(model, move) for move in made] if trained else made, strict=True)
+    return [moves[i] for i in range(len(ways))]
 
 
-def _trained(model: LanguageModel, requests: Sequence[Request]) -> list[SlotChange | None]:
-    """Training's moves, each of one slot's length; so many requests at once as their logits allow."""
-    rows = LOGITS // (model.embeddings.shape[0] * model.dtype.itemsize)
-    most = max((len(request.rows) for request in requests), default=1)
-    at_once = max(1, rows // max(most, 1))
-    moves: list[SlotChange | None] = []
-    for start in range(0, len(requests), at_once):
-        for move in FineTune().changes(model, requests[start : start + at_once]):
-            length = length_of_move(model, move)
-            moves.append(SlotChange(move.neurons, move.added / length) if length > 0 else None)
-    return moves
+def _of_one_length(model: LanguageModel, move: SlotChange) -> SlotChange | None:
+    """A move drawn out or cut to one slot's length, the mean over its slots."""
+    length = length_of_move(model, move)
+    return SlotChange(move.neurons, move.added / length) if length > 0 else None
 
 
 def _questions(row: object, around: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -51,10 +51,10 @@ class Source:
     written: Mapping[str, str]
 
 
-def lists_of(table: pd.DataFrame) -> Lists:
-    """fact -> its (layer, neuron) pairs in the table's order."""
+def lists_of(table: pd.DataFrame, by: str = "fact") -> Lists:
+    """fact (or what ``by`` names) -> its (layer, neuron) pairs in the table's order."""
     pairs = table[WHERE].to_numpy(int)
-    return {str(fact): pairs[rows] for fact, rows in table.groupby("fact", sort=False).indices.items()}
+    return {str(name): pairs[rows] for name, rows in table.groupby(by, sort=False).indices.items()}
 
 
 def languages_apart(names: pd.DataFrame, target: str) -> pd.DataFrame:

@@ -23,7 +23,8 @@ from .language_model import LanguageModel
 from .memory import in_parts, rows_at_once
 from .rows import Row, answer_pieces
 
-FACTS = 32  # trained at once
+FACTS = 32  # trained at once, at most,
+LOGITS = 2**28  # and not more than whose questions' logits take so many bytes
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,10 @@ class FineTune:
     def changes(self, model: LanguageModel, requests: Sequence[Request]) -> list[SlotChange]:
         """Train many facts at once: they share forward and backward passes, and each stops by itself."""
         trained: list[SlotChange] = []
-        for _, changes in in_parts(lambda part: self._train(model, part), requests, FACTS):
+        rows = LOGITS // (model.embeddings.shape[0] * model.dtype.itemsize)
+        most = max((len(request.rows) for request in requests), default=0)
+        at_once = min(FACTS, max(1, rows // max(1, most)))
+        for _, changes in in_parts(lambda part: self._train(model, part), requests, at_once):
             trained += changes
         return trained
 

@@ -142,11 +142,19 @@ def _as_numbers(model: str, notebooks: dict[str, Any]) -> pd.DataFrame:
 
 
 def with_stored(found: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
-    """What a run gave, and what is stored of notebooks that it left out, if of the same weights and facts."""
-    kept = {} if found["origin"] != stored["origin"] else stored["notebooks"]
-    kept = {number: one for number, one in kept.items() if number not in found["notebooks"]}
+    """What a run gave, and what is stored of notebooks that it left out.
+
+    Raises:
+        StudyError: what is stored is of other weights or facts, and would be lost.
+    """
+    kept = {number: one for number, one in stored["notebooks"].items() if number not in found["notebooks"]}
     if not kept:
         return found
+    if found["origin"] != stored["origin"]:
+        raise StudyError(
+            f"what is stored is of other weights or facts; run the notebooks that it has and this run lacks, "
+            f"too: {', '.join(kept)}."
+        )
     codes = sorted({*found["code"], *stored["code"]})
     return {**found, "code": codes, "notebooks": dict(sorted((kept | found["notebooks"]).items()))}
 
@@ -234,16 +242,16 @@ def main(arguments: list[str]) -> int:
 
 def _one(check: bool, model: str) -> int:
     place = stored_file(model)
-    more = place.is_file() and not check  # what has not run stays as it is stored
-    found = gather(RUNS, model=model, whole=False if more else None)
     if not check:
-        pictures = copy_pictures(RUNS, model=model)
-        whole = with_stored(found, stored_results(place)) if more else found
+        found = gather(RUNS, model=model, whole=False if place.is_file() else None)
+        whole = with_stored(found, stored_results(place)) if place.is_file() else found
         if left := sorted({*whole["notebooks"]} - {*found["notebooks"]}):
             print("Not run again, kept as stored:", *left)
+        pictures = copy_pictures(RUNS, model=model)
         save_json(whole, place)
         print(f"Stored in {place}; {pictures} pictures beside it: look at them before you commit.")
         return 0
+    found = gather(RUNS, model=model)
     lines = differences(found, stored_results(place))
     number = sum(len(one["rows"]) for one in found["notebooks"].values())
     print("\n".join(lines) or f"{number} numbers are as stored.")

@@ -52,6 +52,13 @@ def world(prompts) -> dict[str, pd.DataFrame]:
 
 
 @pytest.mark.slow
+def first_becomes_second(every: pd.DataFrame) -> pd.DataFrame:
+    """The first fact in every language, to get the second one's answer."""
+    changes = every[every["fact"] == every["fact"][0]].reset_index(drop=True)
+    new = every[every["fact"] == every["fact"][1]].set_index("language")["answer"]
+    return changes.assign(new=changes["language"].map(new))
+
+
 def test_sources_of_neurons_and_who_is_left_out(world):
     found, every = world["found"], world["every"]
     made = sources.sources_for(found, "en", every, k=2)
@@ -151,8 +158,8 @@ def test_what_independent_neurons_are_compared_with(world):
     active = found.assign(neuron=found["neuron"].where(found["fact"] != fact, 47 - found["neuron"]))
     made = sources.sources_for(pd.concat([planted, found], ignore_index=True), "en", every, k=3)
     source = made[sources.INDEPENDENT]
-    compared = cross._Compared(cross.OtherFacts(facts, 0), 48, 0)
-    compared.active = sources.agreed_on(active, "en", every, k=3)
+    agreed = sources.agreed_on(active, "en", every, k=3)
+    compared = cross._Compared(cross.OtherFacts(facts, 0), 48, 0, active=agreed)
     sets = dict(compared.sets(sources.INDEPENDENT, source, fact, "P36"))
     size = source.size[fact]
     own = set(map(tuple, sets["own"].tolist()))
@@ -184,9 +191,7 @@ def test_random_neurons_lie_in_the_same_layers():
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_edits_from_other_languages_by_hand(world, kind):
     model, every = make_model(kind), world["every"]
-    changes = every[every["fact"] == every["fact"][0]].reset_index(drop=True)
-    new = every[every["fact"] == every["fact"][1]].set_index("language")["answer"]
-    changes = changes.assign(new=changes["language"].map(new))
+    changes = first_becomes_second(every)
     table = abroad.edited_across(
         model, changes, world["found"], world["facts"], every, every, forces=(0.5, 2.0), k=2
     )
@@ -222,9 +227,7 @@ def test_edits_from_other_languages_by_hand(world, kind):
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_trained_slots_go_as_far_as_the_force_says(world, kind):
     model, every = make_model(kind), world["every"]
-    changes = every[every["fact"] == every["fact"][0]].reset_index(drop=True)
-    new = every[every["fact"] == every["fact"][1]].set_index("language")["answer"]
-    changes = changes.assign(new=changes["language"].map(new))
+    changes = first_becomes_second(every)
     whole = (model, changes, world["found"], world["facts"], every, every)
     table = abroad.edited_across(*whole, forces=(1.0, 3.0), k=2)
     asked = changes[changes["language"] == "en"]
@@ -248,22 +251,14 @@ def test_trained_slots_go_as_far_as_the_force_says(world, kind):
     pd.testing.assert_frame_equal(without, wanted)
 
 
-def test_training_takes_no_more_questions_at_once_than_their_logits_allow(world, monkeypatch):
+def test_training_that_teaches_nothing_is_no_move():
     model = make_model("bert")
-    asked = world["asked"].assign(answer="Berlin")
-    pairs = np.array([[0, 1], [2, 3]])
-    requests = [Request(pairs, "", "", rows) for rows in questions_of(model, asked)]
-    whole = abroad._trained(model, requests)
-    sizes, train = [], FineTune.changes
-    monkeypatch.setattr(FineTune, "changes", lambda *a: sizes.append(len(a[2])) or train(*a))
-    monkeypatch.setattr(abroad, "LOGITS", model.embeddings.shape[0] * model.dtype.itemsize)
-    apart = abroad._trained(model, requests)
-    assert sizes == [1] * len(requests)
-    for one, other in zip(whole, apart, strict=True):
-        assert torch.allclose(one.added, other.added, rtol=1e-4, atol=1e-7)
-        assert length_of_move(model, one) == pytest.approx(1)
-    nothing = Request(pairs[:0], "", "", requests[0].rows)
-    assert abroad._trained(model, [nothing, requests[0]])[0] is None
+    still = SlotChange(np.array([[0, 1], [2, 3]]), torch.zeros(2, model.value_slots(0).shape[1]))
+    assert abroad._of_one_length(model, still) is None
+    none = SlotChange(np.zeros((0, 2), int), torch.zeros(0, model.value_slots(0).shape[1]))
+    assert abroad._of_one_length(model, none) is None
+    moved = abroad._of_one_length(model, SlotChange(still.neurons, still.added + 3))
+    assert length_of_move(model, moved) == pytest.approx(1)
 
 
 def test_an_edit_needs_two_other_languages(world):

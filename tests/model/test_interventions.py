@@ -10,7 +10,7 @@ from conftest import core_first, make_model, texts_run
 from oracles import neurons_at, probability_with
 
 from kn_utils.experiments.effects import effects
-from kn_utils.model import one_pass
+from kn_utils.model import edits, one_pass
 from kn_utils.model.acting import Scaling
 from kn_utils.model.answers import answer_probability, answers, questions_of
 from kn_utils.model.architectures import ARCHITECTURES
@@ -300,6 +300,20 @@ def test_learning_many_facts_at_once_equals_one_by_one(kind, prompts):
         (alone,) = learning.changes(model, [request])
         torch.testing.assert_close(change.added, alone.added, rtol=1e-6, atol=1e-9)
     assert any(change.added.abs().sum() > 0 for change in together)
+
+
+def test_training_takes_no_more_questions_at_once_than_their_logits_allow(bert, prompts, monkeypatch):
+    pairs, learning = np.array([(1, 3), (2, 9)]), FineTune(0.3, 3)
+    questions = questions_of(bert, prompts.head(3).assign(answer="Berlin"))
+    requests = [Request(pairs, rows=rows) for rows in questions]
+    whole, sizes, train = learning.changes(bert, requests), [], FineTune._train
+    monkeypatch.setattr(FineTune, "_train", lambda *a: sizes.append(len(a[2])) or train(*a))
+    monkeypatch.setattr(edits, "LOGITS", 2 * bert.embeddings.shape[0] * bert.dtype.itemsize)
+    apart = learning.changes(bert, requests)
+    rows = max(len(request.rows) for request in requests)
+    assert max(sizes) == max(1, 2 // rows) and sum(sizes) == 3
+    for one, other in zip(apart, whole, strict=True):
+        torch.testing.assert_close(one.added, other.added, rtol=1e-6, atol=1e-9)
 
 
 def test_a_question_is_silenced_at_each_pieces_own_blank(prompts):

@@ -148,7 +148,10 @@ def test_notebooks_that_did_not_run_again_stay_stored_for_the_same_model_and_fac
     assert whole["notebooks"] == {**found["notebooks"], "03": {"rows": []}}
     assert list(whole["notebooks"]) == sorted(whole["notebooks"]) and {"new"} < {*whole["code"]}
     other = {**part, "origin": {**found["origin"], "identity": "other weights"}}
-    assert results.with_stored(other, found) == other
+    with pytest.raises(StudyError, match="of other weights or facts.*: 02, 04"):  # they would be lost
+        results.with_stored(other, found)
+    whole = {**found, "origin": other["origin"]}
+    assert results.with_stored(whole, found) == whole  # everything ran: nothing is lost
     again = {**found, "code": ["new"]}
     assert results.with_stored(again, found) == again  # nothing is kept, so nothing of the old code
 
