@@ -120,9 +120,11 @@ def attribute(
             ``answer``; there a prompt's name is its text with the answer.
         method: ``integrated-gradients``; ``activation`` (score = activation, the papers' baseline).
         rule: ``auto``: as many points as ``tolerance`` asks for, or where a model normalises a feed-forward
-            output before it is added, the gradient (there the path has no integral); ``gradient``: gradient x
-            activation, for every model; ``right``, ``left``, ``midpoint``, ``gauss-legendre``,
-            ``clenshaw-curtis``: a fixed rule. The papers' is ``rule="right", steps=20``.
+            output before it is added, the gradient (there the path has no integral), or where products are
+            rounded (``precision``, weights in bfloat16), which would pass for an integral's error, four
+            Gauss-Legendre points; ``gradient``: gradient x activation, for every model; ``right``, ``left``,
+            ``midpoint``, ``gauss-legendre``, ``clenshaw-curtis``: a fixed rule. The papers' is
+            ``rule="right", steps=20``.
         steps: points of a fixed rule, 4 where nothing is said; with ``auto``, of a fixed Gauss-Legendre rule.
         tolerance: largest error that a score may have, as a share of its prompt's largest score (``auto``;
             0.01 where nothing is said).

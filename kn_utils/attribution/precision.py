@@ -30,6 +30,11 @@ class PrecisionError(StudyError):
     """A precision that is unknown, or that this device or this model cannot compute in."""
 
 
+def rounds_products(model: LanguageModel, precision: str | None = None) -> bool:
+    """Whether matrix products keep fewer bits than float32's."""
+    return precision in ("tf32", "bfloat16") or torch.finfo(model.dtype).bits < 32
+
+
 @contextmanager
 def computing_in(model: LanguageModel, precision: str | None = None) -> Iterator[None]:
     """Inside, matrix products of ``model`` run in ``precision``, and attention is not cuDNN's.

@@ -32,7 +32,7 @@ from ..model.rows import Row
 from .attribute import attribution_map
 from .error_control import TOLERANCE
 from .kernel import values_at
-from .precision import computing_in
+from .precision import computing_in, rounds_products
 from .prefixes import entered
 from .reading import exact_type
 from .targets import Target
@@ -53,9 +53,10 @@ def usual_rules(model: LanguageModel) -> dict[str, dict[str, Any]]:
         "midpoint, 20": {"rule": "midpoint", "steps": 20},
         "gauss-legendre, 4": {"rule": "gauss-legendre", "steps": 4},
     }
+    known = {} if rounds_products(model) else {"tolerance": TOLERANCE}
     if model.norms_output:
-        return rules | {"held norm": {"norm": "held", "tolerance": TOLERANCE}}
-    return rules | {"tolerance": {"tolerance": TOLERANCE}}
+        return rules | {"held norm": {"norm": "held", **known}}
+    return rules | ({"tolerance": known} if known else {})
 
 
 class Removals(Walk):

@@ -17,6 +17,7 @@ from .batching import Batch, Halving, batches, memory_budget
 from .error_control import TOLERANCE, Controlled, Sampled, Task, first_pass, sample
 from .kernel import PassResult, check_options, chosen_layers, integrate, without_copies
 from .pieces import PIECE, PIECES, each_piece, of_pieces, with_decoded_answers
+from .precision import rounds_products
 from .quadrature import AttributionError, quadrature
 from .reading import RELATION_MEAN, from_relation_means, read_neurons
 from .targets import TARGETS, deciding_rows_of, rows_of, scale_of, with_candidates
@@ -99,17 +100,40 @@ class ScoreSettings:
     def resolved(self, model: LanguageModel) -> ScoreSettings:
         """The same with ``auto`` decided for this model.
 
-        The gradient where no path has an integral, else a tolerance; a fixed rule with ``steps``.
+        The gradient where no path has an integral, else a tolerance; a fixed rule with ``steps``, and where
+        products are rounded so much that an estimated error would be theirs.
         """
         check_options(model, self.baseline, self.multiplier, self.norm)
-        check_tolerance(self.tolerance, self.rule, model, self.norm)
+        self._check_tolerance(model)
         if self.rule != "auto" or self.method == "activation":
             return replace(self, gap=self.gap and self.rule != "gradient")
         if self.steps is not None:
             return replace(self, rule=self.fixed)
         if model.norms_output and self.norm == "free":
             return replace(self, rule="gradient", gap=False)
+        if rounds_products(model, self.precision):
+            return replace(self, rule=self.fixed, steps=STEPS)
         return replace(self, tolerance=TOLERANCE if self.tolerance is None else self.tolerance)
+
+    def _check_tolerance(self, model: LanguageModel) -> None:
+        """Refuse a tolerance that a rule, a model or a precision cannot have."""
+        if self.tolerance is None:
+            return
+        if self.rule != "auto":
+            raise AttributionError(
+                f"rule={self.rule!r} has a fixed number of points; a tolerance needs rule='auto'."
+            )
+        if model.norms_output and self.norm == "free":
+            raise AttributionError(
+                "this model normalises a feed-forward output before it is added, so the papers' path has no "
+                "integral and no tolerance can be met: use rule='gradient', or norm='held'."
+            )
+        if rounds_products(model, self.precision):
+            rounded = self.precision or str(model.dtype).removeprefix("torch.")
+            raise AttributionError(
+                f"products rounded to {rounded} hide how far an integral is off, so no tolerance can be met: "
+                "leave it out (four points are taken), or compute in float32."
+            )
 
     def scorer(self, model: LanguageModel) -> Halving | Controlled:
         """What scores rows, in as many passes as memory and tolerance ask for."""
@@ -220,17 +244,3 @@ def layers_asked(layers: Sequence[int] | None) -> tuple[int, ...] | None:
     if not listed or not whole or len(set(listed)) < len(listed):
         raise AttributionError(f"layers={layers!r}; it is a list of different ones such as [0, 1], or None.")
     return listed
-
-
-def check_tolerance(tolerance: float | None, rule: str, model: LanguageModel, norm: str) -> None:
-    """Refuse a tolerance that is none, or that a rule or a model cannot have."""
-    if tolerance is None:
-        return
-    check_numbers(tolerance=tolerance)
-    if rule != "auto":
-        raise AttributionError(f"rule={rule!r} has a fixed number of points; a tolerance needs rule='auto'.")
-    if model.norms_output and norm == "free":
-        raise AttributionError(
-            "this model normalises a feed-forward output before it is added, so the papers' path has no "
-            "integral and no tolerance can be met: use rule='gradient', or norm='held'."
-        )

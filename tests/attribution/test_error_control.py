@@ -20,6 +20,7 @@ from kn_utils.attribution.attribute import attribute, attribution_map, score_tab
 from kn_utils.attribution.error_control import LEVELS, Samples, error_of, first_error, first_pass
 from kn_utils.attribution.kernel import integrate
 from kn_utils.attribution.quadrature import AttributionError, quadrature
+from kn_utils.attribution.removal import usual_rules
 from kn_utils.attribution.settings import ScoreSettings
 from kn_utils.model.language_model import LanguageModel
 from kn_utils.model.rows import Row
@@ -350,6 +351,22 @@ def test_without_refinement_auto_is_gauss_legendre_with_four_points(bert, prompt
     rows = bert.encode(prompts)
     first, fixed = first_pass(bert, rows, [2, 0]), integrate(bert, rows, layers=[2, 0])
     torch.testing.assert_close(first.scores, fixed.scores)
+
+
+@pytest.mark.parametrize("rounded", ["products", "weights"])
+def test_where_products_are_rounded_auto_is_four_points(rounded, prompts):
+    """Their noise passes for an integral's error: every layer would be given all points, in vain."""
+    kind = torch.float32 if rounded == "products" else torch.bfloat16
+    model = make_model("bert", kind)
+    precision = {"precision": "bfloat16"} if rounded == "products" else {}
+    found = score_tables(model, prompts, progress=False, **precision)
+    assert (found.prompts["points"] == 4).all()
+    four = attribution_map(model, prompts, rule="gauss-legendre", steps=4, **precision)
+    assert torch.equal(attribution_map(model, prompts, **precision), four)
+    with pytest.raises(AttributionError, match="products rounded to bfloat16 hide how far") as caught:
+        attribute(model, prompts, tolerance=0.05, progress=False, **precision)
+    assert "\n" not in str(caught.value)
+    assert ("tolerance" in usual_rules(model)) == (rounded == "products")  # whose precision nobody asked for
 
 
 @pytest.mark.slow
