@@ -138,12 +138,13 @@ run_tests() {
   part "format (ruff)" python -m ruff format --check .
   part "types (mypy)" python -m mypy
   part "pages (mkdocs)" build_docs
-  # The files that take longest come first, so that neither of the two processes is left alone with one.
+  # The files that take longest come first, so that neither of the two processes is left alone with one; of
+  # notebooks, those that compute what others read.
   part "pytest" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/house tests/faults tests
   part "notebooks against their stored outputs (nbval)" env OMP_NUM_THREADS=1 PYTHONPATH="tests${PYTHONPATH:+:$PYTHONPATH}" \
-    python -m pytest -p one_kernel_at_a_time -n 2 --dist loadfile --nbval \
+    python -m pytest -p one_kernel_at_a_time -n 2 --dist loadfile --no-loadscope-reorder --nbval \
     --nbval-current-env --nbval-cell-timeout 1200 --nbval-kernel-startup-timeout 180 \
-    --nbval-sanitize-with notebooks/nbval_sanitize.cfg notebooks
+    --nbval-sanitize-with notebooks/nbval_sanitize.cfg notebooks/{06,02,05,11}_*.ipynb notebooks
   part "named numbers against the stored ones" python -m kn_utils.run.results --check
   say; say "== all parts"; printf '%s\n' "${results[@]}"
   exit $status

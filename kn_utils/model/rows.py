@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import pandas as pd
@@ -104,36 +104,84 @@ def encode(
     Raises:
         DataError: a prompt that cannot be asked; the message says which and why.
     """
-    rows: list[Row] = []
-    written: dict[str, list[int]] = {}
-    blanks: dict[str, list[int]] = {}
-    mask, mask_id = ("", None) if causal else (tokenizer.mask_token, tokenizer.mask_token_id)  # slow to ask
-    asked = prompts[["prompt", "text", "answer", "masked"]].itertuples(index=False)
-    for number, (name, text, answer, masked) in enumerate(asked):
-        blank = OBJECT if masked == "object" else SUBJECT
-        if text.count(blank) != 1:
-            raise DataError(f"prompt {name}: {text!r} should hold its blank {blank} once.")
-        before, after = text.split(blank)
-        if causal:
-            prefix = before.rstrip()
-            if prefix not in written:
-                written[prefix] = _prefix_ids(tokenizer, name, prefix)
-            rows += _causal_rows(tokenizer, number, written[prefix], before, answer, unknown)
+    writer = Writer(tokenizer, causal=causal, unknown=unknown, max_length=max_length)
+    return [row for number, asked in enumerate(asked_of(prompts)) for row in writer.rows(number, asked)]
+
+
+class Asked(NamedTuple):
+    """What is asked of a model, as a row of a prompts' table says it."""
+
+    prompt: str
+    text: str
+    answer: str
+    masked: str
+
+
+def asked_of(prompts: pd.DataFrame) -> list[Asked]:
+    """The rows of a prompts' table."""
+    return [Asked(*row) for row in zip(*(prompts[name] for name in Asked._fields), strict=True)]
+
+
+class Writer:
+    """Writes prompts in a tokenizer's pieces, as :func:`encode` says; what several share is written once."""
+
+    def __init__(
+        self, tokenizer: Any, *, causal: bool = False, unknown: str = "refuse", max_length: int | None = None
+    ) -> None:
+        self.tokenizer, self.causal = tokenizer, causal
+        self.unknown, self.max_length = unknown, max_length
+        # slow to ask
+        self._mask, self._mask_id = ("", None) if causal else (tokenizer.mask_token, tokenizer.mask_token_id)
+        self._written: dict[str, list[int]] = {}
+        self._blanks: dict[str, list[int]] = {}
+
+    def pieces(self, asked: Asked) -> list[int]:
+        """The answer's."""
+        before, _ = self._around(asked)
+        if not self.causal:
+            return answer_pieces(self.tokenizer, asked.answer, before, self.unknown)
+        return _causal_pieces(self.tokenizer, self._prefix(asked, before), before, asked.answer, self.unknown)
+
+    def rows(self, number: int, asked: Asked) -> list[Row]:
+        """One per piece of the answer; ``number`` is the prompt's."""
+        before, after = self._around(asked)
+        pieces = self.pieces(asked)
+        if self.causal:
+            ids = self._prefix(asked, before)
+            rows = [Row(number, ids + pieces[:j], len(ids) + j - 1, piece) for j, piece in enumerate(pieces)]
         else:
-            pieces = answer_pieces(tokenizer, answer, before, unknown)
-            whole = before + mask * len(pieces) + after
-            if whole not in written:  # many answers to one question share it
-                written[whole] = tokenizer(whole)["input_ids"]
-                blanks[whole] = [i for i, token in enumerate(written[whole]) if token == mask_id]
-            ids, at = list(written[whole]), blanks[whole]
-            if len(at) != len(pieces):
-                raise DataError(f"prompt {name}: {text!r} holds a mask token of its own.")
-            for place, piece in zip(at, pieces, strict=True):
-                rows.append(Row(number, list(ids), place, piece))
-                ids[place] = piece
-        if max_length is not None and len(rows[-1].ids) > max_length:
-            raise DataError(f"prompt {name} has {len(rows[-1].ids)} tokens; the model takes {max_length}.")
-    return rows
+            rows = self._masked(number, asked, before + self._mask * len(pieces) + after, pieces)
+        if self.max_length is not None and len(rows[-1].ids) > self.max_length:
+            raise DataError(
+                f"prompt {asked.prompt} has {len(rows[-1].ids)} tokens; the model takes {self.max_length}."
+            )
+        return rows
+
+    def _around(self, asked: Asked) -> tuple[str, str]:
+        """What stands before and behind the blank."""
+        blank = OBJECT if asked.masked == "object" else SUBJECT
+        if asked.text.count(blank) != 1:
+            raise DataError(f"prompt {asked.prompt}: {asked.text!r} should hold its blank {blank} once.")
+        before, after = asked.text.split(blank)
+        return before, after
+
+    def _prefix(self, asked: Asked, before: str) -> list[int]:
+        prefix = before.rstrip()
+        if prefix not in self._written:
+            self._written[prefix] = _prefix_ids(self.tokenizer, asked.prompt, prefix)
+        return self._written[prefix]
+
+    def _masked(self, number: int, asked: Asked, whole: str, pieces: list[int]) -> list[Row]:
+        if whole not in self._written:  # many answers to one question share it
+            self._written[whole] = self.tokenizer(whole)["input_ids"]
+            self._blanks[whole] = [i for i, id in enumerate(self._written[whole]) if id == self._mask_id]
+        ids, at, rows = list(self._written[whole]), self._blanks[whole], []
+        if len(at) != len(pieces):
+            raise DataError(f"prompt {asked.prompt}: {asked.text!r} holds a mask token of its own.")
+        for place, piece in zip(at, pieces, strict=True):
+            rows.append(Row(number, list(ids), place, piece))
+            ids[place] = piece
+        return rows
 
 
 def _prefix_ids(tokenizer: Any, name: str, prefix: str) -> list[int]:
@@ -150,10 +198,8 @@ def _prefix_ids(tokenizer: Any, name: str, prefix: str) -> list[int]:
     return ids
 
 
-def _causal_rows(
-    tokenizer: Any, number: int, ids: list[int], before: str, answer: str, unknown: str
-) -> list[Row]:
-    """The rows of one prompt for a model that reads what stands ``before`` the blank, in pieces ``ids``."""
+def _causal_pieces(tokenizer: Any, ids: list[int], before: str, answer: str, unknown: str) -> list[int]:
+    """The pieces of an answer for a model that reads what stands ``before`` it, in pieces ``ids``."""
     prefix = before.rstrip()
     space = " " if prefix != before else ""
     whole = tokenizer(prefix + space + answer)["input_ids"]
@@ -163,4 +209,4 @@ def _causal_rows(
     if not pieces or tokenizer.unk_token_id in pieces:
         # The tokenizer joined the answer to what stands before it: ask for the answer as it is written alone.
         pieces = answer_pieces(tokenizer, answer, before or " ", unknown)
-    return [Row(number, ids + pieces[:j], len(ids) + j - 1, piece) for j, piece in enumerate(pieces)]
+    return pieces

@@ -16,7 +16,7 @@ model is given the number of blanks, so there the candidates are those with as m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from ..checks import ASKED, ParameterError, check_model, check_table
 from .acting import Intervention
 from .answers import answers, as_answered, questions_of
 from .language_model import LanguageModel
-from .rows import ANYTHING_ELSE, Row, encode
+from .rows import ANYTHING_ELSE, Asked, Row, Writer, asked_of
 
 #: Columns of :func:`typed_answers` behind those of ``answer_probability``.
 TYPED = ["typed_probability", "typed_rank", "typed_correct", "typed_predicted", "candidates"]
@@ -68,30 +68,36 @@ def branches(model: LanguageModel, prompt: pd.DataFrame, candidates: Sequence[st
 
     Left out are, for a masked model, candidates with another number of pieces than the answer.
     """
-    table = prompt.loc[prompt.index.repeat(len(candidates))].assign(answer=list(candidates))
-    rows: dict[str, list[Row]] = {name: [] for name in candidates}
-    for row in encode(model.tokenizer, table, causal=model.causal, max_length=model.max_length):
-        rows[candidates[row.prompt]].append(row)
-    answer = prompt["answer"].iloc[0]
-    if not model.causal:
-        rows = {name: own for name, own in rows.items() if len(own) == len(rows[answer])}
+    (asked,) = asked_of(prompt)
+    return _branches(_writer(model), asked, candidates)
+
+
+def _writer(model: LanguageModel) -> Writer:
+    return Writer(model.tokenizer, causal=model.causal, max_length=model.max_length)
+
+
+def _branches(writer: Writer, asked: Asked, candidates: Sequence[str]) -> list[Branch]:
+    pieces = {name: writer.pieces(asked._replace(answer=name)) for name in candidates}
+    if not writer.causal:
+        pieces = {name: own for name, own in pieces.items() if len(own) == len(pieces[asked.answer])}
     tree: list[Branch] = []
-    _part({name: [row.target for row in own] for name, own in rows.items()}, rows, 0, tree)
+    _part(pieces, lambda name: writer.rows(0, asked._replace(answer=name)), 0, tree)
     return tree
 
 
-def _part(pieces: dict[str, list[int]], rows: dict[str, list[Row]], depth: int, tree: list[Branch]) -> None:
+def _part(
+    pieces: dict[str, list[int]], rows_of: Callable[[str], list[Row]], depth: int, tree: list[Branch]
+) -> None:
     """Add the branches of the candidates that are alike in their first ``depth`` pieces."""
     ways: dict[int, list[str]] = {}
     for name, own in pieces.items():
         ways.setdefault(own[depth] if depth < len(own) else ANYTHING_ELSE, []).append(name)
     if len(ways) > 1:
-        longest = max(pieces, key=lambda name: len(pieces[name]))
-        row = rows[longest][depth]
+        row = rows_of(max(pieces, key=lambda name: len(pieces[name])))[depth]
         tree.append(Branch(Row(0, row.ids, row.position, row.target, tuple(ways)), ways))
     for piece, names in ways.items():
         if piece != ANYTHING_ELSE and len(names) > 1:
-            _part({name: pieces[name] for name in names}, rows, depth + 1, tree)
+            _part({name: pieces[name] for name in names}, rows_of, depth + 1, tree)
 
 
 def typed_answers(
@@ -205,7 +211,8 @@ def _trees(
         zip(prompts["text"], prompts["masked"], prompts["answer"], map(tuple, candidates), strict=True)
     )
     once = {key: i for i, key in reversed(list(enumerate(keys)))}
-    trees = {key: branches(model, prompts.iloc[[i]], candidates[i]) for key, i in once.items()}
+    asked, writer = asked_of(prompts), _writer(model)
+    trees = {key: _branches(writer, asked[i], candidates[i]) for key, i in once.items()}
     return [trees[key] for key in keys]
 
 
@@ -232,13 +239,12 @@ def typed_rows(
     The product over these rows of P(piece) / sum over ``among`` is the typed probability; a prompt whose
     answer has no competitor has no rows.
     """
-    questions = []
-    for number, names in enumerate(candidates):
-        prompt = prompts.iloc[[number]]
-        answer, rows = prompt["answer"].iloc[0], []
-        for branch in branches(model, prompt, names):
+    questions, writer = [], _writer(model)
+    for number, (asked, names) in enumerate(zip(asked_of(prompts), candidates, strict=True)):
+        rows = []
+        for branch in _branches(writer, asked, names):
             for piece, behind in branch.ways.items():
-                if answer in behind:
+                if asked.answer in behind:
                     own = branch.row
                     rows.append(Row(number, own.ids, own.position, piece, own.among))
         questions.append(rows)
@@ -261,16 +267,10 @@ def has_competitor(
         [True, True]
     """
     given = candidates_of(prompts) if candidates is None else candidates
-
-    def pieces(prompt: pd.DataFrame, name: str) -> list[int]:
-        table = prompt.assign(answer=name)
-        rows = encode(model.tokenizer, table, causal=model.causal, max_length=model.max_length)
-        return [row.target for row in rows]
-
-    found = []
-    for number, names in enumerate(given):
-        prompt = prompts.iloc[[number]]
-        own = pieces(prompt, prompt["answer"].iloc[0])
-        others = (pieces(prompt, name) for name in names)  # one by one: the first that competes will do
+    found, writer = [], _writer(model)
+    for asked, names in zip(asked_of(prompts), given, strict=True):
+        own = writer.pieces(asked)
+        # one by one: the first that competes will do
+        others = (writer.pieces(asked._replace(answer=name)) for name in names)
         found.append(any(one != own and (model.causal or len(one) == len(own)) for one in others))
     return pd.Series(found, prompts.index, dtype=bool, name="has_competitor")

@@ -51,9 +51,11 @@ def test_one_pass_equals_the_plain_loop(kind, prompts):
     model = make_model(kind)
     if model.causal:
         prompts = prompts[~prompts["text"].str.startswith("[Y]")]
+    # Rules differ in points and weights, which no architecture sees: all of them for one of each direction.
+    rules = list(POINTS) if kind in ("bert", "gpt2") else ["gauss-legendre"]
     lengths = {len([r for r in model.encode(prompts) if r.prompt == i]) for i in range(len(prompts))}
     assert len(lengths) > 1, "answers of several lengths are wanted here"
-    for rule in POINTS:
+    for rule in rules:
         ours = attribution_map(model, prompts, rule=rule, steps=4, batch_size=5)
         truth = oracle_map(model, prompts, rule)
         assert truth.abs().max() > 1e-7

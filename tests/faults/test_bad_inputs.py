@@ -357,15 +357,8 @@ def test_run_all_refuses_so_too(options, word, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("notebook", "name", "value"),
-    [
-        ("03_attribution", "keep", "1.5"),
-        ("04_refinement", "share", "-1"),
-        ("06_suppress_amplify", "factor", ".nan"),
-    ],
-)
-def test_papermill_refuses_so_too(notebook, name, value, tmp_path):
+def test_papermill_refuses_so_too(tmp_path):
+    notebook, name, value = "06_suppress_amplify", "factor", ".nan"  # all begin with the same cells
     source, made = ROOT / "notebooks" / f"{notebook}.ipynb", tmp_path / "made.ipynb"
     where = ["--cwd", str(source.parent), "-r", "out", str(tmp_path / "runs")]
     line = [sys.executable, "-m", "papermill", str(source), str(made), *where, "-p", name, value]
