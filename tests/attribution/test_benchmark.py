@@ -23,7 +23,7 @@ TINY = {
     "num_attention_heads": 2,
     "intermediate_size": 24,
     "vocab_size": 8000,
-    "initializer_range": 0.1,  # paths on which P moves by more than its rounding, which differs between processors
+    "initializer_range": 0.1,  # P moves by more than its rounding, which differs between processors
 }
 COLUMNS = ["method", "seconds", "ratio", "memory", "error", "jaccard", "gflop", "share"]
 

@@ -372,7 +372,7 @@ def test_layers_on_their_own_and_in_any_order(variant):
     torch.testing.assert_close(last.probability, whole.probability)
 
 
-# What is asked for is read off P behind every architecture, so all scales for the core ones, P itself for others.
+# What is asked for is read off P behind every architecture: all scales for the core ones, P for the others.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "scale"),
