@@ -27,6 +27,7 @@ from ..store.origin import fingerprint
 from ..store.tables import load_table
 from .batching import memory_budget
 from .error_control import LEVELS
+from .precision import slower_than_float32
 from .quadrature import AttributionError
 from .settings import ScoreSettings, layers_asked
 from .streaming import Collected, Parts, ScoreTables, ScoringJob, prompts_file, score_batch, side_by_side
@@ -233,6 +234,9 @@ def _scored(
     check_names(devices=devices)
     settings = settings.resolved(model)
     device = model.device if devices is None else torch.device(devices[0])
+    if slower_than_float32(device, settings.precision):
+        told = "this processor has no instructions for it, so it takes longer than float32 and is less exact"
+        print(f"precision={settings.precision!r}: {told}", file=sys.stderr)
     budget = memory_budget(model, settings.precision, device)
     sink: Collected | Parts = Collected()
     if out is not None:

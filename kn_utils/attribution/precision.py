@@ -10,6 +10,7 @@ next multiple of 64, and their logits are cut off: otherwise slow, unaligned pro
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -33,6 +34,14 @@ class PrecisionError(StudyError):
 def rounds_products(model: LanguageModel, precision: str | None = None) -> bool:
     """Whether matrix products keep fewer bits than float32's."""
     return precision in ("tf32", "bfloat16") or torch.finfo(model.dtype).bits < 32
+
+
+def slower_than_float32(device: torch.device, precision: str | None) -> bool:
+    """Whether a precision that is there for speed takes longer here: bfloat16 without instructions for it."""
+    if precision != "bfloat16" or device.type != "cpu":
+        return False
+    has = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return platform.machine() in ("x86_64", "AMD64") and not any(one() for one in has if one is not None)
 
 
 @contextmanager

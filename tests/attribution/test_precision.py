@@ -9,7 +9,7 @@ import torch
 from conftest import make_model
 
 from kn_utils.attribution import precision as precision_room
-from kn_utils.attribution.attribute import attribution_map
+from kn_utils.attribution.attribute import attribute, attribution_map
 from kn_utils.attribution.benchmark import exact_scores, sample_prompts
 from kn_utils.attribution.judging import agreement
 from kn_utils.attribution.kernel import integrate
@@ -229,6 +229,27 @@ def test_the_next_call_sees_a_silenced_neuron(prompts):
     assert (silenced[:, 0, 3] == 0).all() and (values[:, 0, 3] != 0).all()
     assert not torch.equal(p, q)
     assert torch.equal(read_neurons(model, rows, "bfloat16")[0], values)
+
+
+@pytest.mark.parametrize(
+    ("machine", "has", "precision", "said"),
+    [
+        ("x86_64", {}, "bfloat16", True),
+        ("x86_64", {"amx_tile"}, "bfloat16", False),
+        ("x86_64", {"avx512_bf16"}, "bfloat16", False),
+        ("x86_64", {}, None, False),
+        ("aarch64", {}, "bfloat16", False),  # of which torch does not say
+    ],
+)
+def test_where_bfloat16_is_slower_it_is_said(machine, has, precision, said, prompts, monkeypatch, capsys):
+    monkeypatch.setattr(precision_room.platform, "machine", lambda: machine)
+    for name in ("amx_tile", "avx512_bf16"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: name in has, raising=False)
+    model = make_model("bert", torch.float32)
+    attribution_map(model, prompts.head(1), steps=1, precision=precision)  # which reads maps, and says nothing
+    attribute(model, prompts.head(1), steps=1, precision=precision, progress=False)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "no instructions for it" in line]
+    assert len(lines) == said
 
 
 @pytest.mark.parametrize(
