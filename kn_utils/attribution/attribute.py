@@ -234,9 +234,7 @@ def _scored(
     check_names(devices=devices)
     settings = settings.resolved(model)
     device = model.device if devices is None else torch.device(devices[0])
-    if slower_than_float32(device, settings.precision):
-        told = "this processor has no instructions for it, so it takes longer than float32 and is less exact"
-        print(f"precision={settings.precision!r}: {told}", file=sys.stderr)
+    _say_what_is_slow(device, settings.precision)
     budget = memory_budget(model, settings.precision, device)
     sink: Collected | Parts = Collected()
     if out is not None:
@@ -284,6 +282,12 @@ def _note(
         "code": code_version(attribute),
         "budget": budget,
     }
+
+
+def _say_what_is_slow(device: torch.device, precision: str | None) -> None:
+    if slower_than_float32(device, precision):
+        told = "this processor has no instructions for it, so it takes longer than float32 and is less exact"
+        print(f"precision={precision!r}: {told}", file=sys.stderr)
 
 
 def _say_what_did_not_converge(made: ScoreTables | Path, tolerance: float) -> None:

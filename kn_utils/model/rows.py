@@ -130,8 +130,8 @@ class Writer:
     ) -> None:
         self.tokenizer, self.causal = tokenizer, causal
         self.unknown, self.max_length = unknown, max_length
-        # slow to ask
-        self._mask, self._mask_id = ("", None) if causal else (tokenizer.mask_token, tokenizer.mask_token_id)
+        self._mask: str = "" if causal else tokenizer.mask_token  # slow to ask
+        self._mask_id: int | None = None if causal else tokenizer.mask_token_id
         self._written: dict[str, list[int]] = {}
         self._blanks: dict[str, list[int]] = {}
 

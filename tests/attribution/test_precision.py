@@ -246,7 +246,7 @@ def test_where_bfloat16_is_slower_it_is_said(machine, has, precision, said, prom
     for name in ("amx_tile", "avx512_bf16"):
         monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: name in has, raising=False)
     model = make_model("bert", torch.float32)
-    attribution_map(model, prompts.head(1), steps=1, precision=precision)  # which reads maps, and says nothing
+    attribution_map(model, prompts.head(1), steps=1, precision=precision)  # says nothing
     attribute(model, prompts.head(1), steps=1, precision=precision, progress=False)
     lines = [line for line in capsys.readouterr().err.splitlines() if "no instructions for it" in line]
     assert len(lines) == said
