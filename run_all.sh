@@ -146,7 +146,7 @@ run_tests() {
   part "pytest" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(in_order tests/{house,faults,*}/test_*.py tests/test_*.py)
   part "notebooks against their stored outputs (nbval)" env OMP_NUM_THREADS=1 PYTHONPATH="tests${PYTHONPATH:+:$PYTHONPATH}" \
     python -m pytest -p one_kernel_at_a_time -n 2 --dist loadfile --no-loadscope-reorder --nbval \
-    --nbval-current-env --nbval-cell-timeout 1200 --nbval-kernel-startup-timeout 180 \
+    --nbval-current-env --nbval-cell-timeout 2400 --nbval-kernel-startup-timeout 180 \
     --nbval-sanitize-with notebooks/nbval_sanitize.cfg $(in_order notebooks/{06,02,05,11}_*.ipynb notebooks/*.ipynb)
   part "named numbers against the stored ones" python -m kn_utils.run.results --check
   say; say "== all parts"; printf '%s\n' "${results[@]}"
