@@ -132,22 +132,19 @@ part() {
   if "$@"; then results+=("passed  $name ($((SECONDS - start)) s)"); else results+=("FAILED  $name ($((SECONDS - start)) s)"); status=1; fi
 }
 
-# Paths without blanks, each where it stands first.
-in_order() { printf '%s\n' "$@" | awk '!seen[$0]++'; }
-
 run_tests() {
   export HF_HUB_DISABLE_PROGRESS_BARS=1 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PREFER_ENV_PATH=1
   part "rules of style (ruff)" python -m ruff check .
   part "format (ruff)" python -m ruff format --check .
   part "types (mypy)" python -m mypy
   part "pages (mkdocs)" build_docs
-  # The files that take longest come first, so that neither of the two processes is left alone with one; of
-  # notebooks, those that compute what others read. (A folder named behind its files would undo their order.)
-  part "pytest" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(in_order tests/{house,faults,*}/test_*.py tests/test_*.py)
+  # The files that take longest come first, so that neither of the two processes is left alone with one. (The
+  # folder above them, named behind them, would undo their order.)
+  part "pytest" env OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/{house,faults} tests/*/test_*.py tests/test_*.py
   part "notebooks against their stored outputs (nbval)" env OMP_NUM_THREADS=1 PYTHONPATH="tests${PYTHONPATH:+:$PYTHONPATH}" \
-    python -m pytest -p one_kernel_at_a_time -n 2 --dist loadfile --no-loadscope-reorder --nbval \
-    --nbval-current-env --nbval-cell-timeout 2400 --nbval-kernel-startup-timeout 180 \
-    --nbval-sanitize-with notebooks/nbval_sanitize.cfg $(in_order notebooks/{06,02,05,11}_*.ipynb notebooks/*.ipynb)
+    python -m pytest -p one_kernel_at_a_time -n 2 --dist loadfile --nbval \
+    --nbval-current-env --nbval-cell-timeout 1200 --nbval-kernel-startup-timeout 180 \
+    --nbval-sanitize-with notebooks/nbval_sanitize.cfg notebooks
   part "named numbers against the stored ones" python -m kn_utils.run.results --check
   say; say "== all parts"; printf '%s\n' "${results[@]}"
   exit $status

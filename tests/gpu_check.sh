@@ -22,7 +22,7 @@ run kernel 90 python -m kn_utils.attribution.benchmark --model random-mbert --pr
   --precision tf32 --precision bfloat16 --out "$parts/kernel.json"
 run throughput 100 python -m kn_utils.attribution.throughput --model random-mbert --steps 4 --prompts 4096 \
   --precision float32 tf32 bfloat16 --out "$parts/throughput.json"
-run tolerance 40 python -m kn_utils.attribution.throughput --model random-mbert --prompts 2048 --precision float32 \
+run tolerance 40 python -m kn_utils.attribution.throughput --model random-mbert --prompts 2048 \
   --out "$parts/tolerance.json"
 python - "$parts" "$result" <<'PYTHON'
 import json, pathlib, sys, xml.etree.ElementTree as xml

@@ -53,10 +53,9 @@ def usual_rules(model: LanguageModel) -> dict[str, dict[str, Any]]:
         "midpoint, 20": {"rule": "midpoint", "steps": 20},
         "gauss-legendre, 4": {"rule": "gauss-legendre", "steps": 4},
     }
-    known = {} if rounds_products(model) else {"tolerance": TOLERANCE}
     if model.norms_output:
-        return rules | {"held norm": {"norm": "held", **known}}
-    return rules | ({"tolerance": known} if known else {})
+        return rules | {"held norm": {"norm": "held"}}
+    return rules if rounds_products(model) else rules | {"tolerance": {"tolerance": TOLERANCE}}
 
 
 class Removals(Walk):

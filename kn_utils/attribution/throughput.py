@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     add("--device", default="auto")
     add("--prompts", type=int, nargs="+", default=[1000], help="how many; several numbers show the growth")
     add("--precision", nargs="+", default=["float32"], help="float32, tf32, bfloat16")
-    add("--steps", type=int, help="points of a fixed rule; default: what the tolerance asks for")
+    add("--steps", type=int, help="points of a fixed rule; default: as attribute takes them")
     add("--out", help="write the result as JSON")
     asked = parser.parse_args(arguments)
     model = model_to_measure(asked.model, asked.device)

@@ -16,7 +16,7 @@ from torch import nn
 
 from .architectures import ARCHITECTURES, ModelError
 from .blocks import BlockEnd, check_blocks
-from .rows import Row, encode
+from .rows import Row, Writer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -138,9 +138,11 @@ class LanguageModel:
 
     def encode(self, prompts: pd.DataFrame, unknown: str = "refuse") -> list[Row]:
         """Prompts as rows of token ids, see :func:`kn_utils.model.rows.encode`."""
-        return encode(
-            self.tokenizer, prompts, causal=self.causal, unknown=unknown, max_length=self.max_length
-        )
+        return self.writer(unknown).every(prompts)
+
+    def writer(self, unknown: str = "refuse") -> Writer:
+        """What writes prompts in this model's pieces."""
+        return Writer(self.tokenizer, causal=self.causal, unknown=unknown, max_length=self.max_length)
 
     def batch(self, rows: list[Row]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
         """Rows padded on the right: inputs, the blanks' positions, the wanted ids (all on the device).

@@ -14,7 +14,7 @@ import pandas as pd
 from ..base import StudyError
 from ..data.facts import DataError, Facts
 from .language_model import LanguageModel
-from .rows import Row, answer_pieces, encode
+from .rows import Row, answer_pieces
 from .slots import Text, log_probabilities
 
 WAYS = ("parallel", "in order")
@@ -78,7 +78,7 @@ def rank_candidates(
     table = table.sort_values("_number", kind="stable", ignore_index=True)
     rows: list[list[Row]] = [[] for _ in range(len(table))]
     asked = table.assign(answer=table["label"])
-    for row in encode(model.tokenizer, asked, causal=model.causal, max_length=model.max_length):
+    for row in model.encode(asked):
         rows[row.prompt].append(row)
     texts: dict[tuple[int, ...], tuple[list[int], list[list[int]]]] = {}
     places: list[list[tuple[tuple[int, ...], int, int]]] = [[] for _ in rows]

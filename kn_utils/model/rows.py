@@ -104,8 +104,7 @@ def encode(
     Raises:
         DataError: a prompt that cannot be asked; the message says which and why.
     """
-    writer = Writer(tokenizer, causal=causal, unknown=unknown, max_length=max_length)
-    return [row for number, asked in enumerate(asked_of(prompts)) for row in writer.rows(number, asked)]
+    return Writer(tokenizer, causal=causal, unknown=unknown, max_length=max_length).every(prompts)
 
 
 class Asked(NamedTuple):
@@ -135,6 +134,11 @@ class Writer:
         self._written: dict[str, list[int]] = {}
         self._blanks: dict[str, list[int]] = {}
 
+    def every(self, prompts: pd.DataFrame) -> list[Row]:
+        """The rows of a table of prompts."""
+        asked = enumerate(asked_of(prompts))
+        return [row for number, one in asked for row in self.rows(number, one, self.pieces(one))]
+
     def pieces(self, asked: Asked) -> list[int]:
         """The answer's."""
         before, _ = self._around(asked)
@@ -142,10 +146,9 @@ class Writer:
             return answer_pieces(self.tokenizer, asked.answer, before, self.unknown)
         return _causal_pieces(self.tokenizer, self._prefix(asked, before), before, asked.answer, self.unknown)
 
-    def rows(self, number: int, asked: Asked) -> list[Row]:
-        """One per piece of the answer; ``number`` is the prompt's."""
+    def rows(self, number: int, asked: Asked, pieces: list[int]) -> list[Row]:
+        """One per piece of an answer; ``number`` is the prompt's."""
         before, after = self._around(asked)
-        pieces = self.pieces(asked)
         if self.causal:
             ids = self._prefix(asked, before)
             rows = [Row(number, ids + pieces[:j], len(ids) + j - 1, piece) for j, piece in enumerate(pieces)]

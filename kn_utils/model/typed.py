@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -63,37 +64,28 @@ def candidates_of(prompts: pd.DataFrame, every: pd.DataFrame | None = None) -> l
     ]
 
 
-def branches(model: LanguageModel, prompt: pd.DataFrame, candidates: Sequence[str]) -> list[Branch]:
-    """The places where the candidates of a prompt (a table of one row) part.
+def branches(writer: Writer, asked: Asked, candidates: Sequence[str]) -> list[Branch]:
+    """The places where the candidates of a prompt part.
 
     Left out are, for a masked model, candidates with another number of pieces than the answer.
     """
-    (asked,) = asked_of(prompt)
-    return _branches(_writer(model), asked, candidates)
-
-
-def _writer(model: LanguageModel) -> Writer:
-    return Writer(model.tokenizer, causal=model.causal, max_length=model.max_length)
-
-
-def _branches(writer: Writer, asked: Asked, candidates: Sequence[str]) -> list[Branch]:
     pieces = {name: writer.pieces(asked._replace(answer=name)) for name in candidates}
     if not writer.causal:
         pieces = {name: own for name, own in pieces.items() if len(own) == len(pieces[asked.answer])}
     tree: list[Branch] = []
-    _part(pieces, lambda name: writer.rows(0, asked._replace(answer=name)), 0, tree)
+    _part(pieces, partial(writer.rows, 0, asked), 0, tree)
     return tree
 
 
 def _part(
-    pieces: dict[str, list[int]], rows_of: Callable[[str], list[Row]], depth: int, tree: list[Branch]
+    pieces: dict[str, list[int]], rows_of: Callable[[list[int]], list[Row]], depth: int, tree: list[Branch]
 ) -> None:
     """Add the branches of the candidates that are alike in their first ``depth`` pieces."""
     ways: dict[int, list[str]] = {}
     for name, own in pieces.items():
         ways.setdefault(own[depth] if depth < len(own) else ANYTHING_ELSE, []).append(name)
     if len(ways) > 1:
-        row = rows_of(max(pieces, key=lambda name: len(pieces[name])))[depth]
+        row = rows_of(max(pieces.values(), key=len))[depth]
         tree.append(Branch(Row(0, row.ids, row.position, row.target, tuple(ways)), ways))
     for piece, names in ways.items():
         if piece != ANYTHING_ELSE and len(names) > 1:
@@ -195,7 +187,7 @@ def typed_distribution(
     names = list(candidates) if candidates is not None else [answer]
     if answer not in names:
         raise ParameterError(f"the answer {answer!r} is not among its candidates.")
-    tree = branches(model, prompt, names)
+    (tree,) = _trees(model, prompt, [names])
     rows = [[branch.row for branch in tree]]
     told = answers(model, questions_of(model, prompt), choices=rows, progress=False)
     typed = _probabilities(names, tree, told["shares"].iloc[0], answer)
@@ -211,8 +203,8 @@ def _trees(
         zip(prompts["text"], prompts["masked"], prompts["answer"], map(tuple, candidates), strict=True)
     )
     once = {key: i for i, key in reversed(list(enumerate(keys)))}
-    asked, writer = asked_of(prompts), _writer(model)
-    trees = {key: _branches(writer, asked[i], candidates[i]) for key, i in once.items()}
+    asked, writer = asked_of(prompts), model.writer()
+    trees = {key: branches(writer, asked[i], candidates[i]) for key, i in once.items()}
     return [trees[key] for key in keys]
 
 
@@ -239,10 +231,10 @@ def typed_rows(
     The product over these rows of P(piece) / sum over ``among`` is the typed probability; a prompt whose
     answer has no competitor has no rows.
     """
-    questions, writer = [], _writer(model)
+    questions, writer = [], model.writer()
     for number, (asked, names) in enumerate(zip(asked_of(prompts), candidates, strict=True)):
         rows = []
-        for branch in _branches(writer, asked, names):
+        for branch in branches(writer, asked, names):
             for piece, behind in branch.ways.items():
                 if asked.answer in behind:
                     own = branch.row
@@ -267,7 +259,7 @@ def has_competitor(
         [True, True]
     """
     given = candidates_of(prompts) if candidates is None else candidates
-    found, writer = [], _writer(model)
+    found, writer = [], model.writer()
     for asked, names in zip(asked_of(prompts), given, strict=True):
         own = writer.pieces(asked)
         # one by one: the first that competes will do

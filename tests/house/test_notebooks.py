@@ -428,8 +428,8 @@ def test_colab_cell_does_nothing_elsewhere(tmp_path, repository):
 
 
 def nbval(folder: Path, **stored: str) -> subprocess.CompletedProcess:
-    """Under our settings, notebooks of one cell that prints 0.12345 and a time, with these stored outputs."""
-    source = "import time\nprint('share', 0.12345, f'in {time.perf_counter():.1f} s')"
+    """Under our settings, notebooks of one cell that prints numbers and a time, with these stored outputs."""
+    source = "import time\nprint('share', 0.12345, '-0.00', f'in {time.perf_counter():.1f} s')"
     for name, text in stored.items():
         output = nbformat.v4.new_output("stream", name="stdout", text=text)
         cell = nbformat.v4.new_code_cell(source, execution_count=1, outputs=[output])
@@ -444,12 +444,18 @@ def nbval(folder: Path, **stored: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_nbval_fails_on_a_changed_number_and_forgives_what_may_differ(tmp_path):
-    same, rounded, other = (
-        "share 0.12345 in 3.0 s\n",
-        "share 0.12349 in 7.0 s\n",
-        "share 0.12445 in 3.0 s\n",
-    )
-    done = nbval(tmp_path, same=same, rounded=rounded, other=other)
+    right = {
+        "same": "share 0.12345 -0.00 in 3.0 s\n",
+        "rounded": "share 0.12349 -0.00 in 7.0 s\n",
+        "zero": "share 0.12345  0.00 in 3.0 s\n",
+    }
+    wrong = {
+        "other": "share 0.12445 -0.00 in 3.0 s\n",
+        "sign": "share -0.12345 -0.00 in 3.0 s\n",
+        "small": "share 0.12345 -0.01 in 3.0 s\n",
+    }
+    done = nbval(tmp_path, **right, **wrong)
     ends = re.findall(r"^(PASSED|FAILED) (?:\S*/)?(\w+)\.ipynb", done.stdout, flags=re.M)
-    assert sorted(ends) == [("FAILED", "other"), ("PASSED", "rounded"), ("PASSED", "same")], done.stdout
+    wanted = {("PASSED", name) for name in right} | {("FAILED", name) for name in wrong}
+    assert len(ends) == len(wanted) and set(ends) == wanted, done.stdout
     assert done.returncode == 1 and "mismatch" in done.stdout

@@ -12,6 +12,7 @@ from oracles import next_probabilities, pieces_of
 from kn_utils.model.acting import Scaling
 from kn_utils.model.answers import answer_probability
 from kn_utils.model.interventions import suppress
+from kn_utils.model.rows import asked_of
 from kn_utils.model.typed import branches, candidates_of, typed_answers, typed_rows
 
 #: Names of one piece, names that begin alike, and a name that another one goes on from.
@@ -67,7 +68,8 @@ def test_typed_answers_against_a_loop_over_candidates(kind, asked):
         assert row.typed_rank == 1 + sum(p > wanted[question.answer] for p in wanted.values())
         assert row.typed_predicted == max(wanted, key=wanted.get) and row.candidates == len(wanted)
         assert row.typed_correct == (row.typed_predicted == question.answer)
-        shared += len(branches(model, asked.iloc[[question.Index]], NAMES)) > 1
+        (here,) = asked_of(asked.iloc[[question.Index]])
+        shared += len(branches(model.writer(), here, NAMES)) > 1
     assert shared > 0, "names that share their first pieces are wanted here"
 
 
