@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .controls import TARGETS
-from .theme import interval_lengths
+from .theme import interval_lengths, nothing_to_show
 
 #: what is compared -> (colour, marker, label); of different lightness, and of different form
 LINES = {
@@ -62,12 +62,14 @@ def by_source(
     """A value per source of neurons, with intervals: sources down, a panel per target, a marker per measure.
 
     Args:
-        table: ``target, source, measure, value, low, high``.
+        table: ``target, source, measure, value, low, high``; without a row the picture says so.
         title: what the picture shows.
         label: of the axis of values, with its unit.
         order: the sources, top down; ``None``: as they come.
         scale: what values are multiplied by.
     """
+    if table.empty:
+        return nothing_to_show(title)
     targets, measures = (list(dict.fromkeys(table[name])) for name in ("target", "measure"))
     sources = list(dict.fromkeys(table["source"])) if order is None else list(order)
     size = (2.4 + 3.2 * len(targets), 1.3 + 0.32 * len(sources))

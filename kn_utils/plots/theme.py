@@ -56,6 +56,15 @@ def save(figure: Figure, folder: str | Path, name: str) -> Path:
     return path
 
 
+def nothing_to_show(title: str) -> Figure:
+    """A picture that says that it has nothing to show, where too few facts were asked."""
+    figure, axes = plt.subplots(figsize=(8.6, 1.6))
+    axes.text(0.5, 0.5, "nothing to show: too few facts were asked", ha="center", va="center", color="0.3")
+    axes.set_axis_off()
+    figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
 def written_cells(fmt: str, *, size: float = 8) -> dict[str, Any]:
     """Options of ``seaborn.heatmap``: shades of grey, and in each cell its number instead of a scale beside.
 

@@ -2,7 +2,9 @@
 
 The command line starts one for each run, in a session of its own, and holds the other end of a pipe. When
 that end closes (the study ended, or was killed and can clean up nothing), all processes of that run are
-ended: snakemake, papermill and kernels. They are known by their environment, which children inherit.
+ended: snakemake, papermill and kernels. They are known by their environment, which children inherit. While
+a process is being started its environment reads as empty for a moment, so children are ended with what
+started them, and the search is over when nothing is found twice.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 
 import psutil
@@ -32,12 +35,25 @@ def marked(name: str, value: str) -> list[psutil.Process]:
     return found
 
 
+def with_children(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """These and everything that they started, marked or not."""
+    found = dict.fromkeys(processes)
+    for process in processes:
+        try:
+            found |= dict.fromkeys(process.children(recursive=True))
+        except psutil.Error:
+            pass
+    return list(found)
+
+
 def stop(name: str, value: str) -> int:
-    """End every process with this mark, kernels included; how many there were."""
+    """End every process with this mark and what these started, kernels included; how many there were."""
     killed: dict[int, psutil.Process] = {}
+    quiet = 0
     for _ in range(20):  # what was being started while others were ended
-        fresh = marked(name, value)
-        if not fresh:
+        fresh = with_children(marked(name, value))
+        quiet = 0 if fresh else quiet + 1
+        if quiet == 2:
             break
         for process in fresh:
             killed[process.pid] = process
@@ -46,6 +62,7 @@ def stop(name: str, value: str) -> int:
             except psutil.Error:
                 pass
         psutil.wait_procs(fresh, timeout=10)
+        time.sleep(0.2)
     return len(killed)
 
 

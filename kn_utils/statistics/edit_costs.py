@@ -114,13 +114,14 @@ def cost_matched(matched: pd.DataFrame, by: tuple[str, ...] = (), *, seed: int =
 def matched_differences(
     matched: pd.DataFrame, first: str, others: Sequence[str], by: str, *, seed: int = 0
 ) -> pd.DataFrame:
-    """:func:`matched_difference` of one source and each of others, for each group."""
+    """:func:`matched_difference` of one source and each of others, for each group (maybe none)."""
+    columns = ["measure", "source", "value", "low", "high", "n", by]
     tables = [
         matched_difference(part, first, other, seed=seed).assign(**{by: key})
         for key, part in matched.groupby(by, sort=False)
         for other in others
     ]
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
 def matched_difference(matched: pd.DataFrame, first: str, second: str, *, seed: int = 0) -> pd.DataFrame:

@@ -315,6 +315,19 @@ def test_edits_of_several_groups_are_those_of_each():
         assert table.loc[table["found_for"] == name, "value"].tolist() == wanted["value"].tolist()
 
 
+def test_a_single_fact_has_no_other_to_choose_its_force_and_pictures_say_so():
+    single = edits({"dear": 0.4, "cheap": 0.1})
+    single = single[single["fact"] == single["fact"].iloc[0]].assign(found_for="answer")
+    matched = edit_costs.at_one_cost_each(single, "found_for")
+    assert matched.empty
+    table = edit_costs.matched_differences(matched, "cheap", ["dear"], "found_for")
+    assert table.empty and list(table) == ["measure", "source", "value", "low", "high", "n", "found_for"]
+    means = edit_costs.cost_matched(matched, ("found_for",)).rename(columns={"found_for": "target"})
+    figure = plots.by_source(means, "title", "%", order=["cheap", "dear"])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["nothing to show: too few facts were asked"]
+    plt.close(figure)
+
+
 def test_the_force_is_chosen_by_other_facts_whatever_language_is_asked():
     table = edits({"dear": 0.4})
     abroad = table.assign(language="nl")
