@@ -37,7 +37,7 @@ def read_options(argv: list[str]) -> tuple[Studies, argparse.Namespace]:
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, cuda:all, mps")
     add("--jobs", type=int, metavar="N", help="notebooks side by side; default: half the cores, at least 2")
-    add("--facts", metavar="N|all", help="facts per relation; default: the notebooks' own")
+    add("--facts", metavar="N|all", help="facts per relation; default: the model's, or the notebooks' own")
     add(
         "--set",
         action="append",

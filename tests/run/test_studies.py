@@ -22,6 +22,14 @@ def test_the_bundled_model_has_the_plan_that_needs_no_word():
     assert mini == Plan()
 
 
+def test_beside_others_the_bundled_model_takes_fewer_facts_unless_it_is_named():
+    (together,) = [plan for plan in plans() if plan.model == "mini"]
+    assert together == Plan(facts="6")
+    assert [plan.facts for plan in plans(facts="9")] == ["9"] * len(plans())
+    assert [plan.facts for plan in plans(dataset="pararel") if plan.model == "mini"] == [None]
+    assert from_config({}).plans == plans()
+
+
 def test_a_models_defaults_give_way_to_what_is_asked():
     (usual,) = plans(["gemma3"])
     assert usual.usual["known"] == "2" and usual.languages == ["en"]
