@@ -161,7 +161,8 @@ def at_same_cost(
 
     Returns:
         ``edit, edited, budget, force`` (mixed alike), ``cost`` (the fact's own), ``reached`` (some force cost
-        the budget; else the strongest is taken) and ``measure, value``; edits without a force are left out.
+        the budget; else the strongest is taken) and ``measure, value``; edits without a force are left out,
+        and facts of which no wording held out was asked (in mixed bags the new answer may not fit any).
     """
     table = table[table["force"].notna()]
     rows = []
@@ -176,7 +177,8 @@ def at_same_cost(
             continue
         costs = wide[cost].dropna()
         forces = np.array([0.0, *costs.columns])
-        for fact in costs.index:
+        held = [f for f in costs.index if all((m, f) in start and f in wide[m].index for m in measures)]
+        for fact in held:
             path = np.array([0.0, *costs.drop(fact).mean()])
             if np.isnan(path).any():  # no other fact
                 continue

@@ -117,6 +117,16 @@ def test_a_fact_does_not_choose_its_own_force():
     assert at_same_cost(alone[alone["edited"] == "a"], start, **options).empty
 
 
+def test_a_fact_without_a_wording_held_out_counts_among_the_others_only():
+    start = pd.Series({("new answer first", fact): 0.0 for fact in "abc"})
+    whole = table(COSTS, GAINS)
+    gone = whole[(whole["edited"] != "c") | (whole["measure"] == "cost, same relation")]
+    options = {"measures": ["new answer first"]}
+    found = at_same_cost(gone, start.drop(("new answer first", "c")), **options)
+    full = at_same_cost(whole, start, **options)
+    pd.testing.assert_frame_equal(found, full[full["edited"] != "c"].reset_index(drop=True))
+
+
 @pytest.mark.parametrize("budget", [0.0, 0.1, 0.5, 0.8, 2.0])
 def test_mixed_forces_cost_the_budget(budget):
     path = np.array([0.0, 0.2, 0.15, 0.9])
