@@ -26,7 +26,7 @@ Options of the study:
   --model NAME        one of these, a local folder, or a Hugging Face id; may be repeated; --revision COMMIT for the last
   --dataset NAME      mini (bundled, default), a published data set, its options behind a colon, or a folder or table of
                       your own facts (data/own_example)
-  --language L        en, nl, ja, vi, zh, ko or all; may be repeated (default: en, and for mini all)
+  --language L        en, nl, ja, vi, zh, ko or all; may be repeated (default: en; for mini alone en and all)
   --relation P        such as P36, or P36,P17; may be repeated (default: all relations together)
   --facts N|all       facts per relation (default: the notebooks' own; 4 for gemma3, 2 for smollm2; 6 for mini where
                       no model is named and all three run)

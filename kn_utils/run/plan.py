@@ -54,9 +54,9 @@ STUDY_DEFAULTS = {
     ("03_attribution", "all"): {"checked_prompts": "6"},
     ("07_update_facts", "all"): {"facts_per_relation": "16"},
 }
-#: Takes longest (of more facts, where one language is asked for): it begins as early as it can, and what it
-#: needs before it.
-LONGEST = "07_update_facts"
+#: What takes longest (of more facts, where one language is asked for), or next to it where that is not run;
+#: it begins as early as it can, and what it needs before it.
+LONGEST = ("07_update_facts", "06_suppress_amplify")
 
 
 class Refused(StudyError):
@@ -156,7 +156,9 @@ class Plan:
     @property
     def first(self) -> list[str]:
         """The outputs that are wanted before others, lest the study's end waits for one notebook."""
-        return [path for path, job in self.jobs.items() if job.notebook == LONGEST and job.language != "all"]
+        here = {job.notebook for job in self.jobs.values()}
+        longest = next((name for name in LONGEST if name in here), None)
+        return [path for path, job in self.jobs.items() if job.notebook == longest and job.language != "all"]
 
     def source(self, job: NotebookRun) -> Path:
         """The notebook that is run."""

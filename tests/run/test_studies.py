@@ -24,7 +24,7 @@ def test_the_bundled_model_has_the_plan_that_needs_no_word():
 
 def test_beside_others_the_bundled_model_takes_fewer_facts_unless_it_is_named():
     (together,) = [plan for plan in plans() if plan.model == "mini"]
-    assert together == Plan(facts="6")
+    assert together == Plan(facts="6", languages=["en"])
     assert [plan.facts for plan in plans(facts="9")] == ["9"] * len(plans())
     assert [plan.facts for plan in plans(dataset="pararel") if plan.model == "mini"] == [None]
     assert from_config({}).plans == plans()
@@ -51,6 +51,19 @@ def test_studies_share_a_run_and_come_back_from_its_configuration():
     assert both.jobs[path].label.split()[0] == "smollm2"
     assert from_config(both.config()) == both
     assert "-r languages en" in both.owners[path].options(both.jobs[path]).replace("-p ", "-r ")
+
+
+def test_what_takes_longest_of_each_model_comes_first():
+    both = Studies(plans(["mini", "smollm2"]))
+    assert both.first == [
+        "mini/mini/en/07_update_facts.ipynb",
+        *[
+            path
+            for path in both.jobs
+            if path.startswith("smollm2") and path.endswith("06_suppress_amplify.ipynb")
+        ],
+    ]
+    assert len(both.first) == 2 and Studies(plans(["mini"], select=["04"])).first == []
 
 
 def test_an_absent_package_is_one_line(monkeypatch):
