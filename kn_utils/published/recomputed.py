@@ -25,6 +25,14 @@ from .reanalysis import RELEASED_REFINEMENT, compute
 
 STORED = DATA / "published" / "released_recomputed.json"
 
+#: Whose numbers these are, where they stand beside those of models that were run here.
+RELEASED = {
+    "model": "bert-base-multilingual-uncased, as released",
+    "dataset": "PARAREL_en, T-REx_multilingual",
+    "language": "all",
+    "relation": "all",
+}
+
 
 @dataclass(frozen=True)
 class Recomputed:
@@ -43,10 +51,11 @@ class Recomputed:
             save_table(self[name], Path(folder) / f"released_{name}.parquet", dict(self.origin))
 
     def save_summary(self, path: str | Path, title: str, rows: pd.DataFrame) -> Path:
-        """Named numbers (``measure, where, value, low, high, n``) as the end of a run shows them."""
+        """Named numbers (``measure, where, value, low, high, n``) as a run leaves them, of their own model."""
         numbers = rows.assign(neurons="")[["measure", "neurons", "where", "value", "low", "high", "n"]]
         numbers = numbers.astype(object).where(numbers.notna(), None)
         content = {"title": title, "rows": numbers.to_dict("records"), "origin": dict(self.origin)}
+        content |= {"parameters": dict(RELEASED), "code": VERSION}
         return save_json(content, path)
 
 

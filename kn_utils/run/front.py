@@ -1,4 +1,4 @@
-"""README's first table: the main numbers of every model side by side, and what the papers printed."""
+"""The main numbers: those that README shows of every model side by side, and that the end of a run shows."""
 
 from __future__ import annotations
 
@@ -49,3 +49,20 @@ def front_table(content: dict[str, dict[str, Any]], rows: Path = FRONT) -> str:
         values = [cell(one, line) for one in content.values()]
         lines.append(f"| {line.label} | " + " | ".join([*values, str(line.published)]) + " |")
     return "\n".join(lines)
+
+
+def main_rows(notebook: str, rows: list[dict[str, Any]], language: str = "en", most: int = 5) -> list[dict]:
+    """Of a run's named numbers those that README or the page of results shows; else the first few.
+
+    Args:
+        notebook: its number, such as ``06``.
+        rows: ``measure, neurons, where, value, low, high, n``.
+        language: the run's; it stands where the pages, which are of English, name theirs.
+        most: so many where no page names one.
+    """
+    listed = pd.concat([headlines(FRONT), headlines()])
+    listed = listed[listed["notebook"] == notebook]
+    names = {(line.measure, line.neurons, line.where) for line in listed.itertuples()}
+    names |= {(m, n, language + w[2:]) for m, n, w in names if w == "en" or w.startswith("en,")}
+    found = [row for row in rows if tuple(row[part] for part in NAME) in names]
+    return found or rows[:most]

@@ -21,6 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from ..base import ROOT
+from .front import main_rows
 from .joined import NUMBERS
 from .leash import MARK, RUN, attach, stop
 from .numbers import as_text
@@ -193,14 +194,17 @@ class Runner:
         return told.splitlines()[-1] if told else f"no log; see {shown(self.log)}"
 
     def summary(self) -> None:
-        """The numbers the notebooks wrote, where things lie, what to open."""
+        """The main ones of the numbers that the notebooks wrote, where things lie, what to open."""
         folders = list(dict.fromkeys(job.folder for job in self.plan.jobs.values()))
         for folder in folders:
             place = self.runs / folder
             for file in sorted([*place.glob("summary*.json"), *place.glob("tables/summary*.json")]):
                 table = json.loads(file.read_text(encoding="utf-8"))
-                rows = as_text(table["rows"])
-                say(f"\n{table['title']}  [{folder}]\n{rows}")
+                language = table.get("parameters", {}).get("language", "en")
+                rows = main_rows(file.stem.removeprefix("summary_"), table["rows"], language)
+                more = len(table["rows"]) - len(rows)
+                rest = f"\n({more} more in {shown(file)})" if more else ""
+                say(f"\n{table['title']}  [{folder}]\n{as_text(rows)}{rest}")
         figures = sum(len(list((self.runs / folder).glob("figures/*.png"))) for folder in folders)
         if (self.runs / NUMBERS).is_file():
             say(f"\nAll runs' numbers as one table: {shown(self.runs / NUMBERS)}")

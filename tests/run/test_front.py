@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kn_utils.run.front import FRONT, cell, contents, front_table
+from kn_utils.run.front import FRONT, cell, contents, front_table, main_rows
 from kn_utils.run.results import headlines
 
 
@@ -33,3 +33,15 @@ def test_readmes_rows_are_at_most_twelve_and_some_model_has_each():
     assert len(rows) <= 12
     for line in rows.itertuples():
         assert any(cell(content, line) for content in contents().values()), line.label
+
+
+def test_the_end_of_a_run_shows_what_the_pages_name_in_its_language_or_the_first_few():
+    name = {"measure": "P(answer), silenced", "neurons": "own", "where": "ja, found for answer"}
+    other = [{"measure": f"m{i}", "neurons": "", "where": ""} for i in range(9)]
+    assert main_rows("06", [*other, name], "ja") == [name]
+    assert main_rows("06", [*other, name | {"where": "en, found for answer"}], "ja") == [
+        name | {"where": "en, found for answer"}
+    ]
+    assert main_rows("06", other, "ja") == other[:5] and main_rows("13", other[:2]) == other[:2]
+    stored = contents()["gemma3"]["notebooks"]["06"]["rows"]
+    assert 5 < len(main_rows("06", stored)) < 25 < len(stored)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from kn_utils.published import recomputed
 from kn_utils.run.joined import COLUMNS, NUMBERS, joined, main
 from kn_utils.store.files import ArtifactError
 
@@ -40,6 +41,20 @@ def test_every_run_is_in_it_under_its_own_name(tmp_path):
         ["mini", "en", "P36", "06", "m1", 0.25, "mini/mini/en/P36"],
         ["mini", "ja", "P36", "06", "m0", 0.125, "mini/mini/ja/P36"],
     ]
+
+
+def test_released_numbers_stand_under_the_model_that_they_are_of(tmp_path):
+    """What 10_published_results leaves: no run of a model made it."""
+    leave(tmp_path, "mini", "all", "", "02", [0.5])
+    rows = pd.DataFrame({"measure": ["m"], "where": ["w"], "value": [0.5], "low": [0.4], "high": [1], "n": 3})
+    recomputed.load().save_summary(tmp_path / "mini/mini/all/tables/summary_10.json", "title", rows)
+    table = joined(tmp_path).set_index("notebook")
+    assert table.loc["10", ["model", "where", "value"]].tolist() == [
+        "bert-base-multilingual-uncased, as released",
+        "w",
+        0.5,
+    ]
+    assert table.loc["02", "model"] == "mini"
 
 
 def test_a_folder_without_runs_gives_an_empty_table(tmp_path):
