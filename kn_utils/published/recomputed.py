@@ -51,7 +51,7 @@ class Recomputed:
             save_table(self[name], Path(folder) / f"released_{name}.parquet", dict(self.origin))
 
     def save_summary(self, path: str | Path, title: str, rows: pd.DataFrame) -> Path:
-        """Named numbers (``measure, where, value, low, high, n``) as a run leaves them, of their own model."""
+        """Named numbers (``measure, where, value, low, high, n``) as a run leaves them, of their model."""
         numbers = rows.assign(neurons="")[["measure", "neurons", "where", "value", "low", "high", "n"]]
         numbers = numbers.astype(object).where(numbers.notna(), None)
         content = {"title": title, "rows": numbers.to_dict("records"), "origin": dict(self.origin)}
