@@ -201,7 +201,8 @@ def test_the_claims_come_last_bring_nothing_and_follow_the_stored_numbers(place,
 
 def test_the_longest_notebook_is_wanted_first_where_it_runs():
     assert Plan().first == ["mini/mini/en/07_update_facts.ipynb"]
-    assert Plan(languages=["all"]).first == [] == Plan(select=["06"]).first
+    assert Plan(languages=["all"]).first == [] == Plan(select=["04"]).first
+    assert Plan(select=["06", "04"]).first == ["mini/mini/en/06_suppress_amplify.ipynb"]
     assert len(Plan(languages=["en", "ja"], relations=["P36", "P19"]).first) == 4
 
 
