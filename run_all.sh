@@ -29,7 +29,7 @@ Options of the study:
   --language L        en, nl, ja, vi, zh, ko or all; may be repeated (default: en; for mini alone en and all)
   --relation P        such as P36, or P36,P17; may be repeated (default: all relations together)
   --facts N|all       facts per relation (default: the notebooks' own; 4 for gemma3, 2 for smollm2; 6 for mini where
-                      no model is named and all three run)
+                      no model is named)
   --device D          auto (default), cpu, cuda, cuda:1, cuda:all, mps
   --set NAME=VALUE    any other parameter of the notebooks, such as rule=right, steps=20, precision=bfloat16; may be repeated
   --jobs N            notebooks side by side (default: half the cores, at least 2; 1 on a GPU)

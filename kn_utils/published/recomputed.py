@@ -51,11 +51,11 @@ class Recomputed:
             save_table(self[name], Path(folder) / f"released_{name}.parquet", dict(self.origin))
 
     def save_summary(self, path: str | Path, title: str, rows: pd.DataFrame) -> Path:
-        """Named numbers (``measure, where, value, low, high, n``) as a run leaves them, of their model."""
+        """Named numbers (``measure, where, value, low, high, n``) as a model's run leaves its own."""
         numbers = rows.assign(neurons="")[["measure", "neurons", "where", "value", "low", "high", "n"]]
         numbers = numbers.astype(object).where(numbers.notna(), None)
         content = {"title": title, "rows": numbers.to_dict("records"), "origin": dict(self.origin)}
-        content |= {"parameters": dict(RELEASED), "code": VERSION}
+        content |= {"parameters": dict(RELEASED), "code": self.origin["code"]}
         return save_json(content, path)
 
 

@@ -10,6 +10,8 @@ import pandas as pd
 from .numbers import NAME
 from .results import headlines, shown, stored_file, stored_results
 
+#: So many of a run's numbers are shown where no page names one.
+FEW = 5
 #: What the table's rows are, in their order.
 FRONT = Path(__file__).with_name("front.tsv")
 #: Its columns: model -> what it is called.
@@ -51,18 +53,17 @@ def front_table(content: dict[str, dict[str, Any]], rows: Path = FRONT) -> str:
     return "\n".join(lines)
 
 
-def main_rows(notebook: str, rows: list[dict[str, Any]], language: str = "en", most: int = 5) -> list[dict]:
+def main_rows(notebook: str, rows: list[dict[str, Any]], language: str = "en") -> list[dict[str, Any]]:
     """Of a run's named numbers those that README or the page of results shows; else the first few.
 
     Args:
         notebook: its number, such as ``06``.
         rows: ``measure, neurons, where, value, low, high, n``.
         language: the run's; it stands where the pages, which are of English, name theirs.
-        most: so many where no page names one.
     """
     listed = pd.concat([headlines(FRONT), headlines()])
     listed = listed[listed["notebook"] == notebook]
-    names = {(line.measure, line.neurons, line.where) for line in listed.itertuples()}
+    names = set(map(tuple, listed[NAME].to_numpy()))
     names |= {(m, n, language + w[2:]) for m, n, w in names if w == "en" or w.startswith("en,")}
     found = [row for row in rows if tuple(row[part] for part in NAME) in names]
-    return found or rows[:most]
+    return found or rows[:FEW]

@@ -18,6 +18,8 @@ from .intervals import interval
 
 SUCCESS, GAIN, EXCESS = "new answer first", "gain of ln P(new answer)", "gain beyond another fact"
 COST = "cost"
+#: Columns of a difference between two sources.
+DIFFERENCE = ["measure", "source", "value", "low", "high", "n"]
 
 
 def outcomes(edits: pd.DataFrame) -> pd.DataFrame:
@@ -115,13 +117,12 @@ def matched_differences(
     matched: pd.DataFrame, first: str, others: Sequence[str], by: str, *, seed: int = 0
 ) -> pd.DataFrame:
     """:func:`matched_difference` of one source and each of others, for each group (maybe none)."""
-    columns = ["measure", "source", "value", "low", "high", "n", by]
     tables = [
         matched_difference(part, first, other, seed=seed).assign(**{by: key})
         for key, part in matched.groupby(by, sort=False)
         for other in others
     ]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*DIFFERENCE, by])
 
 
 def matched_difference(matched: pd.DataFrame, first: str, second: str, *, seed: int = 0) -> pd.DataFrame:
@@ -138,4 +139,4 @@ def matched_difference(matched: pd.DataFrame, first: str, second: str, *, seed: 
         {"measure": measure, "source": f"{first} - {second}", **interval(values, seed=seed)}
         for measure, values in per_fact.groupby("measure", sort=False)
     ]
-    return pd.DataFrame(rows, columns=["measure", "source", "value", "low", "high", "n"])
+    return pd.DataFrame(rows, columns=DIFFERENCE)

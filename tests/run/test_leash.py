@@ -31,12 +31,12 @@ def value(tmp_path):
 def start(value: str, command: list[str]) -> subprocess.Popen:
     own = os.environ | {NAME: value}
     process = subprocess.Popen(command, env=own, stdout=subprocess.PIPE, text=True)
-    while not process.poll() and psutil.Process(process.pid).environ().get(NAME) != value:
+    while process.poll() is None and psutil.Process(process.pid).environ().get(NAME) != value:
         time.sleep(0.01)
     return process
 
 
-def test_marked_and_what_it_started_are_ended_and_others_not(value, tmp_path):
+def test_marked_and_what_it_started_are_ended_and_others_not(value):
     other = start(value + "-of-another", SLEEP)
     process = start(value, [sys.executable, "-c", STARTS])
     child = psutil.Process(int(process.stdout.readline()))
